@@ -1,0 +1,54 @@
+//! Who takes part in a group, and what a quorum of it is.
+
+use std::collections::BTreeSet;
+
+use oarlock_types::NodeId;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// Voters and learners. While `outgoing` is not empty the configuration is joint: elections,
+/// commits, reads and leases need a majority of both sets (Raft §6). Lists are sorted and free
+/// of duplicates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The (new) voters.
+    pub voters: Vec<NodeId>,
+    /// The old voters of a joint configuration; else empty.
+    pub outgoing: Vec<NodeId>,
+    /// Receive the log, do not vote.
+    pub learners: Vec<NodeId>,
+}
+
+impl Configuration {
+    /// A simple configuration of these voters.
+    #[must_use]
+    pub fn simple(voters: impl IntoIterator<Item = NodeId>) -> Self {
+        let voters: BTreeSet<NodeId> = voters.into_iter().collect();
+        Self { voters: voters.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Whether two majorities are needed.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether `node` votes, on either side.
+    #[must_use]
+    pub fn is_voter(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.outgoing.contains(&node)
+    }
+
+    /// Everyone who receives the log, each once, in order.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let all: BTreeSet<NodeId> =
+            self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect();
+        all.into_iter()
+    }
+
+    /// Whether those for whom `has` holds make a quorum (both, when joint).
+    pub fn quorum(&self, mut has: impl FnMut(NodeId) -> bool) -> bool {
+        let mut majority =
+            |set: &[NodeId]| set.iter().filter(|n| has(**n)).count() * 2 > set.len();
+        majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
+    }
+}

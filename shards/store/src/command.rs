@@ -1,0 +1,297 @@
+//! What a client may ask of one range. Parsed from the Redis protocol by the listener, carried by
+//! peer frames and log entries, carried out by the store. Pure data.
+
+use bytes::Bytes;
+use oarlock_types::WallMs;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// The payload of one log entry: what one turn proposed to the group.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Batch {
+    /// The leader's wall clock. The store's time is the largest stamp that it has applied.
+    pub stamp: WallMs,
+    /// Carried out in order; each yields one reply.
+    pub requests: Vec<Request>,
+}
+
+/// One client request to one range: carried out as a whole, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Request {
+    /// `OARLOCK ONCE`: a request with an id that the range remembers is not carried out again, its
+    /// kept reply is given.
+    pub once: Option<Bytes>,
+    /// `WATCH`: if any version differs, nothing is done and the reply is nil.
+    pub watches: Vec<Watch>,
+    /// `MULTI`/`EXEC`: the reply is the array of the commands' replies. Else there is one command.
+    pub transaction: bool,
+    /// What to do, in order, nothing of others in between.
+    pub commands: Vec<Command>,
+}
+
+impl Request {
+    /// A request of one plain command.
+    #[must_use]
+    pub fn one(command: Command) -> Self {
+        Self { commands: vec![command], ..Self::default() }
+    }
+
+    /// Whether it changes nothing, so that it needs no log entry.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.once.is_none() && self.commands.iter().all(Command::is_read)
+    }
+}
+
+/// A key as a client saw it when it said `WATCH`.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Watch {
+    /// The key.
+    pub key: Bytes,
+    /// Its version then (the index of the entry that wrote it last), zero if it was not there.
+    pub version: u64,
+}
+
+/// A command. Times are milliseconds; "in" is relative to the entry's stamp.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Command {
+    /// `GET`: the value or nil.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// `GETRANGE`: a piece of the value, Redis's inclusive and negative offsets.
+    GetRange {
+        /// The key.
+        key: Bytes,
+        /// First byte; negative counts from the end.
+        start: i64,
+        /// Last byte; negative counts from the end.
+        end: i64,
+    },
+    /// `STRLEN`: the value's length, 0 if the key is not there.
+    StrLen {
+        /// The key.
+        key: Bytes,
+    },
+    /// `EXISTS`: how many of the keys are there (a key named twice counts twice).
+    Exists {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+    /// `MGET`: an array of values and nils.
+    MGet {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+    /// `TTL`/`PTTL`: −2 no key, −1 no expiry, else what is left.
+    Ttl {
+        /// The key.
+        key: Bytes,
+        /// Milliseconds (`PTTL`) instead of seconds rounded to the nearest.
+        in_ms: bool,
+    },
+    /// `TYPE`: the simple string `string` or `none`.
+    Type {
+        /// The key.
+        key: Bytes,
+    },
+    /// The key's version for `WATCH`: an integer.
+    Version {
+        /// The key.
+        key: Bytes,
+    },
+    /// The number of live keys of the range in `[start, end)`: an integer. For `DBSIZE`.
+    Count,
+    /// Keys (and values) of `[start, end)` in order: an array `[key, value, key, value…]`, or of
+    /// keys alone. Stops after `limit` keys or about 1 MiB.
+    Scan {
+        /// The first key that may be returned.
+        start: Bytes,
+        /// Before this key; `None`: to the end of the range.
+        end: Option<Bytes>,
+        /// Most keys returned.
+        limit: u32,
+        /// From the end backwards.
+        reverse: bool,
+        /// With values.
+        values: bool,
+    },
+    /// `SET` with all its options; `GETSET` is `SET … GET`. `OK`, or nil if the condition failed;
+    /// with `get` the old value or nil.
+    Set {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// `NX`, `XX`.
+        condition: SetCondition,
+        /// `EX`, `PX`, `EXAT`, `PXAT`, `KEEPTTL`.
+        expiry: Expiry,
+        /// `GET`: the reply is the old value.
+        get: bool,
+    },
+    /// `SETNX`: 1 or 0.
+    SetNx {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// `GETDEL`: the value or nil.
+    GetDel {
+        /// The key.
+        key: Bytes,
+    },
+    /// `GETEX`: the value or nil, and a new expiry ([`Expiry::Keep`]: none given,
+    /// [`Expiry::None`]: `PERSIST`).
+    GetEx {
+        /// The key.
+        key: Bytes,
+        /// The new expiry.
+        expiry: Expiry,
+    },
+    /// `MSET`: `OK`. Clears expiries.
+    MSet {
+        /// Keys and values, the last of a key wins.
+        pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// `MSETNX`: 1, or 0 with nothing done if any key is there.
+    MSetNx {
+        /// Keys and values.
+        pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// `DEL`/`UNLINK`: how many were there.
+    Del {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+    /// `APPEND`: the new length. Keeps the expiry.
+    Append {
+        /// The key.
+        key: Bytes,
+        /// What to add.
+        value: Bytes,
+    },
+    /// `SETRANGE`: the new length. Pads with zeros, keeps the expiry.
+    SetRange {
+        /// The key.
+        key: Bytes,
+        /// Where.
+        offset: u64,
+        /// What.
+        value: Bytes,
+    },
+    /// `INCR`, `DECR`, `INCRBY`, `DECRBY`: the new value, or Redis's errors for a value that is no
+    /// integer and for overflow. Keeps the expiry.
+    IncrBy {
+        /// The key.
+        key: Bytes,
+        /// What to add.
+        delta: i64,
+    },
+    /// `INCRBYFLOAT`: the new value as a bulk string in Redis's notation. Keeps the expiry.
+    IncrByFloat {
+        /// The key.
+        key: Bytes,
+        /// What to add, as the bits of an `f64` (so that the command has equality).
+        delta_bits: u64,
+    },
+    /// `EXPIRE` and its kin: 1, or 0. A time that is past deletes the key.
+    Expire {
+        /// The key.
+        key: Bytes,
+        /// When ([`Expiry::In`] or [`Expiry::At`]).
+        expiry: Expiry,
+        /// `NX`, `XX`, `GT`, `LT`.
+        condition: ExpireCondition,
+    },
+    /// `PERSIST`: 1 if an expiry was taken off, else 0.
+    Persist {
+        /// The key.
+        key: Bytes,
+    },
+    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, else 0.
+    Cas {
+        /// The key.
+        key: Bytes,
+        /// What must be there.
+        expected: Option<Bytes>,
+        /// What shall be there.
+        new: Bytes,
+    },
+}
+
+impl Command {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        match self {
+            Self::Get { .. }
+            | Self::GetRange { .. }
+            | Self::StrLen { .. }
+            | Self::Exists { .. }
+            | Self::MGet { .. }
+            | Self::Ttl { .. }
+            | Self::Type { .. }
+            | Self::Version { .. }
+            | Self::Count
+            | Self::Scan { .. } => true,
+            Self::Set { .. }
+            | Self::SetNx { .. }
+            | Self::GetDel { .. }
+            | Self::GetEx { .. }
+            | Self::MSet { .. }
+            | Self::MSetNx { .. }
+            | Self::Del { .. }
+            | Self::Append { .. }
+            | Self::SetRange { .. }
+            | Self::IncrBy { .. }
+            | Self::IncrByFloat { .. }
+            | Self::Expire { .. }
+            | Self::Persist { .. }
+            | Self::Cas { .. } => false,
+        }
+    }
+}
+
+/// When a key shall end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Expiry {
+    /// Never: an expiry that is there is taken off.
+    #[default]
+    None,
+    /// As it is (`KEEPTTL`).
+    Keep,
+    /// So many milliseconds after the entry's stamp. May be negative (the key ends at once).
+    In(i64),
+    /// At this Unix time in milliseconds.
+    At(i64),
+}
+
+/// Under what condition `SET` sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum SetCondition {
+    /// Always.
+    #[default]
+    Always,
+    /// `NX`: only if the key is not there.
+    Absent,
+    /// `XX`: only if it is.
+    Present,
+}
+
+/// Under what condition `EXPIRE` sets an expiry. No expiry counts as infinite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum ExpireCondition {
+    /// Always.
+    #[default]
+    Always,
+    /// `NX`: only if there is none.
+    Absent,
+    /// `XX`: only if there is one.
+    Present,
+    /// `GT`: only if later than the one there is.
+    Later,
+    /// `LT`: only if earlier.
+    Earlier,
+}

@@ -1,0 +1,22 @@
+//! The words that every Oarlock crate shares: identifiers, time, limits, keys.
+//!
+//! Nothing here decides anything. A number that means something has a newtype, so that a term can
+//! not be passed where an index is wanted. Units stand in names (`_ms`, `_us`, `_bytes`).
+//!
+//! Map: [`ids`] names things, [`time`] holds handed-in time, [`random`] the seeded generator,
+//! [`map`] hash maps with a fixed seed, [`limits`] every bound in one place.
+
+pub mod ids;
+pub mod limits;
+pub mod map;
+pub mod random;
+pub mod time;
+
+pub use ids::{
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Lsn, NodeId, RangeEpoch,
+    SegmentId, SupportEpoch, Term,
+};
+pub use limits::Limits;
+pub use map::{FastMap, FastSet};
+pub use random::Random;
+pub use time::{Mono, WallMs};

@@ -1,0 +1,2 @@
+//! oarlock
+fn main() {}
