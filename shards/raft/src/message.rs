@@ -10,7 +10,18 @@ use crate::Configuration;
 
 /// A place in a log: the term and index of an entry. The place before the first entry is zero.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Archive,
+    Serialize,
+    Deserialize,
 )]
 pub struct LogPosition {
     /// The entry's term. Compared first: a later term wins (Raft §5.4.1).
@@ -67,6 +78,7 @@ pub struct Message {
 }
 
 /// The kinds of message.
+#[allow(missing_docs, reason = "rkyv derives undocumented archived fields")]
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum Body {
     /// Would you vote for me? Changes nothing at the receiver.
@@ -158,6 +170,7 @@ pub struct AppendReply {
 }
 
 /// Whether an append matched.
+#[allow(missing_docs, reason = "rkyv derives undocumented archived fields")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum AppendOutcome {
     /// The logs agree up to here, and this replica has it on disk.
