@@ -1,5 +1,7 @@
 //! What replicas of a group say to each other. Pure data; the codec gives it bytes.
 
+#![allow(missing_docs, reason = "rkyv derives undocumented fields for struct-like variants")]
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -78,7 +80,6 @@ pub struct Message {
 }
 
 /// The kinds of message.
-#[allow(missing_docs, reason = "rkyv derives undocumented archived fields")]
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum Body {
     /// Would you vote for me? Changes nothing at the receiver.
@@ -170,7 +171,6 @@ pub struct AppendReply {
 }
 
 /// Whether an append matched.
-#[allow(missing_docs, reason = "rkyv derives undocumented archived fields")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum AppendOutcome {
     /// The logs agree up to here, and this replica has it on disk.
