@@ -41,8 +41,6 @@ pub struct Leader {
     /// When to look again whether it is there.
     quorum_check_at: Mono,
     pub(crate) transfer: Option<Transfer>,
-    /// Another replica was told to campaign: no lease in this term any more.
-    pub(crate) lease_ended: bool,
     pub(crate) reads: Barriers,
     uncommitted_bytes: usize,
 }
@@ -175,7 +173,6 @@ impl Group {
             grace_until,
             quorum_check_at: Mono::NEVER,
             transfer: None,
-            lease_ended: false,
             reads: Barriers::default(),
             uncommitted_bytes,
         }));
@@ -198,7 +195,6 @@ impl Group {
         let Role::Leader(leader) = &self.role else { return false };
         let incarnation = ctx.support.incarnation();
         self.commit >= leader.term_start
-            && !leader.lease_ended
             && leader.transfer.is_none()
             && self.configuration().quorum(|node| {
                 node == self.node

@@ -116,8 +116,8 @@ impl World {
                 let id = self.any();
                 self.cluster.serve(id);
             }
-            85..93 => self.client(),
-            _ if self.faults => self.fault(),
+            85..93 if self.faults => self.client(),
+            93.. if self.faults => self.fault(),
             _ => {}
         }
         self.check();
@@ -325,7 +325,12 @@ impl World {
             let group = self.cluster.group(leader);
             let members: Vec<NodeId> = group.configuration().members().collect();
             match proposed {
-                None if group.lease_valid(&ctx) => proposed = Some(group.last().index.next()),
+                None if group.lease_valid(&ctx) => {
+                    let at = group.last().index.next();
+                    if self.cluster.propose(leader, "after the faults").is_none() {
+                        proposed = Some(at);
+                    }
+                }
                 Some(at) if members.iter().all(|id| self.cluster.group(*id).commit() >= at) => {
                     return;
                 }
