@@ -361,7 +361,7 @@ fn random_schedules_are_safe_and_live() {
         run(seed.parse().expect("a number"), 6000);
         return;
     }
-    let seeds: u64 = std::env::var("OARLOCK_SEEDS").map_or(40, |n| n.parse().expect("a number"));
+    let seeds: u64 = std::env::var("OARLOCK_SEEDS").map_or(20, |n| n.parse().expect("a number"));
     let mut totals = (0, 0, 0, 0);
     for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| run(seed, 6000));
@@ -375,5 +375,5 @@ fn random_schedules_are_safe_and_live() {
     }
     // A schedule in which nothing happens proves nothing.
     assert!(totals.0 > 2 * seeds, "elections: {totals:?}");
-    assert!(totals.1 > 0 && totals.2 > seeds && totals.3 > 40, "work: {totals:?}");
+    assert!(totals.1 > 0 && totals.2 > seeds && totals.3 > 20, "work: {totals:?}");
 }
