@@ -259,6 +259,9 @@ impl Group {
 
     pub(crate) fn leader_timer(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let interval = self.limits.retry_interval;
+        if matches!(&self.role, Role::Leader(l) if l.notice_at <= ctx.now) {
+            self.log.rest();
+        }
         self.with_sender(ctx, |sender, leader| {
             for p in &mut leader.progress {
                 if p.retry_at(interval) <= ctx.now {
@@ -269,6 +272,7 @@ impl Group {
             if leader.notice_at <= ctx.now {
                 for p in &mut leader.progress {
                     sender.notice(p, out);
+                    p.rest();
                 }
             }
         });

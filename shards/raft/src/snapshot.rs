@@ -29,7 +29,7 @@ impl Sender<'_> {
         offset_bytes: Option<u64>,
         out: &mut Effects,
     ) {
-        let send = SnapshotSend { position, offset_bytes, reading: true };
+        let send = SnapshotSend { position, size_bytes: None, offset_bytes, reading: true };
         p.state = ProgressState::Snapshot(send);
         out.snapshot_reads.push(SnapshotRead { to_node: p.node, position, offset_bytes });
     }
@@ -62,6 +62,7 @@ impl Group {
                 return;
             }
             send.reading = false;
+            send.size_bytes = Some(chunk.meta.size_bytes);
             p.active_at = ctx.now;
             if p.reachable {
                 let body = Body::Snapshot(SnapshotChunk { core: sender.core, ..chunk });
@@ -100,7 +101,7 @@ impl Group {
         self.with_sender(ctx, |sender, leader| {
             let Some(p) = leader.find(from) else { return };
             p.active_at = ctx.now;
-            let ProgressState::Snapshot(send) = &p.state else { return };
+            let ProgressState::Snapshot(send) = &mut p.state else { return };
             if installed && position.index <= sender.log.last().index {
                 p.matched = p.matched.max(position.index);
                 p.probe_from(p.matched.next());
@@ -108,7 +109,10 @@ impl Group {
             } else if !installed && send.position == position && !send.reading {
                 // An answer to an earlier piece tells nothing new.
                 let news = send.offset_bytes.is_none_or(|offset| received_bytes > offset);
-                if news {
+                if send.size_bytes == Some(received_bytes) {
+                    // All is there; what is awaited now is the install.
+                    send.offset_bytes = Some(received_bytes);
+                } else if news {
                     sender.read_snapshot(p, position, Some(received_bytes), out);
                 }
             }
