@@ -11,14 +11,14 @@ use crate::log::Log;
 use crate::progress::{Progress, ProgressState};
 use crate::{
     Append, AppendOutcome, AppendReply, Body, Context, Effects, Entry, LogPosition, LogRead,
-    Message, SnapshotMeta,
+    Message,
 };
 
 /// What a leader sends from.
 pub(crate) struct Sender<'a> {
     pub(crate) log: &'a Log,
     pub(crate) limits: &'a Limits,
-    pub(crate) checkpoint: &'a SnapshotMeta,
+    pub(crate) checkpoint: LogPosition,
     pub(crate) term: Term,
     pub(crate) core: CoreId,
     pub(crate) commit: Index,

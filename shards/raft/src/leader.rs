@@ -328,7 +328,7 @@ impl Group {
         let sender = Sender {
             log: &self.log,
             limits: &self.limits,
-            checkpoint: &self.checkpoint,
+            checkpoint: self.checkpoint,
             term: self.hard.term,
             core: self.core,
             commit: self.commit,

@@ -21,7 +21,7 @@ pub enum ProgressState {
     /// The logs match: entries are sent as they come, up to the window.
     Replicate,
     /// The follower needs a checkpoint first.
-    Snapshot(SnapshotSend),
+    Snapshot(Box<SnapshotSend>),
 }
 
 /// A checkpoint on its way to one follower, one piece at a time.

@@ -19,7 +19,7 @@ use crate::{
 impl Sender<'_> {
     /// Offers the newest checkpoint.
     pub(crate) fn start_snapshot(&self, p: &mut Progress, out: &mut Effects) {
-        self.read_snapshot(p, self.checkpoint.position, None, out);
+        self.read_snapshot(p, self.checkpoint, None, out);
     }
 
     fn read_snapshot(
@@ -30,7 +30,7 @@ impl Sender<'_> {
         out: &mut Effects,
     ) {
         let send = SnapshotSend { position, size_bytes: None, offset_bytes, reading: true };
-        p.state = ProgressState::Snapshot(send);
+        p.state = ProgressState::Snapshot(Box::new(send));
         out.snapshot_reads.push(SnapshotRead { to_node: p.node, position, offset_bytes });
     }
 
@@ -40,7 +40,7 @@ impl Sender<'_> {
         let ProgressState::Snapshot(send) = &p.state else { return };
         if !send.reading {
             let position =
-                if send.offset_bytes.is_none() { self.checkpoint.position } else { send.position };
+                if send.offset_bytes.is_none() { self.checkpoint } else { send.position };
             self.read_snapshot(p, position, None, out);
         }
     }
@@ -78,7 +78,7 @@ impl Group {
         self.with_sender(ctx, |sender, leader| {
             let Some(p) = leader.find(to_node) else { return };
             let ProgressState::Snapshot(send) = &mut p.state else { return };
-            if send.position != sender.checkpoint.position {
+            if send.position != sender.checkpoint {
                 sender.start_snapshot(p, out);
             } else {
                 send.reading = false;
@@ -190,7 +190,7 @@ impl Group {
             self.log.install(meta.position);
             self.commit = meta.position.index;
             self.configurations = vec![(meta.configuration_index, meta.configuration.clone())];
-            self.checkpoint = meta.clone();
+            self.checkpoint = meta.position;
             out.append.clear();
             out.status_changed = true;
         }

@@ -270,7 +270,7 @@ impl World {
                     self.elections += 1;
                     for (index, entry) in &self.committed {
                         let held = node.mirror.get(index).map(|e| e.at);
-                        let kept = *index <= group.checkpoint().position.index;
+                        let kept = *index <= group.checkpoint().index;
                         assert!(kept || held == Some(entry.at), "{id} leads without {}", entry.at);
                     }
                 }

@@ -232,7 +232,7 @@ impl Script {
         let mut entries = Vec::new();
         for (text, index) in log.split(',').filter(|t| !t.is_empty()).zip(1..) {
             let at = LogPosition { term: Term(text.parse()?), index: Index(index) };
-            let command = format!("{:size$}", at.to_string());
+            let command = format!("{at}{}", "+".repeat(size));
             entries.push(Entry { at, payload: Payload::Commands(command.into()) });
         }
         let c = self.c();
