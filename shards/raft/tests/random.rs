@@ -79,8 +79,12 @@ impl World {
         world
     }
 
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.random.below(bound as u64)).expect("below a usize")
+    }
+
     fn any(&mut self) -> NodeId {
-        let index = self.random.below(self.ids.len() as u64) as usize;
+        let index = self.below(self.ids.len());
         self.ids[index]
     }
 
@@ -135,13 +139,13 @@ impl World {
 
     fn network(&mut self) {
         for _ in 0..1 + self.random.below(4) {
-            let len = self.cluster.network.len() as u64;
+            let len = self.cluster.network.len();
             if len == 0 {
                 return;
             }
             // Mostly in order, as a connection has it; sometimes not.
             let reorder = self.faults && self.random.below(5) == 0;
-            let index = if reorder { self.random.below(len) as usize } else { 0 };
+            let index = if reorder { self.below(len) } else { 0 };
             let letter = &self.cluster.network[index];
             if self.cuts.contains(&(letter.from, letter.to)) {
                 self.cluster.network.remove(index);
@@ -196,11 +200,7 @@ impl World {
             0 | 1 => {
                 self.cluster.crash(a);
             }
-            2..12 => {
-                if self.cluster.node(a).group.is_none() {
-                    self.restart(a);
-                }
-            }
+            2..12 if self.cluster.node(a).group.is_none() => self.restart(a),
             12 => {
                 for other in self.ids.clone() {
                     self.cut(a, other);
@@ -302,7 +302,7 @@ impl World {
         self.cluster.trace.clear();
     }
 
-    /// No more faults: within ten seconds somebody holds a lease and what is proposed then is
+    /// No more faults: within a minute somebody holds a lease and what is proposed then is
     /// applied by every member.
     fn recover(&mut self) {
         self.faults = false;
@@ -312,7 +312,7 @@ impl World {
                 self.restart(id);
             }
         }
-        let end = self.cluster.now + Duration::from_secs(10);
+        let end = self.cluster.now + Duration::from_secs(60);
         let mut proposed = None;
         while self.cluster.now < end {
             for _ in 0..10 {

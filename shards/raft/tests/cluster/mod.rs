@@ -311,7 +311,7 @@ impl Cluster {
         let left = meta.size_bytes - offset;
         let chunk = self.limits.snapshot_chunk_bytes as u64;
         let length = if offset_bytes.is_none() { 0 } else { left.min(chunk) };
-        let data = Bytes::from(vec![0; length as usize]);
+        let data = Bytes::from(vec![0; usize::try_from(length).expect("a chunk is small")]);
         let chunk = SnapshotChunk { core: CoreId(0), meta, offset_bytes: offset, data };
         self.with(id, |g, ctx, out| g.snapshot_read(ctx, to_node, chunk, out));
     }
