@@ -1,4 +1,5 @@
 //! Oarlock.
 
+pub mod abort;
 pub mod disk;
 pub mod node;

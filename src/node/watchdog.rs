@@ -17,6 +17,8 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use oarlock_types::CoreId;
 
+use crate::abort::AbortOnPanic;
+
 /// How often each executor is woken.
 pub const BEAT: Duration = Duration::from_millis(10);
 
@@ -137,6 +139,7 @@ impl Watchdog {
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn({
             let (cores, is_stopped) = (Arc::clone(&cores), Arc::clone(&is_stopped));
             move || {
+                let _guard = AbortOnPanic::new("watchdog");
                 while !is_stopped.load(Ordering::Acquire) {
                     std::thread::park_timeout(BEAT);
                     cores.iter().for_each(CoreProgress::beat);
