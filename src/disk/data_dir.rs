@@ -422,3 +422,20 @@ fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataD
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let told = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            refused("open", Path::new("/data"))(error).to_string()
+        };
+        assert!(told(libc::EACCES).starts_with("no permission to use the data directory /data"));
+        assert!(told(libc::ENOSPC).starts_with("no room on the disk for /data"));
+        assert!(told(libc::ENOTDIR).starts_with("/data is not a directory"));
+        assert!(told(libc::EIO).starts_with("cannot open /data: Input/output error"));
+    }
+}

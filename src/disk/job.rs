@@ -262,3 +262,21 @@ pub fn space(directory: &Path) -> io::Result<Space> {
         total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_refusals_and_says_how_much_room_there_is() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let told = |errno| refused(Action::Write, &path)(io::Error::from_raw_os_error(errno));
+        let DiskError::DiskFull { available_bytes, .. } = told(libc::ENOSPC) else {
+            panic!("ENOSPC is a full disk");
+        };
+        assert!(available_bytes > 0, "the room is that of the file's directory");
+        assert!(matches!(told(libc::EDQUOT), DiskError::DiskFull { .. }));
+        assert!(matches!(told(libc::EIO), DiskError::Io { action: Action::Write, .. }));
+        assert!(told(libc::ENOENT).is_missing() && !told(libc::EIO).is_missing());
+    }
+}

@@ -145,12 +145,17 @@ where
         starts.push(start);
     }
     drop(ready);
-    readiness.into_iter().take(cpus.len()).collect::<Result<(), _>>()?;
+    let executors = Executors { threads };
+    if let Err(error) = readiness.into_iter().take(cpus.len()).collect::<Result<(), _>>() {
+        drop(starts);
+        executors.join();
+        return Err(error);
+    }
     for start in starts {
         // A thread that has gone by now has panicked, and the process with it.
         let _ = start.send(());
     }
-    Ok(Executors { threads })
+    Ok(executors)
 }
 
 fn set_up(core: CoreId, cpu: usize) -> Result<LocalExecutor, ExecutorError> {
