@@ -1,4 +1,5 @@
 //! The disk worker prepares and recycles segments and keeps checkpoints.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -68,26 +69,24 @@ impl Bench {
     }
 
     fn prepare(&self, segment: u64) -> Result<SegmentFile, DiskError> {
-        match self.perform(prepare(segment))? {
-            DiskOutcome::Segment(file) => Ok(file),
-            other => panic!("{other:?}"),
-        }
+        let outcome = self.perform(prepare(segment))?;
+        let DiskOutcome::Segment(file) = outcome else { panic!("{outcome:?}") };
+        Ok(file)
     }
 
     fn append(&self, core: CoreId, offset_bytes: u64, data: &[u8]) -> Result<u64, DiskError> {
         let data = Bytes::copy_from_slice(data);
-        match self.do_on(core, DiskJob::CheckpointAppend { name: NAME, offset_bytes, data })? {
-            DiskOutcome::Appended { size_bytes } => Ok(size_bytes),
-            other => panic!("{other:?}"),
-        }
+        let job = DiskJob::CheckpointAppend { name: NAME, offset_bytes, data };
+        let outcome = self.do_on(core, job)?;
+        let DiskOutcome::Appended { size_bytes } = outcome else { panic!("{outcome:?}") };
+        Ok(size_bytes)
     }
 
     fn read(&self, offset_bytes: u64, len: usize) -> Bytes {
         let job = DiskJob::CheckpointRead { name: NAME, offset_bytes, len };
-        match self.perform(job).unwrap() {
-            DiskOutcome::Bytes { data, .. } => data,
-            other => panic!("{other:?}"),
-        }
+        let outcome = self.perform(job).unwrap();
+        let DiskOutcome::Bytes { data, .. } = outcome else { panic!("{outcome:?}") };
+        data
     }
 
     fn accept(&self, core: CoreId, size_bytes: u64) -> Result<DiskOutcome, DiskError> {

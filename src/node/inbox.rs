@@ -141,6 +141,7 @@ pub fn inbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -179,8 +180,8 @@ mod tests {
 
     #[test]
     fn no_wake_is_lost_among_a_million_messages_of_four_senders() {
-        const SENDERS: u64 = 4;
-        const EACH: u64 = 250_000;
+        const SENDERS: usize = 4;
+        const EACH: usize = 250_000;
         let last = within_limit(|| {
             let (sender, mut receiver) = inbox(64);
             for id in 0..SENDERS {
@@ -190,12 +191,12 @@ mod tests {
                 });
             }
             block_on(async move {
-                let (mut next, mut got) = ([0; SENDERS as usize], Vec::new());
-                while next.iter().sum::<u64>() < SENDERS * EACH {
+                let (mut next, mut got) = ([0; SENDERS], Vec::new());
+                while next.iter().sum::<usize>() < SENDERS * EACH {
                     receiver.wait().await;
                     receiver.receive_many(&mut got);
                     for (id, n) in got.drain(..) {
-                        let slot = &mut next[usize::try_from(id).unwrap()];
+                        let slot = &mut next[id];
                         assert_eq!(n, *slot, "the messages of one sender stay in order");
                         *slot += 1;
                     }
@@ -203,38 +204,39 @@ mod tests {
                 next
             })
         });
-        assert_eq!(last, [EACH; SENDERS as usize]);
+        assert_eq!(last, [EACH; SENDERS]);
     }
 
+    /// Each message is sent at another moment of the receiver's way from its last one to sleep.
     #[test]
-    fn no_wake_is_lost_when_both_ends_sleep_after_each_message() {
-        const ROUNDS: u32 = 20_000;
-        let rounds = within_limit(|| {
-            let (to_echo, mut at_echo) = inbox(1);
-            let (to_us, mut at_us) = inbox(1);
+    fn no_wake_is_lost_at_any_moment_of_falling_asleep() {
+        const MESSAGES: usize = 500_000;
+        const MOMENTS: usize = 256;
+        let received = within_limit(|| {
+            let (sender, mut receiver) = inbox(1);
+            let received = Arc::new(AtomicUsize::new(0));
+            let seen = Arc::clone(&received);
             std::thread::spawn(move || {
-                block_on(async move {
-                    let mut got = Vec::new();
-                    loop {
-                        at_echo.wait().await;
-                        at_echo.receive_many(&mut got);
-                        got.drain(..).for_each(|n: u32| send_when_there_is_room(&to_us, n));
+                for n in 0..MESSAGES {
+                    while seen.load(Ordering::Acquire) < n {
+                        std::hint::spin_loop();
                     }
-                });
+                    // A few nanoseconds a step, where a spin-loop hint takes a hundred cycles.
+                    (0..n % MOMENTS).for_each(|step| assert!(std::hint::black_box(step) < MOMENTS));
+                    sender.send(n).expect("the one before was taken out");
+                }
             });
             block_on(async move {
                 let mut got = Vec::new();
-                for n in 0..ROUNDS {
-                    send_when_there_is_room(&to_echo, n);
-                    while got.last() != Some(&n) {
-                        at_us.wait().await;
-                        at_us.receive_many(&mut got);
-                    }
+                while got.len() < MESSAGES {
+                    receiver.wait().await;
+                    receiver.receive_many(&mut got);
+                    received.store(got.len(), Ordering::Release);
                 }
-                got.len()
+                got
             })
         });
-        assert_eq!(rounds, usize::try_from(ROUNDS).unwrap());
+        assert!(received.into_iter().eq(0..MESSAGES));
     }
 
     #[test]
