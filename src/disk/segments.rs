@@ -193,18 +193,6 @@ pub fn recycle(
     sync_directory(parent).map_err(refused(Action::Sync, parent))
 }
 
-/// Removes the spare segments, to give their room back to a full disk. Returns how many went.
-///
-/// # Errors
-/// When the system refuses.
-pub fn remove_spares(directory: &CoreDir) -> Result<usize, DiskError> {
-    let spares = directory.spares().map_err(refused(Action::List, directory.path()))?;
-    for (_, spare) in &spares {
-        fs::remove_file(spare).map_err(refused(Action::Remove, spare))?;
-    }
-    Ok(spares.len())
-}
-
 /// Reads a whole segment into `into`, for recovery: whatever its length is.
 ///
 /// # Errors
