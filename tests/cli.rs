@@ -97,7 +97,7 @@ fn config_show_tells_where_each_value_came_from() {
 fn completions_are_printed_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let (out, _) = ends_with(&["completions", shell], 0);
-        assert!(out.contains("--support-duration-ms"), "{shell}");
+        assert!(out.contains("support-duration-ms"), "{shell}");
     }
 }
 

@@ -19,7 +19,7 @@ use super::value::{Cores, LogFormat};
 static ENGINE: LazyLock<Limits> = LazyLock::new(Limits::default);
 
 settings! {
-    /// This node. The only section that differs from node to node.
+    /// This node: what differs from node to node.
     node: NodeSection {
         /// This node's number, one or more. It must be one of `initial_nodes`, and it never changes.
         node_id: NodeId = NodeId(0), in 1..=i64::MAX, like "1";
