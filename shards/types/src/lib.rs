@@ -10,6 +10,7 @@ pub mod ids;
 pub mod limits;
 pub mod map;
 pub mod random;
+pub mod range_map;
 pub mod time;
 
 pub use ids::{
@@ -19,4 +20,5 @@ pub use ids::{
 pub use limits::Limits;
 pub use map::{FastMap, FastSet};
 pub use random::Random;
+pub use range_map::{RangeDescriptor, RangeMap};
 pub use time::{Mono, WallMs};
