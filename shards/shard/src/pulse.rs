@@ -305,3 +305,199 @@ impl PulseAgent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support_table::TableConfig;
+
+    const CLUSTER: ClusterId = ClusterId(7);
+    const ONE: NodeId = NodeId(1);
+    const TWO: NodeId = NodeId(2);
+
+    struct Node {
+        table: SupportTable,
+        agent: PulseAgent,
+    }
+
+    fn node(id: NodeId, other: NodeId, incarnation: u64) -> Node {
+        let table = SupportTable::new(&TableConfig {
+            node: id,
+            incarnation: Incarnation(incarnation),
+            cores: 1,
+            cores_max: 4,
+            origin: Mono(0),
+            peers: &[(other, 0)],
+        });
+        let config = PulseConfig::new(CLUSTER, &Limits::default(), id.get());
+        let agent = PulseAgent::new(config, &table, Mono(0));
+        Node { table, agent }
+    }
+
+    impl Node {
+        fn connect(&self, to: &Self) {
+            let incarnation = to.table.incarnation();
+            self.table.learn_incarnation(to.table.node(), incarnation);
+            self.table.outgoing_up(to.table.node(), CoreId(0), incarnation);
+            self.table.incoming_up(CoreAddr::new(to.table.node(), CoreId(0)), incarnation);
+        }
+
+        /// The pulse that is due at `ms` or next after it.
+        fn pulse(&mut self, ms: u64, progress: CoreProgress) -> (Mono, Pulse) {
+            let now = self.agent.next_due().max(Mono::from_ms(ms));
+            let mut out = Vec::new();
+            self.agent.tick(now, &self.table, &[progress], &mut out);
+            (now, out.pop().expect("one peer is due"))
+        }
+
+        fn take(&mut self, now: Mono, pulse: &Pulse) -> PulseOutcome {
+            self.agent.on_pulse(now, &self.table, pulse)
+        }
+    }
+
+    fn moving(n: u64) -> CoreProgress {
+        CoreProgress { loop_counter: n, ..CoreProgress::default() }
+    }
+
+    fn pair() -> (Node, Node) {
+        let (one, two) = (node(ONE, TWO, 1), node(TWO, ONE, 4));
+        one.connect(&two);
+        two.connect(&one);
+        (one, two)
+    }
+
+    #[test]
+    fn a_lease_runs_from_the_time_of_sending_less_drift() {
+        let (mut one, mut two) = pair();
+        let (sent, pulse) = one.pulse(100, moving(1));
+        let received = sent + Duration::from_millis(200);
+        assert_eq!(two.take(received, &pulse), PulseOutcome::Accepted);
+        let leader = CoreAddr::new(ONE, CoreId(0));
+        let (grant, until) = two.table.granted(leader, received).unwrap();
+        assert!(until >= received + Duration::from_millis(750));
+        assert!(until <= received + Duration::from_millis(755));
+
+        let (now, answer) = two.pulse(300, moving(1));
+        assert_eq!(one.take(now, &answer), PulseOutcome::Accepted);
+        let got = one.table.received(TWO, CoreId(0), now).unwrap();
+        assert_eq!(got.epoch, grant.epoch);
+        assert!(got.until <= sent + Duration::from_millis(720));
+        assert!(got.until >= sent + Duration::from_millis(715));
+    }
+
+    #[test]
+    fn nothing_is_promised_without_links_both_ways() {
+        let (mut one, mut two) = (node(ONE, TWO, 1), node(TWO, ONE, 4));
+        let leader = CoreAddr::new(ONE, CoreId(0));
+        let (now, pulse) = one.pulse(0, moving(1));
+        assert_eq!(two.take(now, &pulse), PulseOutcome::Accepted);
+        assert_eq!(two.table.granted(leader, now), None);
+        let outgoing = two.table.outgoing_up(ONE, CoreId(0), Incarnation(1));
+        let (now, pulse) = one.pulse(100, moving(2));
+        two.take(now, &pulse);
+        assert_eq!(two.table.granted(leader, now), None);
+        two.table.incoming_up(leader, Incarnation(1));
+        let (now, pulse) = one.pulse(200, moving(3));
+        two.take(now, &pulse);
+        let (grant, until) = two.table.granted(leader, now).unwrap();
+
+        // A cut takes nothing back, it only lets the promise run out.
+        two.table.outgoing_down(ONE, CoreId(0), outgoing);
+        let (now, pulse) = one.pulse(300, moving(4));
+        two.take(now, &pulse);
+        assert_eq!(two.table.granted(leader, now), Some((grant, until)));
+        assert_eq!(two.table.granted(leader, until + Duration::from_micros(1)), None);
+    }
+
+    #[test]
+    fn a_stuck_core_is_not_alive() {
+        let (mut one, _) = pair();
+        assert_eq!(one.pulse(0, moving(1)).1.alive, [true]);
+        assert_eq!(one.pulse(60, moving(2)).1.alive, [true]);
+        assert_eq!(one.pulse(150, moving(2)).1.alive, [true], "one interval may be missed");
+        assert_eq!(one.pulse(300, moving(2)).1.alive, [false]);
+        assert_eq!(one.pulse(400, moving(3)).1.alive, [true]);
+        let busy = |n| CoreProgress { loop_counter: n, wal_counter: 1, wal_busy: true };
+        assert_eq!(one.pulse(500, busy(4)).1.alive, [true]);
+        assert_eq!(one.pulse(800, busy(5)).1.alive, [true]);
+        assert_eq!(one.pulse(900, busy(6)).1.alive, [false], "its log is stuck");
+        let done = CoreProgress { wal_counter: 2, ..busy(7) };
+        assert_eq!(one.pulse(1000, done).1.alive, [true]);
+    }
+
+    #[test]
+    fn a_pulse_that_says_a_core_is_stuck_extends_nothing() {
+        let (mut one, mut two) = pair();
+        let (now, mut pulse) = one.pulse(0, moving(1));
+        pulse.alive = vec![false];
+        assert_eq!(two.take(now, &pulse), PulseOutcome::Accepted);
+        assert_eq!(two.table.granted(CoreAddr::new(ONE, CoreId(0)), now), None);
+    }
+
+    #[test]
+    fn old_repeated_and_foreign_pulses_change_nothing() {
+        let (mut one, mut two) = pair();
+        let (now, first) = one.pulse(0, moving(1));
+        let (_, second) = one.pulse(100, moving(2));
+        assert_eq!(two.take(now, &second), PulseOutcome::Accepted);
+        assert_eq!(two.take(now, &second), PulseOutcome::Stale);
+        assert_eq!(two.take(now, &first), PulseOutcome::Stale);
+        let (_, next) = one.pulse(200, moving(3));
+        let foreign = Pulse { cluster: ClusterId(8), ..next.clone() };
+        assert_eq!(two.take(now, &foreign), PulseOutcome::OtherCluster);
+        let stranger = Pulse { from: NodeId(9), ..next.clone() };
+        assert_eq!(two.take(now, &stranger), PulseOutcome::Stranger);
+        let misled = Pulse { to: NodeId(9), ..next.clone() };
+        assert_eq!(two.take(now, &misled), PulseOutcome::Stranger);
+        for cores in [0, 5] {
+            let malformed = Pulse { alive: vec![true; cores], ..next.clone() };
+            assert_eq!(two.take(now, &malformed), PulseOutcome::Malformed);
+        }
+        let reborn = Pulse { incarnation: Incarnation(2), sequence: 1, ..next.clone() };
+        assert_eq!(two.take(now, &reborn), PulseOutcome::Accepted);
+        assert_eq!(two.table.granted(CoreAddr::new(ONE, CoreId(0)), now), None);
+        assert_eq!(two.take(now, &next), PulseOutcome::OldIncarnation);
+    }
+
+    #[test]
+    fn support_for_another_incarnation_or_an_unknown_pulse_is_not_taken() {
+        let (mut one, mut two) = pair();
+        let (now, pulse) = one.pulse(0, moving(1));
+        two.take(now, &pulse);
+        let (now, answer) = two.pulse(100, moving(1));
+        let mut late = answer.clone();
+        late.to_incarnation = Incarnation(9);
+        assert_eq!(one.take(now, &late), PulseOutcome::Accepted);
+        assert_eq!(one.table.received(TWO, CoreId(0), now), None);
+        for sequence in [0, 2, u64::MAX] {
+            let mut odd = answer.clone();
+            odd.sequence = late.sequence + 1;
+            odd.support[0].sequence = sequence;
+            one.take(now, &odd);
+            assert_eq!(one.table.received(TWO, CoreId(0), now), None);
+            late = odd;
+        }
+    }
+
+    #[test]
+    fn pulses_to_different_peers_are_not_in_phase() {
+        let peers: Vec<(NodeId, u16)> = (2..10).map(|n| (NodeId(n), 1)).collect();
+        let table = SupportTable::new(&TableConfig {
+            node: ONE,
+            incarnation: Incarnation(1),
+            cores: 1,
+            cores_max: 1,
+            origin: Mono(0),
+            peers: &peers,
+        });
+        let config = PulseConfig::new(CLUSTER, &Limits::default(), 1);
+        let mut agent = PulseAgent::new(config, &table, Mono(0));
+        let (mut ticks, mut pulses) = (0_u32, Vec::new());
+        while agent.next_due() < Mono::from_ms(5000) {
+            agent.tick(agent.next_due(), &table, &[moving(1)], &mut pulses);
+            ticks += 1;
+        }
+        assert!((760..=840).contains(&pulses.len()), "{} pulses in 100 intervals", pulses.len());
+        assert!(ticks > 700, "{ticks} ticks: peers share one phase");
+    }
+}

@@ -496,3 +496,197 @@ impl Support for SupportView<'_> {
         self.table.incarnation
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use oarlock_types::Random;
+
+    use super::*;
+
+    const OTHER: NodeId = NodeId(2);
+    const LEADER: CoreAddr = CoreAddr::new(OTHER, CoreId(0));
+    const FIFTH: Incarnation = Incarnation(5);
+
+    fn table(cores: u16, peer_cores: u16) -> SupportTable {
+        let table = SupportTable::new(&TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(3),
+            cores,
+            cores_max: 8,
+            origin: Mono(1_000_000),
+            peers: &[(NodeId(3), 0), (OTHER, peer_cores)],
+        });
+        table.learn_incarnation(OTHER, FIFTH);
+        table
+    }
+
+    fn at(us: u64) -> Mono {
+        Mono(1_000_000 + us)
+    }
+
+    #[test]
+    fn a_promise_is_rounded_up_and_one_received_down() {
+        let table = table(1, 1);
+        table.extend(LEADER, FIFTH, at(0), at(TICK_US + 1)).unwrap();
+        assert_eq!(table.granted(LEADER, at(2 * TICK_US)).unwrap().1, at(2 * TICK_US));
+        let epoch = SupportEpoch(5 << 28 | 1);
+        table.receive(OTHER, CoreId(0), FIFTH, epoch, at(2 * TICK_US - 1));
+        let received = table.received(OTHER, CoreId(0), at(TICK_US)).unwrap();
+        assert_eq!(received, Received { epoch, until: at(TICK_US) });
+        assert_eq!(table.received(OTHER, CoreId(0), at(TICK_US + 1)), None);
+    }
+
+    #[test]
+    fn a_promise_is_never_shortened_and_lapses_for_good() {
+        let table = table(1, 1);
+        let first = table.extend(LEADER, FIFTH, at(0), at(10 * TICK_US)).unwrap();
+        assert_eq!(table.extend(LEADER, FIFTH, at(1), at(TICK_US)), Some(first));
+        assert_eq!(table.granted(LEADER, at(10 * TICK_US)).unwrap().1, at(10 * TICK_US));
+        assert_eq!(table.granted(LEADER, at(10 * TICK_US + 1)), None);
+        assert_eq!(
+            table.granted(LEADER, at(0)),
+            None,
+            "another core's older clock changes nothing"
+        );
+        let second = table.extend(LEADER, FIFTH, at(0), at(20 * TICK_US)).unwrap();
+        assert!(second > first);
+    }
+
+    #[test]
+    fn a_newer_incarnation_ends_both_directions() {
+        let table = table(1, 1);
+        let first = table.extend(LEADER, FIFTH, at(0), at(10 * TICK_US)).unwrap();
+        let epoch = SupportEpoch(5 << 28 | 9);
+        table.receive(OTHER, CoreId(0), FIFTH, epoch, at(10 * TICK_US));
+        assert_eq!(table.learn_incarnation(OTHER, Incarnation(6)), Incarnation(6));
+        assert_eq!(table.granted(LEADER, at(1)), None);
+        assert_eq!(table.received(OTHER, CoreId(0), at(1)), None);
+        assert_eq!(table.learn_incarnation(OTHER, FIFTH), Incarnation(6), "never goes back");
+
+        let second = table.extend(LEADER, Incarnation(6), at(2), at(11 * TICK_US)).unwrap();
+        assert!(second > first);
+        let (grant, _) = table.granted(LEADER, at(3)).unwrap();
+        assert_eq!(grant, Grant { epoch: second, incarnation: Incarnation(6) });
+        let newer = SupportEpoch(6 << 28 | 1);
+        table.receive(OTHER, CoreId(0), Incarnation(6), newer, at(5 * TICK_US));
+        assert_eq!(table.received(OTHER, CoreId(0), at(3)).unwrap().epoch, newer);
+        table.receive(OTHER, CoreId(0), FIFTH, epoch, at(10 * TICK_US));
+        assert_eq!(table.received(OTHER, CoreId(0), at(3)).unwrap().epoch, newer);
+    }
+
+    #[test]
+    fn epochs_grow_over_a_restart_of_the_granter() {
+        let before = table(1, 1).extend(LEADER, FIFTH, at(0), at(9)).unwrap();
+        let config = TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(4),
+            cores: 1,
+            cores_max: 1,
+            origin: at(0),
+            peers: &[(OTHER, 1)],
+        };
+        let after = SupportTable::new(&config).extend(LEADER, FIFTH, at(0), at(9)).unwrap();
+        assert!(after > before);
+    }
+
+    #[test]
+    fn the_end_of_an_old_link_does_not_hide_its_successor() {
+        let table = table(1, 1);
+        table.outgoing_up(OTHER, CoreId(0), FIFTH);
+        let old = table.incoming_up(LEADER, FIFTH);
+        assert!(table.links_up(LEADER));
+        let new = table.incoming_up(LEADER, FIFTH);
+        table.incoming_down(LEADER, old);
+        assert!(table.links_up(LEADER));
+        table.incoming_down(LEADER, new);
+        assert!(!table.links_up(LEADER));
+    }
+
+    #[test]
+    fn links_of_another_incarnation_do_not_count() {
+        let table = table(1, 1);
+        table.outgoing_up(OTHER, CoreId(0), FIFTH);
+        table.incoming_up(LEADER, Incarnation(4));
+        assert!(!table.links_up(LEADER));
+        table.incoming_up(LEADER, FIFTH);
+        assert!(table.links_up(LEADER));
+        table.incoming_up(LEADER, Incarnation(4));
+        assert!(table.links_up(LEADER), "a late link of the older incarnation takes no place");
+        table.learn_incarnation(OTHER, Incarnation(6));
+        assert!(!table.links_up(LEADER));
+    }
+
+    #[test]
+    fn every_link_that_a_core_depends_on_counts() {
+        // Four cores here, two there: cores 1 and 3 both talk with core 1 of the peer.
+        let table = table(4, 2);
+        let to = CoreAddr::new(OTHER, CoreId(1));
+        table.incoming_up(to, FIFTH);
+        table.outgoing_up(OTHER, CoreId(1), FIFTH);
+        assert!(!table.links_up(to));
+        let token = table.outgoing_up(OTHER, CoreId(3), FIFTH);
+        assert!(table.links_up(to));
+        assert!(!table.links_up(LEADER));
+        table.outgoing_down(OTHER, CoreId(3), token);
+        assert!(!table.links_up(to));
+    }
+
+    #[test]
+    fn a_core_that_has_no_link_to_itself_depends_on_its_partner() {
+        // Two cores here, three there: our core 0 talks with their core 0; their core 2 dials it.
+        let table = table(2, 3);
+        let to = CoreAddr::new(OTHER, CoreId(2));
+        table.incoming_up(to, FIFTH);
+        table.outgoing_up(OTHER, CoreId(1), FIFTH);
+        assert!(!table.links_up(to));
+        table.outgoing_up(OTHER, CoreId(0), FIFTH);
+        assert!(table.links_up(to));
+    }
+
+    /// One thread extends, three look with clocks that run on; promises are so short that most
+    /// looks race with an extension. Whoever has seen an epoch end must never see it again.
+    #[test]
+    fn an_extension_never_overtakes_an_observed_lapse() {
+        let table = table(1, 1);
+        let clock = AtomicU64::new(1_000_000);
+        let ended = AtomicU64::new(0);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let look = |seed: u64| {
+                let mut random = Random::new(seed);
+                let mut last = 0;
+                let mut lapses = 0_u64;
+                while !done.load(SeqCst) {
+                    let floor = ended.load(SeqCst);
+                    let now = Mono(clock.fetch_add(random.below(2000), SeqCst));
+                    match table.granted(LEADER, now) {
+                        Some((grant, _)) => {
+                            assert!(grant.epoch.get() > floor, "an ended epoch came back");
+                            last = grant.epoch.get();
+                        }
+                        None => {
+                            ended.fetch_max(last, SeqCst);
+                            lapses += 1;
+                        }
+                    }
+                }
+                lapses
+            };
+            let lookers: Vec<_> = (0..3).map(|seed| scope.spawn(move || look(seed))).collect();
+            let mut epochs = std::collections::BTreeSet::new();
+            let mut extended = 0_u64;
+            for _ in 0..200_000 {
+                let floor = ended.load(SeqCst);
+                let now = Mono(clock.load(SeqCst));
+                let epoch = table.extend(LEADER, FIFTH, now, Mono(now.0 + TICK_US)).unwrap();
+                assert!(epoch.get() > floor, "an extension overtook an observed lapse");
+                extended += u64::from(!epochs.insert(epoch));
+            }
+            done.store(true, SeqCst);
+            let lapses: u64 = lookers.into_iter().map(|l| l.join().unwrap()).sum();
+            assert!(epochs.len() > 10 && extended > 10 && lapses > 10, "the race must happen");
+        });
+    }
+}
