@@ -1,1 +1,4 @@
 //! Oarlock.
+
+pub mod disk;
+pub mod node;

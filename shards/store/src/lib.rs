@@ -5,5 +5,5 @@
 pub mod command;
 pub mod reply;
 
-pub use command::{Batch, Command, Expiry, ExpireCondition, Request, SetCondition, Watch};
+pub use command::{Batch, Command, ExpireCondition, Expiry, Request, SetCondition, Watch};
 pub use reply::{ErrorReply, Reply};
