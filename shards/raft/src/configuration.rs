@@ -47,8 +47,7 @@ impl Configuration {
 
     /// Whether those for whom `has` holds make a quorum (both, when joint).
     pub fn quorum(&self, mut has: impl FnMut(NodeId) -> bool) -> bool {
-        let mut majority =
-            |set: &[NodeId]| set.iter().filter(|n| has(**n)).count() * 2 > set.len();
+        let mut majority = |set: &[NodeId]| set.iter().filter(|n| has(**n)).count() * 2 > set.len();
         majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
     }
 }

@@ -10,7 +10,18 @@ use crate::Configuration;
 
 /// A place in a log: the term and index of an entry. The place before the first entry is zero.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Archive,
+    Serialize,
+    Deserialize,
 )]
 pub struct LogPosition {
     /// The entry's term. Compared first: a later term wins (Raft §5.4.1).
