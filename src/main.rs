@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    oarlock::cli::run(std::env::args_os()).into()
+    oarlock::cli::run(std::env::args_os())
 }

@@ -2,6 +2,8 @@
 //!
 //! Runs the binary itself. `UPDATE_GOLDENFILES=1` rewrites the example file from the table of keys.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -13,6 +13,7 @@ pub mod settings;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -35,19 +36,19 @@ enum Command {
 }
 
 /// Runs the command that `args` (the program's name first) ask for.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers (code 0); standard error may be closed, and then there
             // is nobody to tell.
             drop(error.print());
-            return if error.exit_code() == 0 { Exit::Ok } else { Exit::Usage };
+            return if error.exit_code() == 0 { Exit::Ok } else { Exit::Usage }.into();
         }
     };
     match cli.command {
-        Command::Config(args) => config::run(&args),
-        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Config(args) => config::run(&args).into(),
+        Command::Completions(args) => completions::run(&args, Cli::command()).into(),
     }
 }
 
