@@ -1,6 +1,8 @@
 //! What a client may ask of one range. Parsed from the Redis protocol by the listener, carried by
 //! peer frames and log entries, carried out by the store. Pure data.
 
+#![allow(missing_docs, reason = "rkyv gives the fields that it derives no documentation")]
+
 use bytes::Bytes;
 use oarlock_types::WallMs;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -55,7 +57,6 @@ pub struct Watch {
 
 /// A command. Times are milliseconds; "in" is relative to the entry's stamp.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[rkyv(attr(allow(missing_docs, reason = "rkyv gives derived fields no documentation")))]
 pub enum Command {
     /// `GET`: the value or nil.
     Get {
