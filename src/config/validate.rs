@@ -383,7 +383,7 @@ mod tests {
         refused("limits.pending_bytes_max", |c| c.limits.pending_bytes_max = 1 << 20);
         refused("limits.inflight_bytes_max", |c| c.limits.inflight_bytes_max = 1 << 10);
         refused("limits.client_output_bytes_max", |c| c.limits.client_output_bytes_max = 1 << 10);
-        refused("paused before", |c| c.limits.client_output_pause_bytes = 64 << 20);
+        refused("before it is disconnected", |c| c.limits.client_output_pause_bytes = 64 << 20);
         refused("limits.client_pending_bytes_max", |c| c.limits.client_pending_bytes_max = 1 << 20);
         refused("limits.peer_queue_bytes_max", |c| c.limits.peer_queue_bytes_max = 1 << 20);
     }
