@@ -153,11 +153,17 @@ impl Script {
         let mut out = String::new();
         for pair in pairs.chunks(2) {
             let [Reply::Bulk(key), value] = pair else { unreachable!("pairs with values") };
-            let ttl = read(Command::Ttl { key: key.clone(), in_ms: true });
-            let ttl = if ttl == Reply::Int(-1) { String::new() } else { format!(" {ttl:?} ms") };
-            let version = read(Command::Version { key: key.clone() });
+            let int = |command| match read(command) {
+                Reply::Int(value) => value,
+                other => unreachable!("{other:?} is no integer"),
+            };
+            let version = int(Command::Version { key: key.clone() });
+            let ttl = match int(Command::Ttl { key: key.clone(), in_ms: true }) {
+                -1 => String::new(),
+                ms => format!(", ends in {ms} ms"),
+            };
             let value = print(value, "");
-            let _ = writeln!(out, "{key:?} = {} version {version:?}{ttl}", value.trim_end());
+            let _ = writeln!(out, "{key:?} = {}, version {version}{ttl}", value.trim_end());
         }
         let (applied, len, once) = (self.store.applied(), self.store.len(), self.store.once_len());
         let _ = writeln!(out, "applied {applied}, {len} keys held, {once} ids");
