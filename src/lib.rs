@@ -1,4 +1,5 @@
 //! Oarlock.
 
 pub mod disk;
+pub mod net;
 pub mod node;
