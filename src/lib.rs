@@ -7,4 +7,5 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod logging;
+pub mod net;
 pub mod node;
