@@ -1,5 +1,7 @@
 //! What replicas of a group say to each other. Pure data; the codec gives it bytes.
 
+#![allow(missing_docs, reason = "rkyv derives undocumented fields for struct-like variants")]
+
 use std::fmt;
 
 use bytes::Bytes;
