@@ -489,8 +489,9 @@ fn an_address_that_leads_back_to_the_node_makes_no_link() {
         assert_eq!(client.link.incarnation(), None);
         server.stop().await;
         let _right = Server::start(addr, identity(2, 8, 1), 1 << 20);
-        client.event(up(8)).await;
-        assert!(client.events.is_empty());
+        let Client { hub, bell, events, .. } = &mut client;
+        until(hub, bell, &mut Vec::new(), events, |_, events| !events.is_empty()).await;
+        assert_eq!(client.events, [up(8)], "nothing came up before");
     });
 }
 
