@@ -5,6 +5,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod abort;
 pub mod disk;
 pub mod logging;
+pub mod net;
 pub mod node;
