@@ -1,1 +1,4 @@
 //! Oarlock.
+
+pub mod bench;
+pub mod cli;

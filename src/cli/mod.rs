@@ -1,0 +1,6 @@
+//! The verbs.
+
+pub mod bench;
+pub mod demo;
+pub mod status;
+pub mod table;
