@@ -55,7 +55,9 @@ impl WriteOutcome {
     #[must_use]
     pub fn of_error(kind: &str) -> Self {
         match kind {
-            "BUSY" | "DISKFULL" | "CROSSRANGE" | "NOAUTH" | "ERR" | "WRONGTYPE" => Self::Refused,
+            "BUSY" | "NOQUORUM" | "DISKFULL" | "CROSSRANGE" | "NOAUTH" | "ERR" | "WRONGTYPE" => {
+                Self::Refused
+            }
             _ => Self::Unknown,
         }
     }
@@ -319,6 +321,6 @@ mod tests {
     fn only_errors_that_promise_it_count_as_refused() {
         assert_eq!(WriteOutcome::of_error("BUSY"), WriteOutcome::Refused);
         assert_eq!(WriteOutcome::of_error("UNKNOWN"), WriteOutcome::Unknown);
-        assert_eq!(WriteOutcome::of_error("NOQUORUM"), WriteOutcome::Unknown);
+        assert_eq!(WriteOutcome::of_error("NOQUORUM"), WriteOutcome::Refused);
     }
 }

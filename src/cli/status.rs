@@ -2,7 +2,7 @@
 //! leaders and lag. Reads only; a node that does not answer in time is shown as down.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,11 +38,9 @@ pub fn run(args: &StatusArgs) -> ExitCode {
     let picture = resolve(&args.address).and_then(|address| look(address, timeout));
     match picture {
         Ok(picture) => {
-            if args.json {
-                println!("{:#}", picture.json());
-            } else {
-                print!("{}", picture.text());
-            }
+            let text = if args.json { format!("{:#}\n", picture.json()) } else { picture.text() };
+            // A reader that has seen enough (`| head`) may close the pipe.
+            io::stdout().write_all(text.as_bytes()).ok();
             if picture.leaderless() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

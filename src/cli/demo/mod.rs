@@ -81,10 +81,7 @@ pub fn run(args: &DemoArgs) -> ExitCode {
         }
     }
     match demo(args, &interrupted) {
-        Ok(()) => {
-            println!("demo: ok");
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(_) if interrupted.load(Ordering::Relaxed) => {
             eprintln!("demo: interrupted, all nodes have been ended");
             ExitCode::from(INTERRUPTED)
@@ -101,19 +98,10 @@ fn demo(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), DemoError> {
     let mut folder = data_folder()?;
     let is_interrupted = || interrupted.load(Ordering::Relaxed);
     let mut figures = Figures::default();
+    let mut stages = None;
     let result = Stages::start(args, program, folder.path(), &is_interrupted)
         .map_err(DemoError::from)
-        .and_then(|mut stages| {
-            stages.run(&mut figures)?;
-            if args.keep {
-                println!("demo: ok, and the cluster stays up until Ctrl-C");
-                println!("{}", stages.how_to_talk());
-                while !is_interrupted() {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-            }
-            Ok(())
-        });
+        .and_then(|started| stages.insert(started).run(&mut figures));
     figures.ok = result.is_ok();
     if let Some(file) = &args.json {
         super::bench::write_json(file, &figures.json())?;
@@ -122,5 +110,13 @@ fn demo(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), DemoError> {
         folder.disable_cleanup(true);
         println!("the nodes' data and logs are kept in {}", folder.path().display());
     }
-    result
+    result?;
+    println!("demo: ok");
+    if let Some(stages) = stages.filter(|_| args.keep) {
+        println!("the cluster stays up until Ctrl-C:\n{}", stages.how_to_talk());
+        while !is_interrupted() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    Ok(())
 }
