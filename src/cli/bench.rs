@@ -4,12 +4,12 @@
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::exit::Exit;
 use crate::bench::client::Client;
 use crate::bench::keys::{Distribution, Naming};
 use crate::bench::report::Measured;
@@ -103,13 +103,13 @@ fn share(text: &str) -> Result<f64, String> {
 
 /// Runs it: 0 if no operation failed (or that is allowed), 1 otherwise.
 #[must_use]
-pub fn run(args: &BenchArgs) -> ExitCode {
+pub fn run(args: &BenchArgs) -> Exit {
     match measure(args) {
-        Ok(measured) if measured.errors_total() == 0 || args.allow_errors => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(measured) if measured.errors_total() == 0 || args.allow_errors => Exit::Ok,
+        Ok(_) => Exit::Failed,
         Err(error) => {
             eprintln!("oarlock bench: {error}");
-            ExitCode::FAILURE
+            Exit::Failed
         }
     }
 }
@@ -143,7 +143,7 @@ fn measure(args: &BenchArgs) -> io::Result<Measured> {
     let running = run::start(&options, workloads)?;
     watch(&running, options.warmup + options.window.unwrap_or_default());
     let (_, measured) = running.join()?;
-    print!("{}", measured.text());
+    super::print(&measured.text());
     if let Some(file) = &args.json {
         write_json(file, &measured.json())?;
     }

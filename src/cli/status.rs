@@ -2,14 +2,14 @@
 //! leaders and lag. Reads only; a node that does not answer in time is shown as down.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::exit::Exit;
 use super::table::render;
 use crate::bench::client::Client;
 use crate::bench::cluster_map::{self, GroupStatus, NodeAddress, NodeStatus, RangeRow};
@@ -33,19 +33,18 @@ pub struct StatusArgs {
 
 /// Runs it.
 #[must_use]
-pub fn run(args: &StatusArgs) -> ExitCode {
+pub fn run(args: &StatusArgs) -> Exit {
     let timeout = Duration::from_millis(args.timeout_ms);
     let picture = resolve(&args.address).and_then(|address| look(address, timeout));
     match picture {
         Ok(picture) => {
             let text = if args.json { format!("{:#}\n", picture.json()) } else { picture.text() };
-            // A reader that has seen enough (`| head`) may close the pipe.
-            io::stdout().write_all(text.as_bytes()).ok();
-            if picture.leaderless() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            super::print(&text);
+            if picture.leaderless() == 0 { Exit::Ok } else { Exit::Failed }
         }
         Err(error) => {
             eprintln!("oarlock status: {}: {error}", args.address);
-            ExitCode::FAILURE
+            Exit::Failed
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Lays out rows under their headers.
 #[must_use]
-pub fn render(headers: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn render(headers: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headers[column].chars().count()]).max().unwrap_or(0)

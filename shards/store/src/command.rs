@@ -1,6 +1,8 @@
 //! What a client may ask of one range. Parsed from the Redis protocol by the listener, carried by
 //! peer frames and log entries, carried out by the store. Pure data.
 
+#![allow(missing_docs, reason = "rkyv gives the fields that it derives no documentation")]
+
 use bytes::Bytes;
 use oarlock_types::WallMs;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -47,7 +49,9 @@ impl Request {
 pub struct Watch {
     /// The key.
     pub key: Bytes,
-    /// Its version then (the index of the entry that wrote it last), zero if it was not there.
+    /// Its version then, zero if it was not there. (A version is a number that the range gives to
+    /// each change of a key and to no other change. A key that was absent then, and is absent
+    /// again, counts as unchanged.)
     pub version: u64,
 }
 
@@ -100,7 +104,7 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
-    /// The number of live keys of the range in `[start, end)`: an integer. For `DBSIZE`.
+    /// The number of live keys of the whole range: an integer. For `DBSIZE`.
     Count,
     /// Keys (and values) of `[start, end)` in order: an array `[key, value, key, value…]`, or of
     /// keys alone. Stops after `limit` keys or about 1 MiB.
@@ -210,7 +214,8 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
-    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, else 0.
+    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, without
+    /// an expiry as with `SET`; else 0.
     Cas {
         /// The key.
         key: Bytes,

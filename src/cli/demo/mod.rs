@@ -9,13 +9,13 @@ mod stages;
 
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 
+use super::exit::Exit;
 use crate::bench::ports::data_folder;
 use figures::Figures;
 use stages::Stages;
@@ -63,32 +63,29 @@ enum DemoError {
     Lost(String),
 }
 
-/// The exit code of a program that Ctrl-C ended, as shells number it.
-const INTERRUPTED: u8 = 130;
-
 /// Runs it.
 #[must_use]
-pub fn run(args: &DemoArgs) -> ExitCode {
+pub fn run(args: &DemoArgs) -> Exit {
     if let Some(config) = &args.as_node {
         eprintln!("oarlock demo: cannot become a node: {}", as_node::become_node(config));
-        return ExitCode::FAILURE;
+        return Exit::Failed;
     }
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
             eprintln!("oarlock demo: cannot listen for Ctrl-C: {error}");
-            return ExitCode::FAILURE;
+            return Exit::Failed;
         }
     }
     match demo(args, &interrupted) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Exit::Ok,
         Err(_) if interrupted.load(Ordering::Relaxed) => {
             eprintln!("demo: interrupted, all nodes have been ended");
-            ExitCode::from(INTERRUPTED)
+            Exit::Interrupted
         }
         Err(error) => {
             println!("demo: failed: {error}");
-            ExitCode::FAILURE
+            Exit::Failed
         }
     }
 }

@@ -147,7 +147,7 @@ impl<'a> Stages<'a> {
                 .writes_acknowledged
                 .saturating_sub(before.writes_acknowledged),
         };
-        print!("{}", measured.text());
+        crate::cli::print(&measured.text());
         println!("{:.2} writes per durable flush of a core", figures.writes_per_flush());
         figures.load = Some(measured);
         Ok(workloads.remove(0))
