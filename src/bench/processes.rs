@@ -2,6 +2,7 @@
 //! them all when it goes out of scope. One per demo or test. The processes also end when the
 //! thread that started them ends, however it ends (see [`crate::cli::demo`]).
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -171,8 +172,8 @@ impl LocalCluster {
     /// Waits until `check` gives something, asking it again and again.
     ///
     /// # Errors
-    /// If a process ended, `interrupted` says so, or `deadline` passes; the message says what was
-    /// awaited and why it is not there yet.
+    /// If a process ended by itself, `interrupted` says so, or the time-out passes; the message
+    /// says what was awaited and why it is not there yet.
     pub fn wait_for<T>(
         &mut self,
         what: &str,
@@ -180,24 +181,16 @@ impl LocalCluster {
         interrupted: &dyn Fn() -> bool,
         mut check: impl FnMut(&Self) -> Result<T, String>,
     ) -> io::Result<T> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let why = match check(self) {
-                Ok(found) => return Ok(found),
-                Err(why) => why,
-            };
-            self.check_alive()?;
-            if interrupted() {
-                return Err(io::ErrorKind::Interrupted.into());
+        poll(what, timeout, || match check(self) {
+            Ok(found) => Ok(Ok(found)),
+            Err(why) => {
+                self.check_alive()?;
+                if interrupted() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                Ok(Err(why))
             }
-            if Instant::now() >= deadline {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("{what}: not after {timeout:?}: {why}"),
-                ));
-            }
-            std::thread::sleep(POLL);
-        }
+        })
     }
 
     /// An error if a process has ended that nobody ended.
@@ -233,6 +226,62 @@ impl LocalCluster {
             }
         }
         Err(why)
+    }
+}
+
+impl LocalCluster {
+    /// What is committed in each group now, as all running nodes but one know it.
+    ///
+    /// # Errors
+    /// If one of them does not answer.
+    pub fn committed(&self, without: u64) -> io::Result<BTreeMap<u64, u64>> {
+        let mut committed = BTreeMap::new();
+        for node in self.nodes.iter().filter(|node| node.id != without && node.is_running()) {
+            for group in cluster_map::status(&mut node.client()?)?.groups {
+                let newest: &mut u64 = committed.entry(group.group).or_default();
+                *newest = group.commit.max(*newest);
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Whether a node's replicas have applied all that; if not, why not.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn has_applied(&self, id: u64, committed: &BTreeMap<u64, u64>) -> Result<(), String> {
+        let status = self.node(id).client().and_then(|mut client| cluster_map::status(&mut client));
+        let groups = status.map_err(|error| format!("node {id}: {error}"))?.groups;
+        let behind = |group: &&cluster_map::GroupStatus| {
+            committed.get(&group.group).is_some_and(|commit| *commit > group.applied)
+        };
+        match groups.iter().filter(behind).count() {
+            0 if !groups.is_empty() => Ok(()),
+            behind => Err(format!("node {id}: {behind} of {} replicas are behind", groups.len())),
+        }
+    }
+}
+
+/// Asks again and again until `check` gives something other than a reason why not.
+///
+/// # Errors
+/// What `check` failed with, or that the time-out passed, with the last reason.
+pub fn poll<T>(
+    what: &str,
+    timeout: Duration,
+    mut check: impl FnMut() -> io::Result<Result<T, String>>,
+) -> io::Result<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let why = match check()? {
+            Ok(found) => return Ok(found),
+            Err(why) => why,
+        };
+        if Instant::now() >= deadline {
+            let text = format!("{what}: not within {timeout:?}: {why}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        std::thread::sleep(POLL);
     }
 }
 

@@ -262,30 +262,9 @@ impl<'a> Stages<'a> {
 
     /// Waits until a node has applied, in every group, what was committed when it came back.
     fn await_caught_up(&mut self, id: u64) -> io::Result<()> {
-        let mut committed = BTreeMap::new();
-        for node in self.cluster.nodes.iter().filter(|node| node.id != id) {
-            let status = cluster_map::status(&mut node.client()?)?;
-            for group in status.groups {
-                let newest: &mut u64 = committed.entry(group.group).or_default();
-                *newest = group.commit.max(*newest);
-            }
-        }
+        let committed = self.cluster.committed(id)?;
         self.cluster.wait_for("catching up", CATCH_UP_TIMEOUT, self.interrupted, |cluster| {
-            let status = cluster
-                .node(id)
-                .client()
-                .and_then(|mut client| cluster_map::status(&mut client))
-                .map_err(|error| error.to_string())?;
-            let applied: BTreeMap<u64, u64> =
-                status.groups.iter().map(|group| (group.group, group.applied)).collect();
-            let behind = applied
-                .iter()
-                .filter(|(group, applied)| committed.get(*group).is_some_and(|c| c > *applied))
-                .count();
-            if applied.is_empty() || behind > 0 {
-                return Err(format!("{behind} of {} replicas are behind", applied.len()));
-            }
-            Ok(())
+            cluster.has_applied(id, &committed)
         })
     }
 
