@@ -7,6 +7,8 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod abort;
 pub mod disk;
 pub mod logging;
+pub mod net;
 pub mod node;

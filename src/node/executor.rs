@@ -12,6 +12,8 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use oarlock_types::CoreId;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use crate::abort::AbortOnPanic;
+
 /// The least that glommio takes. It is locked three times over, once for each of its rings.
 const EXECUTOR_IO_MEMORY_BYTES: usize = 64 << 10;
 const EXECUTOR_RING_DEPTH: usize = 128;
@@ -128,7 +130,7 @@ where
         let thread = std::thread::Builder::new()
             .name(format!("{name}-{}", core.get()))
             .spawn(move || {
-                let _guard = AbortOnPanic;
+                let _guard = AbortOnPanic::new(core.to_string());
                 let executor = match set_up(core, cpu) {
                     Ok(executor) => executor,
                     Err(error) => return drop(ready.send(Err(error))),
@@ -143,12 +145,17 @@ where
         starts.push(start);
     }
     drop(ready);
-    readiness.into_iter().take(cpus.len()).collect::<Result<(), _>>()?;
+    let executors = Executors { threads };
+    if let Err(error) = readiness.into_iter().take(cpus.len()).collect::<Result<(), _>>() {
+        drop(starts);
+        executors.join();
+        return Err(error);
+    }
     for start in starts {
         // A thread that has gone by now has panicked, and the process with it.
         let _ = start.send(());
     }
-    Ok(Executors { threads })
+    Ok(executors)
 }
 
 fn set_up(core: CoreId, cpu: usize) -> Result<LocalExecutor, ExecutorError> {
@@ -165,17 +172,6 @@ fn set_up(core: CoreId, cpu: usize) -> Result<LocalExecutor, ExecutorError> {
         .ring_depth(EXECUTOR_RING_DEPTH)
         .make()
         .map_err(|error| ExecutorError::Executor { core, reason: error.to_string() })
-}
-
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("oarlock: an executor panicked; the node ends");
-            std::process::abort();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -138,3 +138,130 @@ pub fn inbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let bell = Doorbell::new();
     (Sender { queue: Arc::clone(&queue), bell: bell.clone() }, Receiver { queue, bell })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    /// Far beyond what a loaded machine needs; only a lost wake takes longer.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Runs `body` on a thread and panics when it takes longer than [`LIMIT`].
+    fn within_limit<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || done.send(body()));
+        result.recv_timeout(LIMIT).expect("a wake was lost, or the body panicked")
+    }
+
+    fn send_when_there_is_room<T>(sender: &Sender<T>, mut message: T) {
+        while let Err(back) = sender.send(message) {
+            message = back;
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_full_inbox_gives_the_message_back() {
+        let (sender, mut receiver) = inbox(2);
+        assert_eq!(sender.send(1), Ok(()));
+        assert_eq!(sender.send(2), Ok(()));
+        assert_eq!(sender.send(3), Err(3));
+        let mut got = Vec::new();
+        assert_eq!(receiver.receive_many(&mut got), 2);
+        assert_eq!(got, [1, 2]);
+        assert_eq!(sender.send(3), Ok(()));
+    }
+
+    #[test]
+    fn no_wake_is_lost_among_a_million_messages_of_four_senders() {
+        const SENDERS: u64 = 4;
+        const EACH: u64 = 250_000;
+        let last = within_limit(|| {
+            let (sender, mut receiver) = inbox(64);
+            for id in 0..SENDERS {
+                let sender = sender.clone();
+                std::thread::spawn(move || {
+                    (0..EACH).for_each(|n| send_when_there_is_room(&sender, (id, n)));
+                });
+            }
+            block_on(async move {
+                let (mut next, mut got) = ([0; SENDERS as usize], Vec::new());
+                while next.iter().sum::<u64>() < SENDERS * EACH {
+                    receiver.wait().await;
+                    receiver.receive_many(&mut got);
+                    for (id, n) in got.drain(..) {
+                        let slot = &mut next[usize::try_from(id).unwrap()];
+                        assert_eq!(n, *slot, "the messages of one sender stay in order");
+                        *slot += 1;
+                    }
+                }
+                next
+            })
+        });
+        assert_eq!(last, [EACH; SENDERS as usize]);
+    }
+
+    #[test]
+    fn no_wake_is_lost_when_both_ends_sleep_after_each_message() {
+        const ROUNDS: u32 = 20_000;
+        let rounds = within_limit(|| {
+            let (to_echo, mut at_echo) = inbox(1);
+            let (to_us, mut at_us) = inbox(1);
+            std::thread::spawn(move || {
+                block_on(async move {
+                    let mut got = Vec::new();
+                    loop {
+                        at_echo.wait().await;
+                        at_echo.receive_many(&mut got);
+                        got.drain(..).for_each(|n: u32| send_when_there_is_room(&to_us, n));
+                    }
+                });
+            });
+            block_on(async move {
+                let mut got = Vec::new();
+                for n in 0..ROUNDS {
+                    send_when_there_is_room(&to_echo, n);
+                    while got.last() != Some(&n) {
+                        at_us.wait().await;
+                        at_us.receive_many(&mut got);
+                    }
+                }
+                got.len()
+            })
+        });
+        assert_eq!(rounds, usize::try_from(ROUNDS).unwrap());
+    }
+
+    #[test]
+    fn the_bell_wakes_once_without_a_message() {
+        let rings = within_limit(|| {
+            let (sender, mut receiver) = inbox::<()>(1);
+            let (bell, answers) = (receiver.doorbell(), mpsc::channel());
+            std::thread::spawn(move || {
+                for _ in 0..1000 {
+                    bell.ring();
+                    answers.1.recv().unwrap();
+                }
+                // What was rung for has been answered: now only a message can wake.
+                sender.send(()).unwrap();
+            });
+            block_on(async move {
+                let (mut rings, mut got) = (0, Vec::new());
+                loop {
+                    receiver.wait().await;
+                    if receiver.receive_many(&mut got) > 0 {
+                        return rings;
+                    }
+                    rings += 1;
+                    answers.0.send(()).unwrap();
+                }
+            })
+        });
+        assert_eq!(rings, 1000);
+    }
+}

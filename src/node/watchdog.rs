@@ -17,6 +17,8 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use oarlock_types::CoreId;
 
+use crate::abort::AbortOnPanic;
+
 /// How often each executor is woken.
 pub const BEAT: Duration = Duration::from_millis(10);
 
@@ -137,6 +139,7 @@ impl Watchdog {
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn({
             let (cores, is_stopped) = (Arc::clone(&cores), Arc::clone(&is_stopped));
             move || {
+                let _guard = AbortOnPanic::new("watchdog");
                 while !is_stopped.load(Ordering::Acquire) {
                     std::thread::park_timeout(BEAT);
                     cores.iter().for_each(CoreProgress::beat);
@@ -166,5 +169,46 @@ impl Drop for Watchdog {
             thread.thread().unpark();
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn every_core_is_woken_at_each_beat() {
+        let watchdog = Watchdog::start(2).unwrap();
+        let (beaten, beats) = mpsc::channel();
+        for core in [0, 1].map(CoreId) {
+            let (cores, beaten) = (watchdog.progress(), beaten.clone());
+            std::thread::spawn(move || {
+                let progress = of_core(&cores, core);
+                futures_lite::future::block_on(progress.attend(|| beaten.send(core).unwrap_or(())));
+            });
+        }
+        let mut seen = [0; 2];
+        while seen.iter().any(|&count| count < 20) {
+            let core = beats.recv_timeout(Duration::from_secs(30)).expect("the beat goes on");
+            seen[usize::from(core.get())] += 1;
+        }
+    }
+
+    #[test]
+    fn a_wal_moves_when_it_completes_or_has_nothing_to_complete() {
+        let progress = CoreProgress::new();
+        let idle = progress.sample();
+        assert!(
+            progress.sample().wal_moved_since(idle) && !progress.sample().loop_moved_since(idle)
+        );
+        progress.count_turn();
+        progress.count_wal_submitted();
+        let stuck = progress.sample();
+        assert!(stuck.loop_moved_since(idle));
+        assert!(!progress.sample().wal_moved_since(stuck), "a write is in flight");
+        progress.count_wal_completed();
+        assert!(progress.sample().wal_moved_since(stuck));
     }
 }

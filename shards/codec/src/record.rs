@@ -2,9 +2,10 @@
 //! head of its own, so that a reader finds one group's records without reading the others', and
 //! damage inside a frame can be laid at the door of the group whose record it hit.
 //!
-//! The head is 24 bytes, the body an archive, padded with zeros to a multiple of eight:
-//! body length u32, CRC-32 u32 (of length, group, kind, flags and body), group u64, kind u16,
-//! flags u16, zero u32.
+//! The head is 24 bytes: body length u32, CRC-32 of the padded body u32, group u64, kind u16,
+//! flags u16, CRC-32 of the head so far u32. The body is an archive, padded with zeros to a
+//! multiple of eight. Head and body have checksums of their own, so that the group that a damaged
+//! body belongs to is known for certain.
 
 use bytes::Bytes;
 use oarlock_raft::{Configuration, Entry, HardState, SnapshotMeta};
@@ -205,15 +206,10 @@ fn put(
     record[8..16].copy_from_slice(&group.get().to_le_bytes());
     record[16..18].copy_from_slice(&(kind as u16).to_le_bytes());
     record[18..20].copy_from_slice(&(if moved { FLAG_MOVED } else { 0 }).to_le_bytes());
-    let crc = checksum(record);
-    record[4..8].copy_from_slice(&crc.to_le_bytes());
-}
-
-fn checksum(record: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&record[0..4]);
-    crc.update(&record[8..]);
-    crc.finalize()
+    let body_crc = crc32fast::hash(&record[HEAD_BYTES..]);
+    record[4..8].copy_from_slice(&body_crc.to_le_bytes());
+    let head_crc = crc32fast::hash(&record[..20]);
+    record[20..24].copy_from_slice(&head_crc.to_le_bytes());
 }
 
 /// A row of records, read from its start.
@@ -233,15 +229,14 @@ impl<'a> Records<'a> {
 /// One step through a row.
 #[derive(Debug)]
 pub enum Step<'a> {
-    /// A record whose checksum is right.
+    /// A record whose checksums are right.
     Record(RawRecord<'a>),
-    /// A record whose checksum is wrong. `group` is what its head says and may be wrong too, and
-    /// so may the place of what follows.
+    /// A record whose body changed. What follows it can be read.
     Bad {
-        /// The group in its head.
+        /// The group that it belongs to.
         group: GroupId,
     },
-    /// The rest of the row can not be cut into records.
+    /// A record's head changed: the rest of the row can not be cut into records.
     Lost,
 }
 
@@ -253,29 +248,33 @@ impl<'a> Iterator for Records<'a> {
             return None;
         }
         let row = std::mem::take(&mut self.rest);
-        let Some((head, _)) = row.split_first_chunk::<HEAD_BYTES>() else {
+        let head = row.first_chunk::<HEAD_BYTES>();
+        let Some(head) = head.filter(|head| crc32fast::hash(&head[..20]) == word(&head[20..]))
+        else {
             return Some(Step::Lost);
         };
-        let word =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let group = GroupId(u64::from(word(8)) | u64::from(word(12)) << 32);
-        let body_end = usize::try_from(word(0)).ok().and_then(|b| b.checked_add(HEAD_BYTES));
-        let padded = body_end.and_then(|end| end.checked_next_multiple_of(8));
-        let (Some(body_end), Some(padded)) = (body_end, padded.filter(|p| *p <= row.len())) else {
-            return Some(Step::Lost);
-        };
+        let group = GroupId(u64::from(word(&head[8..])) | u64::from(word(&head[12..])) << 32);
+        let body_end = HEAD_BYTES.saturating_add(word(head) as usize);
+        let padded = body_end.checked_next_multiple_of(8).filter(|end| *end <= row.len());
+        let Some(padded) = padded else { return Some(Step::Lost) };
         self.rest = &row[padded..];
         let code = u16::from_le_bytes([head[16], head[17]]);
         let flags = u16::from_le_bytes([head[18], head[19]]);
         let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u16 == code);
-        match kind {
-            Some(kind) if checksum(&row[..padded]) == word(4) && flags <= FLAG_MOVED => {
+        let whole = crc32fast::hash(&row[HEAD_BYTES..padded]) == word(&head[4..]);
+        Some(match kind {
+            Some(kind) if whole && flags <= FLAG_MOVED => {
                 let body = &row[HEAD_BYTES..body_end];
-                Some(Step::Record(RawRecord { group, kind, moved: flags == FLAG_MOVED, body }))
+                Step::Record(RawRecord { group, kind, moved: flags == FLAG_MOVED, body })
             }
-            Some(_) | None => Some(Step::Bad { group }),
-        }
+            Some(_) | None => Step::Bad { group },
+        })
     }
+}
+
+/// The first four bytes as a number.
+fn word(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 impl RawRecord<'_> {

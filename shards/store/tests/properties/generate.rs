@@ -28,11 +28,20 @@ fn key() -> impl Strategy<Value = Bytes> {
     prop_oneof![9 => select(keys).prop_map(Bytes::from), 1 => Just(Bytes::new())]
 }
 
-fn value() -> impl Strategy<Value = Bytes> {
+/// Keys that no other command gives digits to, so that the model can add exactly in thousandths.
+fn float_key() -> impl Strategy<Value = Bytes> {
+    select(&["f1", "f2"][..]).prop_map(|key| Bytes::from_static(key.as_bytes()))
+}
+
+fn nearly_number() -> impl Strategy<Value = Bytes> {
     const NEARLY: [&str; 10] =
         ["", "0", "-0", "01", "7", "-12", "9223372036854775807", "1.5", "3.0e3", " 1"];
+    select(&NEARLY[..]).prop_map(|text| Bytes::from_static(text.as_bytes()))
+}
+
+fn value() -> impl Strategy<Value = Bytes> {
     prop_oneof![
-        6 => select(&NEARLY[..]).prop_map(|text| Bytes::from_static(text.as_bytes())),
+        6 => nearly_number(),
         3 => vec(any::<u8>(), 0..12).prop_map(Bytes::from),
         1 => vec(any::<u8>(), 30..70).prop_map(Bytes::from),
     ]
@@ -115,8 +124,11 @@ fn write() -> impl Strategy<Value = Command> {
             .prop_map(|(key, offset, value)| Command::SetRange { key, offset, value }),
         2 => (key(), prop_oneof![-3_i64..3, any::<i64>()])
             .prop_map(|(key, delta)| Command::IncrBy { key, delta }),
-        1 => (key(), quarter)
+        1 => (float_key(), quarter)
             .prop_map(|(key, delta_bits)| Command::IncrByFloat { key, delta_bits }),
+        1 => (float_key(), nearly_number(), expiry()).prop_map(|(key, value, expiry)| {
+            Command::Set { key, value, condition: SetCondition::Always, expiry, get: true }
+        }),
         2 => (key(), instant(), expire_condition())
             .prop_map(|(key, expiry, condition)| Command::Expire { key, expiry, condition }),
         1 => key().prop_map(|key| Command::Persist { key }),

@@ -113,7 +113,7 @@ impl Model {
                 self.get(key).map_or(0, Vec::len) + value.len() > VALUE_MAX
             }
             Command::SetRange { offset, value, .. } => {
-                !value.is_empty() && *offset > (VALUE_MAX - value.len()) as u64
+                !value.is_empty() && *offset + value.len() as u64 > VALUE_MAX as u64
             }
             _ => false,
         };
@@ -276,9 +276,13 @@ impl Model {
             }
             Command::IncrByFloat { delta_bits, .. } => {
                 let text = String::from_utf8_lossy(&value).into_owned();
-                let old: Result<f64, _> = if absent { Ok(0.0) } else { text.parse() };
-                let Ok(old) = old else { return Some(Reply::Error(ErrorReply::NotAFloat)) };
-                value = (old + f64::from_bits(*delta_bits) + 0.0).to_string().into_bytes();
+                let old = if absent { Some(0) } else { thousandths(&text) };
+                let Some(old) = old else { return Some(Reply::Error(ErrorReply::NotAFloat)) };
+                let sum = old + as_thousandths(f64::from_bits(*delta_bits));
+                let sign = if sum < 0 { "-" } else { "" };
+                let (whole, rest) = (sum.abs() / 1000, sum.abs() % 1000);
+                let text = format!("{sign}{whole}.{rest:03}");
+                value = text.trim_end_matches('0').trim_end_matches('.').as_bytes().to_vec();
                 bulk(&value)
             }
             Command::Persist { .. } => {
@@ -326,4 +330,18 @@ fn range(value: &[u8], start: i64, end: i64) -> Vec<u8> {
     let absolute = |offset: i64| if offset < 0 { (offset + length).max(0) } else { offset };
     let inside = |at: &i64| *at >= absolute(start) && *at <= absolute(end);
     (0..length).filter(inside).map(|at| value[usize::try_from(at).expect("small")]).collect()
+}
+
+/// A float's text in thousandths: exact for what the generator makes, up to the largest integers.
+fn thousandths(text: &str) -> Option<i128> {
+    let value: f64 = text.parse().ok()?;
+    if text.contains(['e', 'E']) {
+        return Some(as_thousandths(value));
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    format!("{whole}{fraction:0<3}").parse().ok()
+}
+
+fn as_thousandths(value: f64) -> i128 {
+    format!("{value:.3}").replace('.', "").parse().expect("finite")
 }
