@@ -47,12 +47,15 @@ impl Request {
 pub struct Watch {
     /// The key.
     pub key: Bytes,
-    /// Its version then (the index of the entry that wrote it last), zero if it was not there.
+    /// Its version then, zero if it was not there. (A version is a number that the range gives to
+    /// each change of a key and to no other change. A key that was absent then, and is absent
+    /// again, counts as unchanged.)
     pub version: u64,
 }
 
 /// A command. Times are milliseconds; "in" is relative to the entry's stamp.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(attr(allow(missing_docs, reason = "rkyv gives derived fields no documentation")))]
 pub enum Command {
     /// `GET`: the value or nil.
     Get {
@@ -100,7 +103,7 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
-    /// The number of live keys of the range in `[start, end)`: an integer. For `DBSIZE`.
+    /// The number of live keys of the whole range: an integer. For `DBSIZE`.
     Count,
     /// Keys (and values) of `[start, end)` in order: an array `[key, value, key, value…]`, or of
     /// keys alone. Stops after `limit` keys or about 1 MiB.
@@ -210,7 +213,8 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
-    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, else 0.
+    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, without
+    /// an expiry as with `SET`; else 0.
     Cas {
         /// The key.
         key: Bytes,
