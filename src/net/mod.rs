@@ -8,3 +8,5 @@ pub mod commands;
 pub mod listener;
 pub mod resp;
 pub mod session;
+#[cfg(test)]
+mod testing;

@@ -100,6 +100,16 @@ pub(super) fn quoted(word: &[u8]) -> String {
 }
 
 impl CommandError {
+    /// Whether Redis finds it before it carries a command out, so that a transaction is discarded.
+    pub(in crate::net) fn is_of_lookup(&self) -> bool {
+        match self {
+            Self::UnknownCommand { .. } | Self::UnknownSubcommand { .. } => true,
+            // Subcommands are looked up with their number of arguments.
+            Self::WrongArity(name) => name.contains('|'),
+            _ => false,
+        }
+    }
+
     /// The error about a command that there is not.
     pub(super) fn unknown(args: &Args<'_>) -> Self {
         let mut preview = String::new();

@@ -79,3 +79,16 @@ pub fn held_bytes(command: &Command) -> usize {
             | Command::Persist { .. } => 0,
         }
 }
+
+/// Whether `command` has a list of keys (perhaps of one).
+#[must_use]
+pub fn several(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Exists { .. }
+            | Command::MGet { .. }
+            | Command::Del { .. }
+            | Command::MSet { .. }
+            | Command::MSetNx { .. }
+    )
+}
