@@ -198,9 +198,15 @@ impl Clients {
         let clients = Rc::clone(self);
         glommio::spawn_local(async move {
             let _place = place;
-            Task { clients: &clients, connection: &connection, stream, output: Vec::new(), sent: 0 }
-                .run()
-                .await;
+            Task {
+                clients: &clients,
+                connection: &connection,
+                stream,
+                output: Vec::new(),
+                sent: 0,
+            }
+            .run()
+            .await;
             clients.table.borrow_mut().remove(&id);
             clients.core.borrow_mut().forget(id);
         })
@@ -355,8 +361,11 @@ impl Task<'_> {
 
     fn with_session(&self, act: impl FnOnce(&mut Session, &mut Host<'_>)) {
         let mut backend = self.clients.backend.borrow_mut();
-        let mut host =
-            Host { core: &mut self.clients.core.borrow_mut(), backend: &mut *backend };
+        let mut host = Host { core: &mut self.clients.core.borrow_mut(), backend: &mut *backend };
         act(&mut self.connection.session.borrow_mut(), &mut host);
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

@@ -39,7 +39,7 @@ pub(super) fn command(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else if input.is(1, "LIST") {
         Local::CommandList(list_filter(input)?)
     } else if input.is(1, "GETKEYS") {
-        arity(input, "command|getkeys", |len| len >= 3)?;
+        arity(input, "command|getkeys", |len| len >= 4)?;
         Local::CommandKeys(get_keys(&input.skip(2))?)
     } else if input.is(1, "HELP") {
         Local::Help(HELP)

@@ -78,11 +78,7 @@ pub(super) fn pexpireat(input: &Input<'_>) -> Result<Parsed, CommandError> {
     expire_as(input, Unit::AtMilliseconds, "pexpireat")
 }
 
-fn expire_as(
-    input: &Input<'_>,
-    unit: Unit,
-    command: &'static str,
-) -> Result<Parsed, CommandError> {
+fn expire_as(input: &Input<'_>, unit: Unit, command: &'static str) -> Result<Parsed, CommandError> {
     let condition = expire_condition(input)?;
     let time = input.integer(2)?;
     let expiry = unit.expiry(time).ok_or(CommandError::InvalidExpire(command))?;

@@ -2,9 +2,7 @@
 //! function that reads its arguments. Static data; the one place that a new command is added.
 
 use super::error::quoted;
-use super::{
-    CommandError, Input, Parsed, connection, describe, expiry, oarlock, strings,
-};
+use super::{CommandError, Input, Parsed, connection, describe, expiry, oarlock, strings};
 use crate::net::resp::Args;
 
 /// One command.

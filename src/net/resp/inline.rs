@@ -16,7 +16,11 @@ enum Mode {
 
 /// Splits `line` into words, each unquoted where it stands (a word never grows), and appends their
 /// places, counted from `offset`.
-pub(super) fn split(line: &mut [u8], offset: usize, words: &mut Vec<Span>) -> Result<(), Unbalanced> {
+pub(super) fn split(
+    line: &mut [u8],
+    offset: usize,
+    words: &mut Vec<Span>,
+) -> Result<(), Unbalanced> {
     // A zero byte ends the line, as it does in Redis.
     let length = line.iter().position(|&b| b == 0).unwrap_or(line.len());
     let mut read = 0;

@@ -353,3 +353,7 @@ impl Parser {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "parser_tests.rs"]
+mod tests;

@@ -46,7 +46,9 @@ pub enum Refusal {
     )]
     DiskFull,
     /// Not applied: larger than a log entry may be.
-    #[error("ERR the command is larger than one log entry may be (entry_bytes_max); nothing was applied")]
+    #[error(
+        "ERR the command is larger than one log entry may be (entry_bytes_max); nothing was applied"
+    )]
     TooLarge,
     /// Not applied: the group that [`Backend::submit_to`] named owns other keys by now.
     #[error("BUSY the range has just been split or moved; nothing was applied, try again")]

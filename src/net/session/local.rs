@@ -125,7 +125,7 @@ impl Session {
 }
 
 /// The version of Redis whose commands these are: clients choose by it what they may send.
-const REDIS_VERSION: &str = "7.0.0";
+const REDIS_VERSION: &str = "7.0.15";
 
 fn time(wall_us: u64) -> Value {
     let parts = [wall_us / 1_000_000, wall_us % 1_000_000];

@@ -36,9 +36,7 @@ pub use roster::{ClientRecord, CoreState};
 use crate::net::commands::connection::ReplyMode;
 use crate::net::commands::{self, CommandError, KeyLimits, Local, Parsed};
 use crate::net::resp::writer::reply_bytes;
-use crate::net::resp::{
-    Args, Parser, Protocol, Value, write_error, write_reply, write_value,
-};
+use crate::net::resp::{Args, Parser, Protocol, Value, write_error, write_reply, write_value};
 use order::{Access, Order};
 use slots::{Join, Slot, Slots, State};
 use transaction::Transaction;
@@ -93,9 +91,7 @@ impl Instruction {
     fn waits_for_all(&self) -> bool {
         matches!(
             self,
-            Self::Run(Parsed::Local(
-                Local::Hello { .. } | Local::Reset | Local::ClientReply(_)
-            ))
+            Self::Run(Parsed::Local(Local::Hello { .. } | Local::Reset | Local::ClientReply(_)))
         )
     }
 }

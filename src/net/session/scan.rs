@@ -166,12 +166,7 @@ impl Session {
         host.backend.submit_to(self.id, ticket, bounds.group, Request::one(command));
     }
 
-    pub(super) fn continue_scan(
-        &mut self,
-        ticket: Ticket,
-        outcome: Outcome,
-        host: &mut Host<'_>,
-    ) {
+    pub(super) fn continue_scan(&mut self, ticket: Ticket, outcome: Outcome, host: &mut Host<'_>) {
         let Some(Join::Keys(scan)) = self.slots.waiting(ticket.slot) else { return };
         let next = match outcome {
             Ok(Reply::Array(keys)) => scan.take(keys),
