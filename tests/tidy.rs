@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("raft", &["types"], &["bytes", "rkyv"]),
     ("store", &["types"], &["bytes", "crc32fast", "rkyv", "xxhash-rust"]),
     ("codec", &["types", "raft", "store"], &["bytes", "crc32fast", "rkyv", "thiserror"]),
-    ("wal", &["types", "raft", "codec"], &["ahash", "bytes", "thiserror"]),
+    ("wal", &["types", "raft", "codec"], &["ahash", "bytes", "crc32fast", "thiserror"]),
     ("shard", &["types", "raft", "store", "codec", "wal"], &["ahash", "bytes"]),
 ];
 
@@ -35,7 +35,8 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
 ];
 
 /// Tests that sleep because what they await gives no event, and why.
-const SLEEPING_TESTS: &[(&str, &str)] = &[];
+const SLEEPING_TESTS: &[(&str, &str)] =
+    &[("tests/peer_links.rs", "support comes and lapses in a shared table, without an event")];
 
 const PRODUCTION_LINES_MAX: usize = 600;
 
@@ -50,7 +51,8 @@ impl File {
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap();
         let mut folders = self.path.split('/').rev().skip(1);
-        name == "tests.rs" || folders.any(|folder| folder == "tests" || folder == "benches")
+        let named = name == "tests.rs" || name.ends_with("_tests.rs");
+        named || folders.any(|folder| folder == "tests" || folder == "benches")
     }
 
     /// The lines that are not tests: all before the first test module.
@@ -395,9 +397,6 @@ fn the_way_of_a_write_is_marked_where_the_document_says() {
             let step = line.split(':').next().unwrap().to_owned();
             marked.entry(step).or_default().push(file.path.clone());
         }
-    }
-    if marked.is_empty() {
-        return;
     }
     let text = read("docs/WRITE_PATH.md");
     let mut rest = text.as_str();
