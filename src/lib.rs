@@ -1,11 +1,12 @@
 //! Oarlock: everything that touches the world, around the deterministic crates under `shards/`.
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
-//! [`disk`] the log's ring and files, [`node`] the pinned executors and what goes between them.
+//! [`disk`] the log's ring and files, [`net`] what speaks over sockets, [`node`] the pinned
+//! executors and what goes between them.
 
+pub mod abort;
 pub mod cli;
 pub mod config;
-pub mod abort;
 pub mod disk;
 pub mod logging;
 pub mod net;
