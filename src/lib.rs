@@ -2,9 +2,11 @@
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] what speaks over sockets, [`node`] the pinned
-//! executors and what goes between them.
+//! executors and what goes between them, [`bench`] the load driver and what checks a cluster from
+//! outside.
 
 pub mod abort;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod disk;

@@ -15,6 +15,8 @@ pub enum Exit {
     /// A node could not start, or had to stop: a port is taken, a directory is locked, a disk
     /// failed. Standard error has the reason.
     CannotStart,
+    /// Somebody ended it with Ctrl-C before it was done.
+    Interrupted,
 }
 
 /// What `--help` says of the codes.
@@ -23,7 +25,8 @@ Exit codes:
   0  done
   1  failed: an acknowledged write lost, a log damaged, a file with errors, no answer
   2  the command line or the configuration is wrong
-  3  a node could not start, or had to stop: standard error has the reason";
+  3  a node could not start, or had to stop: standard error has the reason
+  130  interrupted";
 
 impl Exit {
     /// The number.
@@ -34,6 +37,8 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::CannotStart => 3,
+            // As shells number the end by SIGINT.
+            Self::Interrupted => 130,
         }
     }
 }
@@ -50,7 +55,7 @@ mod tests {
 
     #[test]
     fn help_names_every_code() {
-        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::CannotStart] {
+        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::CannotStart, Exit::Interrupted] {
             assert!(HELP.contains(&format!("\n  {}  ", exit.code())));
         }
     }

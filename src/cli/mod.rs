@@ -5,11 +5,15 @@
 //!
 //! Map: `exit` the exit codes, `settings` the configuration's flags, then a file for each command.
 
+pub mod bench;
 pub mod completions;
 pub mod config;
+pub mod demo;
 pub mod exit;
 pub mod serve;
 pub mod settings;
+pub mod status;
+mod table;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -29,6 +33,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a cluster on this machine, load it, kill a node, and show that nothing is lost.
+    Demo(demo::DemoArgs),
+    /// Put load on a server and measure it.
+    Bench(bench::BenchArgs),
+    /// Show a cluster's nodes, ranges, leaders and lag.
+    Status(status::StatusArgs),
     /// Check and show the configuration.
     Config(config::ConfigArgs),
     /// Print a completion script for a shell.
@@ -47,6 +57,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match cli.command {
+        Command::Demo(args) => demo::run(&args).into(),
+        Command::Bench(args) => bench::run(&args).into(),
+        Command::Status(args) => status::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),
         Command::Completions(args) => completions::run(&args, Cli::command()).into(),
     }
