@@ -2,12 +2,12 @@
 //! back, refuse whom they must, and neither nonsense nor a slow reader costs more than its bound.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ struct Server {
     readers: Option<glommio::Task<()>>,
     events: Vec<LinkEvent>,
     frames: Vec<Incoming>,
-    asked_for: Rc<std::cell::RefCell<Vec<CoreId>>>,
+    asked_for: Rc<RefCell<Vec<CoreId>>>,
 }
 
 impl Server {
@@ -108,7 +108,7 @@ impl Server {
             .unwrap();
         let (_, bell) = inbox::<()>(1);
         let hub = LinkHub::new(bell.doorbell(), hub_bytes_max);
-        let asked_for = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let asked_for = Rc::new(RefCell::new(Vec::new()));
         let readers = glommio::spawn_local({
             let (hub, table, asked_for) = (Rc::clone(&hub), Arc::clone(&table), asked_for.clone());
             async move {
@@ -607,91 +607,96 @@ fn pulsing_nodes(origin: Instant) -> Vec<Pulsing> {
 }
 
 /// Looks every few milliseconds, for support leaves no event behind.
-fn poll_until(what: &str, mut done: impl FnMut() -> bool) {
+async fn poll_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
+        Timer::new(Duration::from_millis(2)).await;
     }
 }
 
 #[test]
 fn pulse_threads_support_each_other_until_one_stops_or_gets_stuck() {
-    let origin = Instant::now();
-    let mut nodes = pulsing_nodes(origin);
-    // The cores' loops: node 3's stops when told.
-    let is_stuck = Arc::new(AtomicBool::new(false));
-    let is_done = Arc::new(AtomicBool::new(false));
-    let cores: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.progress)).collect();
-    let loops = std::thread::spawn({
-        let (is_stuck, is_done) = (Arc::clone(&is_stuck), Arc::clone(&is_done));
-        move || {
-            while !is_done.load(Ordering::Acquire) {
-                for (at, core) in cores.iter().enumerate() {
-                    if at != 2 || !is_stuck.load(Ordering::Acquire) {
-                        core[0].count_turn();
-                    }
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    });
-    let supported = |leader: &Pulsing, by: u64| {
-        let now = Mono(u64::try_from(origin.elapsed().as_micros()).unwrap());
-        leader.table.received(NodeId(by), CoreId(0), now)
-    };
-    poll_until("everybody supports everybody", || {
-        [(0, 2), (0, 3), (1, 1), (1, 3), (2, 1), (2, 2)]
-            .iter()
-            .all(|(leader, by)| supported(&nodes[*leader], *by).is_some())
-    });
-    let epoch = supported(&nodes[0], 2).unwrap().epoch;
+    on_executor(|| async {
+        let origin = Instant::now();
+        let mut nodes = pulsing_nodes(origin);
+        // The cores' loops, one turn a beat: node 3's stops when told.
+        let is_stuck = Rc::new(Cell::new(false));
+        let loops: Vec<_> = (0..3)
+            .map(|at: usize| {
+                let (core, is_stuck) = (Arc::clone(&nodes[at].progress), Rc::clone(&is_stuck));
+                glommio::spawn_local(async move {
+                    let turn = || {
+                        if at != 2 || !is_stuck.get() {
+                            core[0].count_turn();
+                        }
+                    };
+                    core[0].attend(turn).await;
+                })
+            })
+            .collect();
+        let supported = |leader: &Pulsing, by: u64| {
+            let now = Mono(u64::try_from(origin.elapsed().as_micros()).unwrap());
+            leader.table.received(NodeId(by), CoreId(0), now)
+        };
+        poll_until("everybody supports everybody", || {
+            [(0, 2), (0, 3), (1, 1), (1, 3), (2, 1), (2, 2)]
+                .iter()
+                .all(|(leader, by)| supported(&nodes[*leader], *by).is_some())
+        })
+        .await;
+        let epoch = supported(&nodes[0], 2).unwrap().epoch;
 
-    is_stuck.store(true, Ordering::Release);
-    poll_until("a stuck core loses its support, its node lives", || {
-        supported(&nodes[2], 1).is_none() && supported(&nodes[2], 2).is_none()
-    });
-    assert!(supported(&nodes[0], 3).is_some(), "it still supports others");
+        is_stuck.set(true);
+        poll_until("a stuck core loses its support, its node lives", || {
+            supported(&nodes[2], 1).is_none() && supported(&nodes[2], 2).is_none()
+        })
+        .await;
+        assert!(supported(&nodes[0], 3).is_some(), "it still supports others");
 
-    nodes[2].thread = None;
-    poll_until("a node that is gone supports nobody", || {
-        supported(&nodes[0], 3).is_none() && supported(&nodes[1], 3).is_none()
+        nodes[2].thread = None;
+        poll_until("a node that is gone supports nobody", || {
+            supported(&nodes[0], 3).is_none() && supported(&nodes[1], 3).is_none()
+        })
+        .await;
+        assert_eq!(supported(&nodes[0], 2).unwrap().epoch, epoch, "the others never lapsed");
+        drop(loops);
     });
-    assert_eq!(supported(&nodes[0], 2).unwrap().epoch, epoch, "the others never lapsed");
-    is_done.store(true, Ordering::Release);
-    loops.join().unwrap();
 }
 
 #[test]
 fn datagrams_that_are_no_pulse_change_nothing() {
-    let nodes = pulsing_nodes(Instant::now());
-    let sender = UdpSocket::bind(any_port()).unwrap();
-    let pulse = Pulse {
-        cluster: CLUSTER,
-        from: NodeId(1),
-        to: NodeId(2),
-        incarnation: Incarnation(7),
-        sequence: 1,
-        alive: vec![true],
-        map_version: 12,
-        ..Pulse::default()
-    };
-    let good = encoded(&pulse);
-    let mut damaged = good.clone();
-    *damaged.last_mut().unwrap() ^= 1;
-    let mut long = good.clone();
-    long.push(0);
-    let foreign = encoded(&Pulse { cluster: ClusterId(1), ..pulse.clone() });
-    let stranger = encoded(&Pulse { from: NodeId(9), ..pulse.clone() });
-    let cores = encoded(&Pulse { alive: vec![true; 17], ..pulse });
-    let garbage = vec![0x5a; 20_000];
-    let bad = [damaged, long, foreign, stranger, cores, encoded(&hello()), garbage, Vec::new()];
-    for bytes in bad {
-        sender.send_to(&bytes, nodes[1].addr).unwrap();
-    }
-    // Loopback keeps the order: what came before has been looked at when this one shows.
-    sender.send_to(&good, nodes[1].addr).unwrap();
-    poll_until("a good pulse is taken", || nodes[1].table.peer_map_version(NodeId(1)) == 12);
-    assert_eq!(nodes[1].table.peer_incarnation(NodeId(1)), Incarnation(7));
-    assert_eq!(nodes[1].table.peer_cores(NodeId(1)), 1);
+    on_executor(|| async {
+        let nodes = pulsing_nodes(Instant::now());
+        let sender = UdpSocket::bind(any_port()).unwrap();
+        let pulse = Pulse {
+            cluster: CLUSTER,
+            from: NodeId(1),
+            to: NodeId(2),
+            incarnation: Incarnation(7),
+            sequence: 1,
+            alive: vec![true],
+            map_version: 12,
+            ..Pulse::default()
+        };
+        let good = encoded(&pulse);
+        let mut damaged = good.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        let mut long = good.clone();
+        long.push(0);
+        let foreign = encoded(&Pulse { cluster: ClusterId(1), ..pulse.clone() });
+        let stranger = encoded(&Pulse { from: NodeId(9), ..pulse.clone() });
+        let cores = encoded(&Pulse { alive: vec![true; 17], ..pulse });
+        let garbage = vec![0x5a; 20_000];
+        let bad = [damaged, long, foreign, stranger, cores, encoded(&hello()), garbage, Vec::new()];
+        for bytes in bad {
+            sender.send_to(&bytes, nodes[1].addr).unwrap();
+        }
+        // Loopback keeps the order: what came before has been looked at when this one shows.
+        sender.send_to(&good, nodes[1].addr).unwrap();
+        poll_until("a good pulse is taken", || nodes[1].table.peer_map_version(NodeId(1)) == 12)
+            .await;
+        assert_eq!(nodes[1].table.peer_incarnation(NodeId(1)), Incarnation(7));
+        assert_eq!(nodes[1].table.peer_cores(NodeId(1)), 1);
+    });
 }
