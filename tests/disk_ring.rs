@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use oarlock::disk::buffer::BLOCK_BYTES;
@@ -344,6 +345,55 @@ fn executors_are_pinned_and_none_runs_unless_all_could_be_set_up() {
     assert!(!has_run.load(Ordering::SeqCst));
 }
 
+/// A short preempt timer on a busy machine has now and then fired before the first task is looked
+/// at, as the default one has more rarely: glommio then parks with tasks ready to run. Nothing but
+/// the watchdog ends that park: without it this hangs nearly every time.
+#[test]
+fn the_watchdog_ends_a_park_with_runnable_tasks() {
+    const YIELDS: u32 = 500_000;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let hogs = hog_cpus(&is_over);
+    let watchdog = Watchdog::start(1).unwrap();
+    let progress = watchdog.progress();
+    let yields = Arc::new(AtomicU32::new(0));
+    let (done, is_done) = mpsc::channel();
+    let executor = glommio::LocalExecutorBuilder::default()
+        .preempt_timer(Duration::from_micros(50))
+        .spawn({
+            let yields = Arc::clone(&yields);
+            move || async move {
+                glommio::spawn_local(async move {
+                    of_core(&progress, CoreId(0)).attend(|| {}).await;
+                })
+                .detach();
+                for _ in 0..YIELDS {
+                    futures_lite::future::yield_now().await;
+                    yields.fetch_add(1, Ordering::Relaxed);
+                }
+                done.send(()).unwrap();
+            }
+        })
+        .unwrap();
+    is_done.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("parked for ever after {yields:?}"));
+    is_over.store(true, Ordering::Relaxed);
+    executor.join().unwrap();
+    hogs.into_iter().for_each(|hog| hog.join().unwrap());
+}
+
+/// Two threads for each CPU that never rest.
+fn hog_cpus(is_over: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
+    (0..cpus_available().unwrap().len().min(4) * 2)
+        .map(|_| {
+            let is_over = Arc::clone(is_over);
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect()
+}
+
 /// What the two executors of the starvation test have done, counted for the message of a failure.
 #[derive(Debug, Default)]
 struct Counts {
@@ -415,16 +465,7 @@ fn nothing_hangs_on_starved_executors() {
     let available = cpus_available().unwrap();
     let cpus = assign_cpus(2, &[], &available).unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
-    let hogs: Vec<_> = (0..available.len().min(4) * 2)
-        .map(|_| {
-            let is_over = Arc::clone(&is_over);
-            std::thread::spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            })
-        })
-        .collect();
+    let hogs = hog_cpus(&is_over);
     let watchdog = Watchdog::start(2).unwrap();
     let counts = Arc::new(Counts::default());
     let (to_first, at_first) = inbox(4);
