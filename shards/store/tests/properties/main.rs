@@ -160,6 +160,46 @@ proptest! {
     }
 
     #[test]
+    fn ids_that_are_evicted_meanwhile_are_in_the_checkpoint(
+        ids in prop::collection::vec((0_u64..40, 0_u64..3000), 1..60),
+        begin in 0_usize..40, budget in 1_usize..200,
+    ) {
+        let limits = StoreLimits { once_count_max: 8, once_keep_ms: 10_000, once_keep_min_ms: 500, ..LIMITS };
+        let (mut store, mut twin) = (Store::new(limits), Store::new(limits));
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        let (mut progress, mut now, mut hash) = (CheckpointProgress::Done, 0, 0);
+        for (n, (id, later)) in ids.into_iter().enumerate() {
+            if n == begin {
+                hash = store.state_hash();
+                expected = checkpoint(&mut twin);
+                store.checkpoint_begin();
+                progress = CheckpointProgress::More;
+            }
+            if progress == CheckpointProgress::More {
+                progress = store.checkpoint_next(budget, &mut bytes);
+            }
+            now += later;
+            let request = Request {
+                once: Some(Bytes::from(format!("id-{id}"))),
+                ..Request::one(Command::IncrBy { key: Bytes::from_static(b"n"), delta: 1 })
+            };
+            let batch = Batch { stamp: WallMs(now), requests: vec![request] };
+            let (mut replies, mut twin_replies) = (Vec::new(), Vec::new());
+            store.apply(store.applied().next(), batch.clone(), &mut replies);
+            twin.apply(twin.applied().next(), batch, &mut twin_replies);
+            prop_assert_eq!(replies, twin_replies);
+            prop_assert!(store.once_len() <= 8);
+        }
+        while progress == CheckpointProgress::More {
+            progress = store.checkpoint_next(budget, &mut bytes);
+        }
+        prop_assert!(bytes == expected);
+        if !bytes.is_empty() {
+            prop_assert_eq!(load(&bytes, 100).expect("it is whole").state_hash(), hash);
+        }
+    }
+
+    #[test]
     fn a_checkpoint_given_up_leaves_no_trace(steps in steps(40), at in 0_usize..20) {
         let (mut pair, mut twin) = (Pair::new(), Pair::new());
         for (n, step) in steps.iter().enumerate() {
