@@ -8,8 +8,8 @@ use bytes::Bytes;
 use generate::{Step, steps};
 use model::{Model, VALUE_MAX};
 use oarlock_store::{
-    Batch, CheckpointProgress, Command, LoadError, Loader, Reply, Request, SplitPoint, Store,
-    StoreLimits, Watch, decode, encode,
+    Batch, CheckpointProgress, Command, Expiry, LoadError, Loader, Reply, Request, SetCondition,
+    SplitPoint, Store, StoreLimits, Watch, decode, encode,
 };
 use oarlock_types::{Index, WallMs};
 use proptest::prelude::*;
@@ -293,5 +293,24 @@ fn damaged_archives_of_a_batch_are_refused_or_read_without_panic() {
                 assert_eq!(decode(&encode(&other)), Ok(other), "byte {at} bit {bit}");
             }
         }
+    }
+}
+
+#[test]
+fn keys_end_as_fast_as_an_entry_can_bring_them() {
+    let mut store = Store::new(LIMITS);
+    for turn in 0..50 {
+        let requests = (0..100).map(|n| {
+            Request::one(Command::Set {
+                key: Bytes::from(format!("{turn}-{n}")),
+                value: Bytes::new(),
+                condition: SetCondition::Always,
+                expiry: Expiry::In(5),
+                get: false,
+            })
+        });
+        let batch = Batch { stamp: WallMs(turn * 10), requests: requests.collect() };
+        store.apply(Index(turn + 1), batch, &mut Vec::new());
+        assert!(store.len() <= 100, "{} keys are held in turn {turn}", store.len());
     }
 }
