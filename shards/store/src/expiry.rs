@@ -41,4 +41,13 @@ impl ExpiryIndex {
     pub(crate) fn pop_first(&mut self) -> Option<(WallMs, Bytes)> {
         self.by_time.pop_first()
     }
+
+    /// Leaves the keys before `at`, gives the others. Both are built in order, which is several
+    /// times faster than moving key by key.
+    pub(crate) fn split_off(&mut self, at: &[u8]) -> Self {
+        let all = std::mem::take(&mut self.by_time).into_iter();
+        let (left, right): (Vec<_>, Vec<_>) = all.partition(|(_, key)| key.as_ref() < at);
+        self.by_time = left.into_iter().collect();
+        Self { by_time: right.into_iter().collect() }
+    }
 }

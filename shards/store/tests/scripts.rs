@@ -72,10 +72,7 @@ impl Runner for Script {
 }
 
 fn text(argument: &Argument) -> String {
-    match argument {
-        Argument::Positional(text) => text.clone(),
-        other => other.to_string(),
-    }
+    if let Argument::Positional(text) = argument { text.clone() } else { argument.to_string() }
 }
 
 impl Script {
@@ -153,9 +150,9 @@ impl Script {
         let mut out = String::new();
         for pair in pairs.chunks(2) {
             let [Reply::Bulk(key), value] = pair else { unreachable!("pairs with values") };
-            let int = |command| match read(command) {
-                Reply::Int(value) => value,
-                other => unreachable!("{other:?} is no integer"),
+            let int = |command| {
+                let Reply::Int(value) = read(command) else { unreachable!("no integer") };
+                value
             };
             let version = int(Command::Version { key: key.clone() });
             let ttl = match int(Command::Ttl { key: key.clone(), in_ms: true }) {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use generate::{Step, steps};
 use model::{Model, VALUE_MAX};
 use oarlock_store::{
-    Batch, CheckpointProgress, Command, LoadError, Loader, Reply, Request, SplitPoint, Store,
-    StoreLimits, Watch, decode, encode,
+    Batch, CheckpointProgress, Command, Expiry, LoadError, Loader, Reply, Request, SetCondition,
+    SplitPoint, Store, StoreLimits, Watch, decode, encode,
 };
 use oarlock_types::{Index, WallMs};
 use proptest::prelude::*;
@@ -160,6 +160,46 @@ proptest! {
     }
 
     #[test]
+    fn ids_that_are_evicted_meanwhile_are_in_the_checkpoint(
+        ids in prop::collection::vec((0_u64..40, 0_u64..3000), 1..60),
+        begin in 0_usize..40, budget in 1_usize..200,
+    ) {
+        let limits = StoreLimits { once_count_max: 8, once_keep_ms: 10_000, once_keep_min_ms: 500, ..LIMITS };
+        let (mut store, mut twin) = (Store::new(limits), Store::new(limits));
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        let (mut progress, mut now, mut hash) = (CheckpointProgress::Done, 0, 0);
+        for (n, (id, later)) in ids.into_iter().enumerate() {
+            if n == begin {
+                hash = store.state_hash();
+                expected = checkpoint(&mut twin);
+                store.checkpoint_begin();
+                progress = CheckpointProgress::More;
+            }
+            if progress == CheckpointProgress::More {
+                progress = store.checkpoint_next(budget, &mut bytes);
+            }
+            now += later;
+            let request = Request {
+                once: Some(Bytes::from(format!("id-{id}"))),
+                ..Request::one(Command::IncrBy { key: Bytes::from_static(b"n"), delta: 1 })
+            };
+            let batch = Batch { stamp: WallMs(now), requests: vec![request] };
+            let (mut replies, mut twin_replies) = (Vec::new(), Vec::new());
+            store.apply(store.applied().next(), batch.clone(), &mut replies);
+            twin.apply(twin.applied().next(), batch, &mut twin_replies);
+            prop_assert_eq!(replies, twin_replies);
+            prop_assert!(store.once_len() <= 8);
+        }
+        while progress == CheckpointProgress::More {
+            progress = store.checkpoint_next(budget, &mut bytes);
+        }
+        prop_assert!(bytes == expected);
+        if !bytes.is_empty() {
+            prop_assert_eq!(load(&bytes, 100).expect("it is whole").state_hash(), hash);
+        }
+    }
+
+    #[test]
     fn a_checkpoint_given_up_leaves_no_trace(steps in steps(40), at in 0_usize..20) {
         let (mut pair, mut twin) = (Pair::new(), Pair::new());
         for (n, step) in steps.iter().enumerate() {
@@ -253,5 +293,24 @@ fn damaged_archives_of_a_batch_are_refused_or_read_without_panic() {
                 assert_eq!(decode(&encode(&other)), Ok(other), "byte {at} bit {bit}");
             }
         }
+    }
+}
+
+#[test]
+fn keys_end_as_fast_as_an_entry_can_bring_them() {
+    let mut store = Store::new(LIMITS);
+    for turn in 0..50 {
+        let requests = (0..100).map(|n| {
+            Request::one(Command::Set {
+                key: Bytes::from(format!("{turn}-{n}")),
+                value: Bytes::new(),
+                condition: SetCondition::Always,
+                expiry: Expiry::In(5),
+                get: false,
+            })
+        });
+        let batch = Batch { stamp: WallMs(turn * 10), requests: requests.collect() };
+        store.apply(Index(turn + 1), batch, &mut Vec::new());
+        assert!(store.len() <= 100, "{} keys are held in turn {turn}", store.len());
     }
 }
