@@ -4,10 +4,10 @@
 //! [`disk`] the log's ring and files, [`node`] the pinned executors and what goes between them,
 //! [`bench`] the load driver and what checks a cluster from outside.
 
+pub mod abort;
 pub mod bench;
 pub mod cli;
 pub mod config;
-pub mod abort;
 pub mod disk;
 pub mod logging;
 pub mod net;
