@@ -78,10 +78,18 @@ settings! {
         command_args_max: usize = ENGINE.command_args_max, in 16..=1_048_576;
         /// Clients connected to this node at once; one more is told so and closed.
         clients_max: usize = 10_000, in 1..=1_000_000;
-        /// Replies that a client has not read yet; one that lets more pile up is disconnected.
-        client_output_bytes_max: usize = 32 << 20, in 65_536..=4_294_967_296;
         /// Commands of one client that may wait for their outcome; it is not read from meanwhile.
         client_pending_count_max: usize = 1_024, in 1..=1_048_576;
+        /// Bytes of the commands of one client that may wait for their outcome.
+        client_pending_bytes_max: usize = 8 << 20, in 65_536..=4_294_967_296;
+        /// Replies that a client has not read yet; beyond this no further command of it is started.
+        client_output_pause_bytes: usize = 1 << 20, in 4_096..=4_294_967_296;
+        /// Replies that a client has not read yet; one that lets more pile up is disconnected.
+        client_output_bytes_max: usize = 32 << 20, in 65_536..=4_294_967_296;
+        /// A client that sends nothing for so long is disconnected; 0 for never.
+        client_idle_timeout_ms: Duration = Duration::ZERO, in 0..=86_400_000;
+        /// A client that is silent for so long is probed, and disconnected if nobody answers.
+        client_keepalive_ms: Duration = Duration::from_secs(300), in 1_000..=86_400_000;
         /// How long a command may take before the client is told that its outcome is unknown.
         request_timeout_ms: Duration = Duration::from_secs(5), in 100..=600_000;
         /// Commands of one core that may wait for their outcome; one more gets -BUSY.
@@ -92,6 +100,18 @@ settings! {
         entry_bytes_max: usize = ENGINE.entry_bytes_max, in 4_096..=1_073_741_824;
         /// Largest frame that is read from another node.
         frame_bytes_max: usize = ENGINE.frame_bytes_max, in 65_536..=1_073_741_824;
+        /// Bytes that may wait to be sent to another node before that connection is given up.
+        peer_queue_bytes_max: usize = 16 << 20, in 65_536..=4_294_967_296;
+        /// How long connecting to another node and the handshake together may take.
+        peer_connect_timeout_ms: Duration = Duration::from_secs(2), in 50..=60_000;
+        /// How long sending to another node may make no progress.
+        peer_write_timeout_ms: Duration = Duration::from_secs(2), in 50..=60_000;
+        /// The first wait before a lost connection to another node is dialled again.
+        peer_backoff_min_ms: Duration = Duration::from_millis(20), in 1..=60_000;
+        /// The longest wait before a lost connection to another node is dialled again.
+        peer_backoff_max_ms: Duration = Duration::from_secs(1), in 1..=600_000;
+        /// Handshakes of other nodes that may be under way; beyond it the oldest is dropped.
+        peer_handshakes_max: usize = 64, in 1..=65_536;
         /// Appends that a leader may have unacknowledged with one follower.
         inflight_messages_max: usize = ENGINE.inflight_messages_max, in 1..=65_536;
         /// Bytes of entries that a leader may have unacknowledged with one follower.

@@ -159,64 +159,38 @@ impl Config {
 
     fn check_sizes(&self, found: &mut Vec<Contradiction>) {
         let limits = &self.limits;
-        let command = limits.key_bytes_max.saturating_add(limits.value_bytes_max);
-        let framed = limits.entry_bytes_max.saturating_add(FRAME_OVERHEAD_BYTES);
-        let chunk = limits.snapshot_chunk_bytes.saturating_add(FRAME_OVERHEAD_BYTES);
-        let append = limits.append_bytes_max.saturating_add(FRAME_OVERHEAD_BYTES);
-        let command_framed = command.saturating_add(FRAME_OVERHEAD_BYTES);
-        // (key, its value, the least that works, why)
-        let at_least = [
-            (
-                "entry_bytes_max",
-                limits.entry_bytes_max,
-                command_framed,
-                "a log entry holds a longest key with a longest value and 4096 bytes around them",
-            ),
-            (
-                "frame_bytes_max",
-                limits.frame_bytes_max,
-                framed,
-                "a frame holds an entry of entry_bytes_max and 4096 bytes around it",
-            ),
-            (
-                "frame_bytes_max",
-                limits.frame_bytes_max,
-                append,
-                "a frame holds an append of append_bytes_max and 4096 bytes around it",
-            ),
-            (
-                "frame_bytes_max",
-                limits.frame_bytes_max,
-                chunk,
-                "a frame holds a snapshot_chunk_bytes and 4096 bytes around it",
-            ),
-            (
-                "pending_bytes_max",
-                limits.pending_bytes_max,
-                limits.entry_bytes_max,
-                "what waits on a core holds an entry of entry_bytes_max",
-            ),
-            (
-                "inflight_bytes_max",
-                limits.inflight_bytes_max,
-                limits.append_bytes_max,
-                "a follower's window holds an append of append_bytes_max",
-            ),
-            (
-                "client_output_bytes_max",
-                limits.client_output_bytes_max,
-                limits.value_bytes_max,
-                "a reply holds a value of value_bytes_max",
-            ),
-        ];
-        for (name, value, least, why) in at_least {
+        let framed = |bytes: usize| bytes.saturating_add(FRAME_OVERHEAD_BYTES);
+        let mut least = |name: &'static str, value: usize, least: usize, why: &str| {
             if value < least {
-                found.push((
-                    name,
-                    format!("limits.{name}: {value} is too small: {why}, so give at least {least}"),
-                ));
+                let mend = format!("{why}, so give at least {least}");
+                found.push((name, format!("limits.{name}: {value} is too small: {mend}")));
             }
+        };
+        let command = limits.key_bytes_max.saturating_add(limits.value_bytes_max);
+        let why = "a log entry holds a longest key with a longest value and 4096 bytes around them";
+        least("entry_bytes_max", limits.entry_bytes_max, framed(command), why);
+        for (name, bytes) in [
+            ("entry_bytes_max", limits.entry_bytes_max),
+            ("append_bytes_max", limits.append_bytes_max),
+            ("snapshot_chunk_bytes", limits.snapshot_chunk_bytes),
+        ] {
+            let why = format!("a frame holds {name} ({bytes}) and 4096 bytes around it");
+            least("frame_bytes_max", limits.frame_bytes_max, framed(bytes), &why);
         }
+        let entry = limits.entry_bytes_max;
+        let why = "what waits on a core holds an entry of entry_bytes_max";
+        least("pending_bytes_max", limits.pending_bytes_max, entry, why);
+        let why = "what waits of a client holds a longest command, which is as long as an entry";
+        least("client_pending_bytes_max", limits.client_pending_bytes_max, entry, why);
+        let why = "a follower's window holds an append of append_bytes_max";
+        least("inflight_bytes_max", limits.inflight_bytes_max, limits.append_bytes_max, why);
+        let why = "what waits for a node holds a frame of frame_bytes_max";
+        least("peer_queue_bytes_max", limits.peer_queue_bytes_max, limits.frame_bytes_max, why);
+        let output = limits.client_output_bytes_max;
+        let why = "a reply holds a value of value_bytes_max";
+        least("client_output_bytes_max", output, limits.value_bytes_max, why);
+        let why = "a client is paused by client_output_pause_bytes before it is disconnected";
+        least("client_output_bytes_max", output, limits.client_output_pause_bytes, why);
     }
 
     fn check_times(&self, found: &mut Vec<Contradiction>) {
@@ -232,6 +206,14 @@ impl Config {
                 ms(support_min)
             );
             found.push(("support_duration_ms", what));
+        }
+        if limits.peer_backoff_min_ms > limits.peer_backoff_max_ms {
+            let what = format!(
+                "limits.peer_backoff_max_ms: {} is below peer_backoff_min_ms ({})",
+                ms(limits.peer_backoff_max_ms),
+                ms(limits.peer_backoff_min_ms)
+            );
+            found.push(("peer_backoff_max_ms", what));
         }
         if limits.election_delay_min_ms >= limits.election_delay_max_ms {
             let what = format!(
@@ -401,11 +383,17 @@ mod tests {
         refused("limits.pending_bytes_max", |c| c.limits.pending_bytes_max = 1 << 20);
         refused("limits.inflight_bytes_max", |c| c.limits.inflight_bytes_max = 1 << 10);
         refused("limits.client_output_bytes_max", |c| c.limits.client_output_bytes_max = 1 << 10);
+        refused("before it is disconnected", |c| c.limits.client_output_pause_bytes = 64 << 20);
+        refused("limits.client_pending_bytes_max", |c| c.limits.client_pending_bytes_max = 1 << 20);
+        refused("limits.peer_queue_bytes_max", |c| c.limits.peer_queue_bytes_max = 1 << 20);
     }
 
     #[test]
     fn support_outlasts_lost_pulses_and_candidates_miss_each_other() {
         refused("give at least 150", |c| c.limits.support_duration_ms = Duration::from_millis(149));
+        refused("limits.peer_backoff_max_ms", |c| {
+            c.limits.peer_backoff_max_ms = Duration::from_millis(1);
+        });
         refused("room to miss each other", |c| {
             c.limits.election_delay_max_ms = c.limits.election_delay_min_ms;
         });
