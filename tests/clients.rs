@@ -73,7 +73,7 @@ fn redis_benchmark() {
         let text = text(&output);
         assert!(output.status.success(), "{text}");
         for name in ["SET", "GET", "INCR", "MSET"] {
-            assert!(text.contains(&format!("{name}")), "{name}: {text}");
+            assert!(text.contains(name), "{name}: {text}");
         }
         assert!(text.matches("requests per second").count() >= 4, "{text}");
         assert!(!text.contains("rror"), "{text}");

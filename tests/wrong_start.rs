@@ -76,8 +76,8 @@ fn fails(mut command: Command, code: i32, words: &[&str]) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(status.code(), Some(code), "{text}");
     assert!(!text.contains("panicked"), "{text}");
-    let lines = text.lines().filter(|line| line.starts_with("oarlock: "));
-    let line = lines.last().unwrap_or_else(|| panic!("no clear line: {text}"));
+    let mut lines = text.lines().filter(|line| line.starts_with("oarlock: "));
+    let line = lines.next_back().unwrap_or_else(|| panic!("no clear line: {text}"));
     for word in words {
         assert!(line.contains(word), "\"{word}\" is missing: {line}");
     }
