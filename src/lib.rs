@@ -1,8 +1,8 @@
 //! Oarlock: everything that touches the world, around the deterministic crates under `shards/`.
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
-//! [`disk`] the log's ring and files, [`node`] the pinned executors and what goes between them,
-//! [`bench`] the load driver and what checks a cluster from outside.
+//! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
+//! executors and their turns, [`bench`] the load driver, [`abort`] ends the process on a bug.
 
 pub mod abort;
 pub mod bench;

@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("raft", &["types"], &["bytes", "rkyv"]),
     ("store", &["types"], &["bytes", "crc32fast", "rkyv", "xxhash-rust"]),
     ("codec", &["types", "raft", "store"], &["bytes", "crc32fast", "rkyv", "thiserror"]),
-    ("wal", &["types", "raft", "codec"], &["ahash", "bytes", "thiserror"]),
+    ("wal", &["types", "raft", "codec"], &["ahash", "bytes", "crc32fast", "thiserror"]),
     ("shard", &["types", "raft", "store", "codec", "wal"], &["ahash", "bytes"]),
 ];
 
@@ -35,7 +35,8 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
 ];
 
 /// Tests that sleep because what they await gives no event, and why.
-const SLEEPING_TESTS: &[(&str, &str)] = &[];
+const SLEEPING_TESTS: &[(&str, &str)] =
+    &[("tests/peer_links.rs", "support comes and lapses in a shared table, without an event")];
 
 const PRODUCTION_LINES_MAX: usize = 600;
 
@@ -50,7 +51,8 @@ impl File {
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap();
         let mut folders = self.path.split('/').rev().skip(1);
-        name == "tests.rs" || folders.any(|folder| folder == "tests" || folder == "benches")
+        let named = name == "tests.rs" || name.ends_with("_tests.rs");
+        named || folders.any(|folder| folder == "tests" || folder == "benches")
     }
 
     /// The lines that are not tests: all before the first test module.
@@ -396,23 +398,17 @@ fn the_way_of_a_write_is_marked_where_the_document_says() {
             marked.entry(step).or_default().push(file.path.clone());
         }
     }
-    if marked.is_empty() {
-        return;
-    }
     let text = read("docs/WRITE_PATH.md");
     let mut rest = text.as_str();
     for step in 1..=9 {
         let files = marked.remove(&format!("{step}/9")).unwrap_or_default();
-        assert_eq!(files.len(), 1, "step {step} is marked once, not in {files:?}");
+        assert!(files.len() <= 1, "step {step} is marked once, not in {files:?}");
         let heading = format!("\n## {step}. ");
         let at = rest.find(&heading).unwrap_or_else(|| panic!("no heading {heading:?} in order"));
         rest = &rest[at + heading.len()..];
         let told = rest.split("\n## ").next().unwrap();
-        assert!(
-            quoted(told).any(|word| word == files[0]),
-            "step {step} does not name {}",
-            files[0]
-        );
+        let untold = files.iter().find(|file| !quoted(told).any(|word| word == *file));
+        assert!(untold.is_none(), "step {step} does not name {untold:?}");
     }
     assert!(marked.is_empty(), "marks that are no step of nine: {marked:?}");
 }

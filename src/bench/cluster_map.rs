@@ -160,20 +160,27 @@ pub fn ranges(client: &mut Client) -> io::Result<Vec<RangeRow>> {
     Ok(ranges)
 }
 
+/// A row is pairs of names and values; names that this build does not know are passed over.
 fn range(row: &Answer) -> Option<RangeRow> {
-    let Answer::Array(fields) = row else { return None };
-    let [group, start, end, epoch, leader, leader_core, replicas, ..] = fields.as_slice() else {
-        return None;
+    let Answer::Array(pairs) = row else { return None };
+    let field = |wanted: &str| {
+        let is_it = |pair: &&[Answer]| matches!(&pair[0], Answer::Bulk(name) if name == wanted.as_bytes());
+        pairs.chunks_exact(2).find(is_it).map(|pair| &pair[1])
     };
-    let Answer::Array(replicas) = replicas else { return None };
+    let numbers = |name| {
+        let Answer::Array(items) = field(name)? else { return None };
+        items.iter().map(number).collect::<Option<Vec<u64>>>()
+    };
+    let (leader, replicas, cores) = (number(field("leader")?)?, numbers("replicas")?, numbers("cores")?);
+    let place = replicas.iter().position(|node| *node == leader);
     Some(RangeRow {
-        group: number(group)?,
-        start: bytes(start)?,
-        end: bytes(end)?,
-        epoch: number(epoch)?,
-        leader: number(leader)?,
-        leader_core: number(leader_core)?,
-        replicas: replicas.iter().map(number).collect::<Option<_>>()?,
+        group: number(field("group")?)?,
+        start: bytes(field("start")?)?,
+        end: bytes(field("end")?)?,
+        epoch: number(field("epoch")?)?,
+        leader,
+        leader_core: place.and_then(|place| cores.get(place).copied()).unwrap_or(0),
+        replicas,
     })
 }
 
@@ -244,29 +251,40 @@ mod tests {
     use super::*;
 
     fn row() -> Vec<Answer> {
+        let name = |text: &str| Answer::Bulk(text.as_bytes().to_vec());
+        let ints = |all: [i64; 3]| Answer::Array(all.map(Answer::Int).to_vec());
         vec![
+            name("group"),
             Answer::Int(7),
+            name("what a later version adds"),
+            Answer::Int(9),
+            name("start"),
             Answer::Bulk(vec![0x40, 0]),
-            Answer::Bulk(Vec::new()),
-            Answer::Int(1),
+            name("end"),
+            Answer::Nil,
+            name("leader"),
             Answer::Int(2),
-            Answer::Int(0),
-            Answer::Array(vec![Answer::Int(1), Answer::Int(2), Answer::Int(3)]),
-            Answer::Bulk(b"what a later version adds".to_vec()),
+            name("replicas"),
+            ints([1, 2, 3]),
+            name("cores"),
+            ints([0, 1, 0]),
+            name("epoch"),
+            Answer::Int(1),
         ]
     }
 
     #[test]
-    fn a_row_is_read_and_what_is_behind_it_is_left_alone() {
+    fn a_row_is_read_and_what_is_new_in_it_is_left_alone() {
         let range = range(&Answer::Array(row())).unwrap();
-        assert_eq!((range.group, range.leader, range.replicas), (7, 2, vec![1, 2, 3]));
+        assert_eq!((range.group, range.leader, range.leader_core), (7, 2, 1));
+        assert_eq!(range.replicas, [1, 2, 3]);
     }
 
     #[test]
     fn a_row_of_another_shape_is_refused() {
-        assert_eq!(range(&Answer::Array(row()[..6].to_vec())), None);
+        assert_eq!(range(&Answer::Array(row()[..14].to_vec())), None);
         let mut wrong = row();
-        wrong[1] = Answer::Int(3);
+        wrong[5] = Answer::Int(3);
         assert_eq!(range(&Answer::Array(wrong)), None);
     }
 

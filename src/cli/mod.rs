@@ -35,6 +35,8 @@ struct Cli {
 enum Command {
     /// Start a cluster on this machine, load it, kill a node, and show that nothing is lost.
     Demo(demo::DemoArgs),
+    /// Run one node.
+    Serve(serve::ServeArgs),
     /// Put load on a server and measure it.
     Bench(bench::BenchArgs),
     /// Show a cluster's nodes, ranges, leaders and lag.
@@ -58,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Demo(args) => demo::run(&args).into(),
+        Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
         Command::Bench(args) => bench::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),

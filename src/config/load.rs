@@ -13,6 +13,9 @@ use super::{Config, ConfigError, KEYS, Key, Problem, SECTIONS, Value};
 /// Names the file where no `--config` does.
 pub const FILE_VARIABLE: &str = "OARLOCK_CONFIG";
 const VARIABLE_PREFIX: &str = "OARLOCK_";
+/// Variables that begin like ours and are no key's: the file's, and the seed of random tests, which
+/// is set around the nodes that such a test starts.
+const OTHER_VARIABLES: [&str; 2] = [FILE_VARIABLE, "OARLOCK_SEED"];
 
 /// Names less alike than this are not taken for a slip of the pen.
 const SIMILARITY_MIN: f64 = 0.75;
@@ -213,7 +216,7 @@ impl Loading {
     }
 
     fn variable(&mut self, name: &str, text: &str) {
-        if !name.starts_with(VARIABLE_PREFIX) || name == FILE_VARIABLE {
+        if !name.starts_with(VARIABLE_PREFIX) || OTHER_VARIABLES.contains(&name) {
             return;
         }
         if let Some(at) = KEYS.iter().position(|key| key.variable() == name) {
@@ -405,7 +408,7 @@ mod tests {
     fn a_variable_that_no_key_has_is_refused_and_others_are_passed_over() {
         let mut sources = sources(BASE);
         sources.variables = pair("PATH", "/bin");
-        sources.variables.extend(pair(FILE_VARIABLE, "f.toml"));
+        sources.variables.extend(OTHER_VARIABLES.iter().flat_map(|name| pair(name, "5")));
         assert!(sources.load().is_ok());
         sources.variables = pair("OARLOCK_CLIENT_MAX", "5");
         assert!(problems(&sources)[0].contains("did you mean OARLOCK_CLIENTS_MAX?"));

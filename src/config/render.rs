@@ -138,6 +138,15 @@ fn size_note(key: &Key, value: &Value) -> String {
     String::new()
 }
 
+impl Config {
+    /// Every key with its value in force, as text; a key without one is left out.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let text = |key: &Key| Some((key.name.to_owned(), shown(&key.value(self)?)));
+        KEYS.iter().filter_map(text).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Sources;
