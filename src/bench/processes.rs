@@ -193,8 +193,11 @@ impl LocalCluster {
         })
     }
 
-    /// An error if a process has ended that nobody ended.
-    fn check_alive(&mut self) -> io::Result<()> {
+    /// Whether all started processes still run.
+    ///
+    /// # Errors
+    /// If one has ended that nobody ended; with the end of its log.
+    pub fn check_alive(&mut self) -> io::Result<()> {
         for node in &mut self.nodes {
             if let Some(status) = node.ended()? {
                 return Err(io::Error::other(format!(
@@ -237,7 +240,11 @@ impl LocalCluster {
     pub fn committed(&self, without: u64) -> io::Result<BTreeMap<u64, u64>> {
         let mut committed = BTreeMap::new();
         for node in self.nodes.iter().filter(|node| node.id != without && node.is_running()) {
-            for group in cluster_map::status(&mut node.client()?)?.groups {
+            let status = node.client().and_then(|mut client| cluster_map::status(&mut client));
+            let status = status.map_err(|error| {
+                io::Error::new(error.kind(), format!("node {} gives no status: {error}", node.id))
+            })?;
+            for group in status.groups {
                 let newest: &mut u64 = committed.entry(group.group).or_default();
                 *newest = group.commit.max(*newest);
             }

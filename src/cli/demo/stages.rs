@@ -67,8 +67,16 @@ impl<'a> Stages<'a> {
         Ok(Self { args, interrupted, cluster, started })
     }
 
-    /// All steps.
+    /// All steps. A node that ended by itself is told before what failed because of it.
     pub(super) fn run(&mut self, figures: &mut Figures) -> Result<(), DemoError> {
+        let result = self.steps(figures);
+        if result.is_err() && !(self.interrupted)() {
+            self.cluster.check_alive()?;
+        }
+        result
+    }
+
+    fn steps(&mut self, figures: &mut Figures) -> Result<(), DemoError> {
         let ranges = self.wait_for_leaders()?;
         figures.start = self.started.elapsed();
         println!("all {} ranges have a leader after {:.1?}", ranges.len(), figures.start);
