@@ -54,7 +54,8 @@ impl Store {
         gather(request.transaction, replies)
     }
 
-    /// Removes what has ended, `budget` keys and as many ids at most, oldest first.
+    /// Removes what has ended, `budget` keys and as many ids at most, oldest first, and frees as
+    /// many pre-images of a checkpoint that was given up.
     fn sweep(&mut self, budget: usize) {
         for _ in 0..budget {
             let Some(key) = self.expiry.first_due(self.stamp).cloned() else { break };
@@ -66,6 +67,7 @@ impl Store {
             }
             self.evict_once();
         }
+        self.free_debris(budget);
     }
 
     fn carry_out(&mut self, request: Request) -> Reply {
@@ -116,7 +118,11 @@ impl Store {
     }
 
     fn evict_once(&mut self) {
-        self.once.pop_first();
+        if let Some((sequence, record)) = self.once.pop_first()
+            && let Some(checkpoint) = &mut self.checkpoint
+        {
+            checkpoint.before_eviction(sequence, record);
+        }
     }
 }
 

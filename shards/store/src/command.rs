@@ -1,6 +1,8 @@
 //! What a client may ask of one range. Parsed from the Redis protocol by the listener, carried by
 //! peer frames and log entries, carried out by the store. Pure data.
 
+#![allow(missing_docs, reason = "rkyv gives the fields that it derives no documentation")]
+
 use bytes::Bytes;
 use oarlock_types::WallMs;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -35,6 +37,15 @@ impl Request {
         Self { commands: vec![command], ..Self::default() }
     }
 
+    /// About how many bytes it takes in a log entry: what admission counts.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let once = self.once.as_ref().map_or(0, Bytes::len);
+        let watches: usize = self.watches.iter().map(|watch| watch.key.len() + 32).sum();
+        let commands: usize = self.commands.iter().map(Command::size_bytes).sum();
+        64 + once + watches + commands
+    }
+
     /// Whether it changes nothing, so that it needs no log entry.
     #[must_use]
     pub fn is_read(&self) -> bool {
@@ -55,7 +66,6 @@ pub struct Watch {
 
 /// A command. Times are milliseconds; "in" is relative to the entry's stamp.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[rkyv(attr(allow(missing_docs, reason = "rkyv gives derived fields no documentation")))]
 pub enum Command {
     /// `GET`: the value or nil.
     Get {
@@ -226,6 +236,41 @@ pub enum Command {
 }
 
 impl Command {
+    /// About how many bytes it takes in a log entry.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let payload = match self {
+            Self::Get { key }
+            | Self::GetRange { key, .. }
+            | Self::StrLen { key }
+            | Self::Ttl { key, .. }
+            | Self::Type { key }
+            | Self::Version { key }
+            | Self::GetDel { key }
+            | Self::GetEx { key, .. }
+            | Self::IncrBy { key, .. }
+            | Self::IncrByFloat { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Persist { key } => key.len(),
+            Self::Exists { keys } | Self::MGet { keys } | Self::Del { keys } => {
+                keys.iter().map(|key| key.len() + 16).sum()
+            }
+            Self::Count => 0,
+            Self::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
+            Self::Set { key, value, .. }
+            | Self::SetNx { key, value }
+            | Self::Append { key, value }
+            | Self::SetRange { key, value, .. } => key.len() + value.len(),
+            Self::MSet { pairs } | Self::MSetNx { pairs } => {
+                pairs.iter().map(|(key, value)| key.len() + value.len() + 32).sum()
+            }
+            Self::Cas { key, expected, new } => {
+                key.len() + expected.as_ref().map_or(0, Bytes::len) + new.len()
+            }
+        };
+        64 + payload
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_read(&self) -> bool {

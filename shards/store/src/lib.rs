@@ -11,18 +11,24 @@
 
 mod apply;
 pub mod batch;
+pub mod checkpoint;
 pub mod command;
 mod expiry;
+pub mod load;
 mod map;
 mod numbers;
 mod once;
 mod read;
 pub mod reply;
 mod reply_bytes;
+pub mod split;
 pub mod store;
 mod write;
 
 pub use batch::{DecodeError, decode, encode};
+pub use checkpoint::CheckpointProgress;
 pub use command::{Batch, Command, ExpireCondition, Expiry, Request, SetCondition, Watch};
+pub use load::{LoadError, Loader};
 pub use reply::{ErrorReply, Reply};
+pub use split::{SplitPoint, SplitSearch};
 pub use store::{Store, StoreLimits};

@@ -26,7 +26,7 @@ pub(crate) struct OnceRecord {
 }
 
 impl OnceRecord {
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         OVERHEAD_BYTES + (self.id.len() + self.reply.len()) as u64
     }
 
@@ -70,6 +70,10 @@ impl OnceTable {
 
     pub(crate) fn first(&self) -> Option<&OnceRecord> {
         self.by_sequence.first_key_value().map(|(_, record)| record)
+    }
+
+    pub(crate) fn last(&self) -> Option<&OnceRecord> {
+        self.by_sequence.last_key_value().map(|(_, record)| record)
     }
 
     /// The records from `sequence` on.

@@ -3,9 +3,12 @@
 //! It must not interpret commands: everything that changes a key goes through `put` and `remove` here,
 //! which keep the size, the hash, the expiry index and a checkpoint under way in step.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use oarlock_types::{Index, WallMs};
 
+use crate::checkpoint::Checkpoint;
 use crate::expiry::ExpiryIndex;
 use crate::map::{Map, Slot};
 use crate::once::OnceTable;
@@ -59,6 +62,9 @@ pub struct Store {
     pub(crate) bytes: u64,
     /// Sum of all slots' hashes.
     pub(crate) hash: u64,
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
+    /// Pre-images of checkpoints that were given up, freed little by little.
+    pub(crate) debris: Vec<BTreeMap<Bytes, Slot>>,
 }
 
 impl Store {
@@ -75,6 +81,8 @@ impl Store {
             revision: 0,
             bytes: 0,
             hash: 0,
+            checkpoint: None,
+            debris: Vec::new(),
         }
     }
 
@@ -173,10 +181,13 @@ impl Store {
         }
     }
 
-    /// Accounts for a slot that is no longer in the map.
+    /// Accounts for a slot that is no longer in the map, and gives it to a checkpoint under way.
     fn forget(&mut self, key: &Bytes, old: Slot) {
         self.bytes -= slot_bytes(key, &old);
         self.hash = self.hash.wrapping_sub(old.hash);
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.before_change(key, old);
+        }
     }
 }
 

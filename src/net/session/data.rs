@@ -46,11 +46,14 @@ impl Session {
         if host.in_one_range(used) {
             return self.submit(command, None, access, host);
         }
-        let (split, keys) = match command {
-            Command::MGet { keys } => (Split::MGet, keys),
-            Command::Exists { keys } => (Split::Exists, keys),
-            Command::Del { keys } => (Split::Del, keys),
-            _atomic => return self.answer_error(CROSS_RANGE),
+        let (split, keys) = if let Command::MGet { keys } = command {
+            (Split::MGet, keys)
+        } else if let Command::Exists { keys } = command {
+            (Split::Exists, keys)
+        } else if let Command::Del { keys } = command {
+            (Split::Del, keys)
+        } else {
+            return self.answer_error(CROSS_RANGE);
         };
         self.start_split(split, keys, access, host);
     }
@@ -71,7 +74,6 @@ impl Session {
         }
     }
 
-    // WRITE 1/9: the session hands a parsed command to the router.
     fn submit(
         &mut self,
         command: Command,
