@@ -80,7 +80,8 @@ fn parse(c: &mut Criterion) {
 /// One value of 1 MiB that arrives in pieces: what a parser costs that begins again each time.
 fn parse_large(c: &mut Criterion) {
     let value = "v".repeat(1 << 20);
-    let bytes = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len()).into_bytes();
+    let bytes =
+        format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len()).into_bytes();
     // Many short arguments in pieces: each unfinished try reads them all again.
     let mget: Vec<u8> = std::iter::once("*4097\r\n$4\r\nMGET\r\n".to_owned())
         .chain((0..4096).map(|n| format!("$8\r\n{n:08}\r\n")))

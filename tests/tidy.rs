@@ -32,6 +32,7 @@ const ROOT_ONLY: &[&str] =
 const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/disk/ring.rs", "hands buffers and descriptors to the kernel's ring"),
     ("src/disk/buffer.rs", "owns memory that is aligned to blocks"),
+    ("src/net/client_port.rs", "gives glommio a listening socket with options of our own"),
 ];
 
 /// Tests that sleep because what they await gives no event, and why.

@@ -19,7 +19,6 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
 use oarlock_types::{CoreId, FastMap, Mono};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::session::{
     Backend, ClientLimits, ClientRecord, ConnectionId, CoreState, Host, Outcome, Session, Ticket,
@@ -33,7 +32,6 @@ const ROUNDS_MAX: u32 = 4;
 const OUTPUT_KEPT_BYTES: usize = 64 << 10;
 /// Bits of a connection's number below those of its core's.
 const CORE_SHIFT: u32 = 40;
-const BACKLOG: i32 = 1024;
 /// How long a core waits after it failed to accept, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,40 +56,6 @@ struct Connection {
     active: Cell<Mono>,
     /// The task is to end at once.
     killed: Cell<bool>,
-}
-
-/// Checks that nobody listens on `address`: listening sockets that share a port would share its
-/// clients, and so two nodes that were given the same port would not notice.
-///
-/// # Errors
-/// Such as that the port is taken or the address not this machine's.
-pub fn check_free(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1)
-}
-
-/// Opens one core's listening socket. To be called on that core's executor.
-///
-/// # Errors
-/// Such as that the port is taken or the address not this machine's.
-#[allow(unsafe_code, reason = "glommio takes a prepared listening socket in no other way")]
-pub fn bind(address: SocketAddr, limits: &ClientLimits) -> io::Result<TcpListener> {
-    use std::os::fd::{FromRawFd, IntoRawFd};
-
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Accepted sockets inherit both options, so a client that vanished without a word is found out.
-    let probe = limits.keepalive / 3;
-    let keepalive = TcpKeepalive::new().with_time(limits.keepalive).with_interval(probe);
-    socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    // SAFETY: the descriptor is open, a listening socket, and owned by nobody else from here on.
-    Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
 }
 
 impl Clients {
@@ -311,6 +275,7 @@ impl Task<'_> {
     }
 
     /// Sends replies; whether all that there were have gone.
+    // WRITE 9/9: all replies of the turn leave in one write.
     fn write(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
         if self.sent == self.output.len() {
             let mut session = self.connection.session.borrow_mut();
@@ -339,6 +304,7 @@ impl Task<'_> {
     }
 
     /// Reads once, if the session takes more; whether something came.
+    // WRITE 1/9: the bytes that a client sent become commands, and those become requests.
     fn read(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
         if !self.connection.session.borrow().wants_input() {
             return Ok(false);
@@ -367,5 +333,4 @@ impl Task<'_> {
 }
 
 #[cfg(test)]
-#[path = "listener_tests.rs"]
 mod tests;

@@ -1,6 +1,7 @@
 //! A backend for tests: real stores, in memory, whose answers come when the test says so.
 
 use std::collections::VecDeque;
+use std::task::Waker;
 
 use bytes::Bytes;
 use oarlock_store::{Batch, Reply, Request, Store, StoreLimits};
@@ -28,6 +29,8 @@ pub(crate) struct FakeBackend {
     pub(crate) now: Mono,
     /// Groups that refuse, with what.
     pub(crate) refusing: Vec<(GroupId, Refusal)>,
+    /// Woken by each request.
+    pub(crate) waker: Option<Waker>,
 }
 
 impl FakeBackend {
@@ -39,6 +42,7 @@ impl FakeBackend {
             wall_ms: 1_700_000_000_000,
             now: Mono(0),
             refusing: Vec::new(),
+            waker: None,
         }
     }
 
@@ -92,6 +96,9 @@ impl Backend for FakeBackend {
         request: Request,
     ) {
         self.queue.push_back(Submitted { connection, ticket, group, request });
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
     fn range_of(&self, key: &[u8]) -> GroupId {

@@ -35,20 +35,8 @@ pub enum Local {
     Info(Vec<String>),
     /// `CONFIG GET pattern…`.
     ConfigGet(Vec<Bytes>),
-    /// `CLIENT ID`.
-    ClientId,
-    /// `CLIENT GETNAME`.
-    ClientGetName,
-    /// `CLIENT SETNAME`.
-    ClientSetName(String),
-    /// `CLIENT SETINFO LIB-NAME`.
-    ClientLibraryName(String),
-    /// `CLIENT SETINFO LIB-VER`.
-    ClientLibraryVersion(String),
-    /// `CLIENT INFO`.
-    ClientInfo,
-    /// `CLIENT LIST`: the connections of this core.
-    ClientList,
+    /// `CLIENT …` about the connection.
+    Client(Client),
     /// `CLIENT REPLY`.
     ClientReply(ReplyMode),
     /// `COMMAND` and `COMMAND INFO [name…]`; no names: all.
@@ -67,6 +55,25 @@ pub enum Local {
     Ranges,
     /// `OARLOCK STATUS`.
     Status,
+}
+
+/// What `CLIENT` asks or says about a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// `CLIENT ID`.
+    Id,
+    /// `CLIENT GETNAME`.
+    GetName,
+    /// `CLIENT SETNAME`.
+    SetName(String),
+    /// `CLIENT SETINFO LIB-NAME`.
+    LibraryName(String),
+    /// `CLIENT SETINFO LIB-VER`.
+    LibraryVersion(String),
+    /// `CLIENT INFO`.
+    Info,
+    /// `CLIENT LIST`: the connections of this core.
+    List,
 }
 
 /// What `CLIENT REPLY` asks for.
@@ -220,22 +227,22 @@ pub(super) fn client(input: &Input<'_>) -> Result<Parsed, CommandError> {
     let subcommand = quoted(input.required(1)?).to_ascii_lowercase();
     let exactly = |len: usize| arity(input, &format!("client|{subcommand}"), |found| found == len);
     match subcommand.as_str() {
-        "id" => exactly(2).and(local(Local::ClientId)),
-        "getname" => exactly(2).and(local(Local::ClientGetName)),
-        "info" => exactly(2).and(local(Local::ClientInfo)),
-        "list" => exactly(2).and(local(Local::ClientList)),
+        "id" => exactly(2).and(local(Local::Client(Client::Id))),
+        "getname" => exactly(2).and(local(Local::Client(Client::GetName))),
+        "info" => exactly(2).and(local(Local::Client(Client::Info))),
+        "list" => exactly(2).and(local(Local::Client(Client::List))),
         "help" => exactly(2).and(local(Local::Help(CLIENT_HELP))),
         "setname" => {
             exactly(3)?;
-            local(Local::ClientSetName(client_name(input.required(2)?)?))
+            local(Local::Client(Client::SetName(client_name(input.required(2)?)?)))
         }
         "setinfo" => {
             exactly(4)?;
             let value = client_name(input.required(3)?)?;
             if input.is(2, "LIB-NAME") {
-                local(Local::ClientLibraryName(value))
+                local(Local::Client(Client::LibraryName(value)))
             } else if input.is(2, "LIB-VER") {
-                local(Local::ClientLibraryVersion(value))
+                local(Local::Client(Client::LibraryVersion(value)))
             } else {
                 Err(CommandError::ClientInfoOption(quoted(input.required(2)?)))
             }

@@ -102,12 +102,10 @@ pub(super) fn quoted(word: &[u8]) -> String {
 impl CommandError {
     /// Whether Redis finds it before it carries a command out, so that a transaction is discarded.
     pub(in crate::net) fn is_of_lookup(&self) -> bool {
-        match self {
-            Self::UnknownCommand { .. } | Self::UnknownSubcommand { .. } => true,
-            // Subcommands are looked up with their number of arguments.
-            Self::WrongArity(name) => name.contains('|'),
-            _ => false,
-        }
+        // Subcommands are looked up with their number of arguments.
+        let of_subcommand = matches!(self, Self::WrongArity(name) if name.contains('|'));
+        of_subcommand
+            || matches!(self, Self::UnknownCommand { .. } | Self::UnknownSubcommand { .. })
     }
 
     /// The error about a command that there is not.

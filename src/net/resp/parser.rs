@@ -355,5 +355,4 @@ impl Parser {
 }
 
 #[cfg(test)]
-#[path = "parser_tests.rs"]
 mod tests;

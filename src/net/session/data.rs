@@ -39,19 +39,23 @@ impl Split {
 
 impl Session {
     pub(super) fn start_data(&mut self, command: Command, access: Access, host: &mut Host<'_>) {
+        let mut used = Vec::new();
         if keys::several(&command) {
-            let mut used = Vec::new();
             keys::for_each(&command, |key| used.push(key));
-            if !host.in_one_range(used) {
-                return match command {
-                    Command::MGet { keys } => self.start_split(Split::MGet, keys, access, host),
-                    Command::Exists { keys } => self.start_split(Split::Exists, keys, access, host),
-                    Command::Del { keys } => self.start_split(Split::Del, keys, access, host),
-                    _ => self.answer_error(CROSS_RANGE),
-                };
-            }
         }
-        self.submit(command, None, access, host);
+        if host.in_one_range(used) {
+            return self.submit(command, None, access, host);
+        }
+        let (split, keys) = if let Command::MGet { keys } = command {
+            (Split::MGet, keys)
+        } else if let Command::Exists { keys } = command {
+            (Split::Exists, keys)
+        } else if let Command::Del { keys } = command {
+            (Split::Del, keys)
+        } else {
+            return self.answer_error(CROSS_RANGE);
+        };
+        self.start_split(split, keys, access, host);
     }
 
     pub(super) fn start_once(
@@ -70,7 +74,6 @@ impl Session {
         }
     }
 
-    // WRITE 1/9: the session hands a parsed command to the router.
     fn submit(
         &mut self,
         command: Command,

@@ -2,15 +2,12 @@
 
 use std::fmt::Write;
 
-use bytes::Bytes;
-use oarlock_types::Mono;
-
 use super::backend::{NodeInfo, RangeInfo};
-use super::roster::ClientRecord;
 use super::{Host, Session};
-use crate::net::commands::connection::ReplyMode;
+use crate::net::commands::connection::{Client, ReplyMode};
 use crate::net::commands::{Local, describe, glob};
 use crate::net::resp::{Protocol, Value};
+use bytes::Bytes;
 
 /// Settings that clients ask Redis for, with what holds here.
 const REDIS_SETTINGS: &[(&str, &str)] = &[
@@ -38,14 +35,8 @@ impl Session {
             Local::Time => time(host.backend.wall_us()),
             Local::Info(sections) => Value::Text(info(&host.backend.info(), &sections)),
             Local::ConfigGet(patterns) => config(&host.backend.info(), &patterns),
-            Local::ClientId => Value::Int(i64::try_from(self.id.0).unwrap_or(i64::MAX)),
             Local::ClientReply(mode) => return self.set_reply_mode(mode),
-            Local::ClientGetName
-            | Local::ClientSetName(_)
-            | Local::ClientLibraryName(_)
-            | Local::ClientLibraryVersion(_)
-            | Local::ClientInfo
-            | Local::ClientList => self.client(local, host),
+            Local::Client(client) => self.client(client, host),
             Local::CommandInfo(names) => describe::info(&names),
             Local::CommandCount => describe::count(),
             Local::CommandList(pattern) => describe::list(pattern.as_deref()),
@@ -62,25 +53,24 @@ impl Session {
         })
     }
 
-    fn client(&mut self, local: Local, host: &mut Host<'_>) -> Value {
+    fn client(&mut self, client: Client, host: &mut Host<'_>) -> Value {
         let now = host.backend.now();
-        let list = matches!(local, Local::ClientList).then(|| host.core.list(now));
         let record = host.core.roster.entry(self.id).or_default();
-        match local {
-            Local::ClientGetName if record.name.is_empty() => return Value::Nil,
-            Local::ClientGetName => return Value::bulk(record.name.clone()),
-            Local::ClientSetName(name) => record.name = name,
-            Local::ClientLibraryName(name) => record.library_name = name,
-            Local::ClientLibraryVersion(version) => record.library_version = version,
-            _ => return Value::Text(list.unwrap_or_else(|| self.describe(record, now))),
+        match client {
+            Client::Id => return Value::Int(i64::try_from(self.id.0).unwrap_or(i64::MAX)),
+            Client::GetName if record.name.is_empty() => return Value::Nil,
+            Client::GetName => return Value::bulk(record.name.clone()),
+            Client::List => return Value::Text(host.core.list(now)),
+            Client::Info => {
+                let mut text = String::new();
+                record.describe(self.id, now, &mut text);
+                return Value::Text(text);
+            }
+            Client::SetName(name) => record.name = name,
+            Client::LibraryName(name) => record.library_name = name,
+            Client::LibraryVersion(version) => record.library_version = version,
         }
         Value::Simple("OK")
-    }
-
-    fn describe(&self, record: &ClientRecord, now: Mono) -> String {
-        let mut text = String::new();
-        record.describe(self.id, now, &mut text);
-        text
     }
 
     fn hello(

@@ -164,7 +164,6 @@ impl Session {
     }
 
     /// Takes a request's outcome and starts what could not start before it.
-    // WRITE 9/9: the outcome becomes the client's reply.
     pub fn complete(&mut self, ticket: Ticket, outcome: Outcome, host: &mut Host<'_>) {
         match self.slots.waiting(ticket.slot) {
             None => return,

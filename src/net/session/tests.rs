@@ -233,8 +233,7 @@ fn an_exec_waits_for_its_watches_and_sees_a_change() {
 
 #[test]
 fn a_transaction_is_bounded() {
-    let mut limits = ClientLimits::default();
-    limits.pending_count_max = 3;
+    let limits = ClientLimits { pending_count_max: 3, ..ClientLimits::default() };
     let mut client = Client::with_limits(&[], limits);
     client.ask("MULTI");
     for _ in 0..3 {
@@ -440,8 +439,7 @@ fn a_client_that_does_not_read_is_paused_then_ended() {
     }
     assert!(rounds <= 40, "{rounds} values of 1 MiB were fetched for a client that reads none");
     assert!(!client.session.wants_input());
-    let mut limits = ClientLimits::default();
-    limits.output_bytes_max = 4 << 20;
+    let limits = ClientLimits { output_bytes_max: 4 << 20, ..ClientLimits::default() };
     let mut client = Client::with_limits(&[], limits);
     client.send(&[b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048576\r\n", &value[..], b"\r\n"].concat());
     client.deliver_all();
@@ -453,8 +451,7 @@ fn a_client_that_does_not_read_is_paused_then_ended() {
 
 #[test]
 fn a_reply_that_is_too_large_is_an_error_and_not_the_end() {
-    let mut limits = ClientLimits::default();
-    limits.output_bytes_max = 100 << 10;
+    let limits = ClientLimits { output_bytes_max: 100 << 10, ..ClientLimits::default() };
     let mut client = Client::with_limits(&[], limits);
     let value = "v".repeat(40 << 10);
     client.ask(&format!("SET k {value}"));

@@ -237,7 +237,12 @@ impl Session {
                 }
                 Reply::Ok
             }
-            other => other,
+            Reply::Ok
+            | Reply::Simple(_)
+            | Reply::Nil
+            | Reply::Int(_)
+            | Reply::Bulk(_)
+            | Reply::Error(_) => reply,
         });
         self.finish_outcome(ticket.slot, outcome);
     }
