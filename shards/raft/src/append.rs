@@ -11,14 +11,14 @@ use crate::log::Log;
 use crate::progress::{Progress, ProgressState};
 use crate::{
     Append, AppendOutcome, AppendReply, Body, Context, Effects, Entry, LogPosition, LogRead,
-    Message, SnapshotMeta,
+    Message,
 };
 
 /// What a leader sends from.
 pub(crate) struct Sender<'a> {
     pub(crate) log: &'a Log,
     pub(crate) limits: &'a Limits,
-    pub(crate) checkpoint: &'a SnapshotMeta,
+    pub(crate) checkpoint: LogPosition,
     pub(crate) term: Term,
     pub(crate) core: CoreId,
     pub(crate) commit: Index,
@@ -158,7 +158,9 @@ impl Sender<'_> {
 
     /// An answer is overdue.
     pub(crate) fn retry(&self, p: &mut Progress, out: &mut Effects) {
-        if p.ping.is_some() {
+        // A probe asks for all that a ping does.
+        let probing = matches!(p.state, ProgressState::Probe { .. });
+        if p.ping.is_some() && !probing {
             self.ping(p, out);
         }
         match p.state {
@@ -318,7 +320,10 @@ impl Group {
         } else {
             AppendOutcome::Rejected { prev: prev.index, hint: self.hint(prev) }
         };
-        if wants_reply {
+        if !wants_reply {
+            // Such a notice is the last that is heard of a group that falls quiet.
+            self.log.rest();
+        } else {
             let claims = match outcome {
                 AppendOutcome::Matched(index) => index,
                 AppendOutcome::Rejected { .. } => Index(0),

@@ -112,7 +112,7 @@ pub struct Group {
     pub(crate) log: Log,
     /// Everything up to here is committed and was handed out to be applied.
     pub(crate) commit: Index,
-    pub(crate) checkpoint: SnapshotMeta,
+    pub(crate) checkpoint: LogPosition,
     /// The configurations since the last applied one, each from the index of its entry on. The
     /// last is in force; a cut log takes it back.
     pub(crate) configurations: Vec<(Index, Configuration)>,
@@ -155,7 +155,7 @@ impl Group {
             durable_hard: hard_state,
             log,
             commit: checkpoint.position.index,
-            checkpoint,
+            checkpoint: checkpoint.position,
             configurations,
             role: Role::Follower(Follower { election_at: ctx.now + first_election_delay }),
             leader: None,
@@ -277,11 +277,11 @@ impl Group {
     /// A checkpoint is durable, and the WAL keeps the log from `keep_from` on.
     pub fn compact(&mut self, meta: SnapshotMeta, keep_from: Index) {
         assert!(meta.position.index <= self.commit, "invariant: only applied state is kept");
-        if meta.position.index < self.checkpoint.position.index {
+        if meta.position.index < self.checkpoint.index {
             return;
         }
         self.log.compact(meta.position, keep_from);
-        self.checkpoint = meta;
+        self.checkpoint = meta.position;
     }
 
     /// Whatever every step ends with: a follower watches its leader.
@@ -435,10 +435,10 @@ impl Group {
         SnapshotMeta { position, configuration, configuration_index, size_bytes: 0 }
     }
 
-    /// The newest checkpoint that it was told of.
+    /// Where the newest checkpoint that it was told of ends.
     #[must_use]
-    pub fn checkpoint(&self) -> &SnapshotMeta {
-        &self.checkpoint
+    pub fn checkpoint(&self) -> LogPosition {
+        self.checkpoint
     }
 
     /// Bytes of log that a restart would apply again.

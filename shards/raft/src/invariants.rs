@@ -11,7 +11,7 @@ impl Group {
         self.log.check_invariants();
         let last = self.log.last();
         assert!(self.commit <= last.index, "what is committed is in the log");
-        assert!(self.checkpoint.position.index <= self.commit, "checkpoints hold applied state");
+        assert!(self.checkpoint.index <= self.commit, "checkpoints hold applied state");
         assert!(self.log.cached_first() <= self.commit.next(), "unapplied entries are cached");
         assert!(last.term <= self.hard.term, "no entry is of a term to come");
         assert!(self.durable_hard.term <= self.hard.term, "no durable term is of one to come");

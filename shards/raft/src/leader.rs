@@ -41,8 +41,6 @@ pub struct Leader {
     /// When to look again whether it is there.
     quorum_check_at: Mono,
     pub(crate) transfer: Option<Transfer>,
-    /// Another replica was told to campaign: no lease in this term any more.
-    pub(crate) lease_ended: bool,
     pub(crate) reads: Barriers,
     uncommitted_bytes: usize,
 }
@@ -175,7 +173,6 @@ impl Group {
             grace_until,
             quorum_check_at: Mono::NEVER,
             transfer: None,
-            lease_ended: false,
             reads: Barriers::default(),
             uncommitted_bytes,
         }));
@@ -198,7 +195,6 @@ impl Group {
         let Role::Leader(leader) = &self.role else { return false };
         let incarnation = ctx.support.incarnation();
         self.commit >= leader.term_start
-            && !leader.lease_ended
             && leader.transfer.is_none()
             && self.configuration().quorum(|node| {
                 node == self.node
@@ -263,6 +259,9 @@ impl Group {
 
     pub(crate) fn leader_timer(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let interval = self.limits.retry_interval;
+        if matches!(&self.role, Role::Leader(l) if l.notice_at <= ctx.now) {
+            self.log.rest();
+        }
         self.with_sender(ctx, |sender, leader| {
             for p in &mut leader.progress {
                 if p.retry_at(interval) <= ctx.now {
@@ -273,6 +272,7 @@ impl Group {
             if leader.notice_at <= ctx.now {
                 for p in &mut leader.progress {
                     sender.notice(p, out);
+                    p.rest();
                 }
             }
         });
@@ -328,7 +328,7 @@ impl Group {
         let sender = Sender {
             log: &self.log,
             limits: &self.limits,
-            checkpoint: &self.checkpoint,
+            checkpoint: self.checkpoint,
             term: self.hard.term,
             core: self.core,
             commit: self.commit,

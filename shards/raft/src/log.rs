@@ -10,9 +10,6 @@ use oarlock_types::{Index, Term};
 
 use crate::{Entry, LogPosition};
 
-/// An empty cache larger than this gives its room back, so that idle groups stay small.
-const IDLE_CAPACITY: usize = 8;
-
 /// The log of one replica.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -226,8 +223,12 @@ impl Log {
                 self.evicted_bytes += entry.size_bytes() as u64;
             }
         }
-        if self.cached.is_empty() && self.cached.capacity() > 4 * IDLE_CAPACITY {
-            self.cached.shrink_to(IDLE_CAPACITY);
+    }
+
+    /// The group falls quiet: gives back the room of the cache if nothing is in it.
+    pub(crate) fn rest(&mut self) {
+        if self.cached.is_empty() {
+            self.cached = VecDeque::new();
         }
     }
 
@@ -290,4 +291,79 @@ fn continues(checkpoint: LogPosition, first: Index, entries: &[Entry]) -> bool {
         return entries[0].at.term >= checkpoint.term;
     };
     usize::try_from(offset).ok().and_then(|o| entries.get(o)).is_some_and(|e| e.at == checkpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::Payload;
+
+    fn at(index: u64, term: u64) -> LogPosition {
+        LogPosition { term: Term(term), index: Index(index) }
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { at: at(index, term), payload: Payload::Commands(Bytes::from_static(b"x")) }
+    }
+
+    fn log(terms: &[u64]) -> Log {
+        let entries = terms.iter().zip(1..).map(|(term, index)| entry(index, *term)).collect();
+        Log::new(at(0, 0), Index(1), entries)
+    }
+
+    /// An entry is overwritten and then put back while its first write is still in flight: that
+    /// write's completion says nothing, since the overwriting one comes after it on the disk.
+    #[test]
+    fn a_completion_from_before_a_cut_does_not_count_after_it() {
+        let mut log = log(&[1]);
+        log.append(entry(2, 1));
+        log.truncate(Index(2), Term(2));
+        log.append(entry(2, 2));
+        log.truncate(Index(2), Term(3));
+        log.append(entry(2, 1));
+        log.mark_durable(Some(at(2, 1)), Term(1));
+        assert_eq!(log.durable(), Index(1));
+        log.mark_durable(Some(at(2, 2)), Term(2));
+        assert_eq!(log.durable(), Index(1));
+        log.mark_durable(Some(at(2, 1)), Term(3));
+        assert_eq!(log.durable(), Index(2));
+    }
+
+    #[test]
+    fn what_may_match_is_bounded_by_term_and_index() {
+        let log = log(&[1, 1, 1, 4, 4, 5, 5, 6]);
+        assert_eq!(log.may_match(at(7, 4)), at(5, 4));
+        assert_eq!(log.may_match(at(7, 3)), at(3, 1));
+        assert_eq!(log.may_match(at(2, 9)), at(2, 1));
+        assert_eq!(log.may_match(at(20, 9)), at(8, 6));
+        assert_eq!(log.may_match(at(8, 0)), at(0, 0));
+    }
+
+    /// A checkpoint came in while the log behind it was of another history: recovery finds both.
+    #[test]
+    fn entries_that_do_not_continue_the_checkpoint_are_dropped() {
+        let stale = vec![entry(6, 3), entry(7, 3)];
+        let log = Log::new(at(5, 7), Index(6), stale);
+        assert_eq!(log.last(), at(5, 7));
+        let kept = Log::new(at(5, 7), Index(4), vec![entry(4, 6), entry(5, 7), entry(6, 7)]);
+        assert_eq!((kept.last(), kept.first()), (at(6, 7), Index(4)));
+        let other = Log::new(at(5, 7), Index(4), vec![entry(4, 3), entry(5, 3), entry(6, 3)]);
+        assert_eq!((other.last(), other.first()), (at(5, 7), Index(6)));
+    }
+
+    #[test]
+    fn terms_and_bytes_survive_eviction_and_compaction() {
+        let mut log = log(&[1, 1, 2, 2, 3]);
+        let each = entry(1, 1).size_bytes() as u64;
+        assert_eq!(log.bytes_since_checkpoint(), 5 * each);
+        log.evict(Index(4));
+        assert_eq!((log.cached_first(), log.term(Index(3))), (Index(5), Some(Term(2))));
+        assert_eq!(log.bytes_since_checkpoint(), 5 * each);
+        log.compact(at(3, 2), Index(3));
+        assert_eq!(log.bytes_since_checkpoint(), 2 * each);
+        assert_eq!((log.term(Index(1)), log.term(Index(2))), (None, Some(Term(1))));
+        log.check_invariants();
+    }
 }

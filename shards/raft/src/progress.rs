@@ -10,9 +10,6 @@ use oarlock_types::{Incarnation, Index, Limits, Mono, NodeId, SupportEpoch};
 
 use crate::LogPosition;
 
-/// An empty window larger than this gives its room back, so that idle groups stay small.
-const IDLE_CAPACITY: usize = 8;
-
 /// How a leader replicates to one follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProgressState {
@@ -24,7 +21,7 @@ pub enum ProgressState {
     /// The logs match: entries are sent as they come, up to the window.
     Replicate,
     /// The follower needs a checkpoint first.
-    Snapshot(SnapshotSend),
+    Snapshot(Box<SnapshotSend>),
 }
 
 /// A checkpoint on its way to one follower, one piece at a time.
@@ -32,6 +29,8 @@ pub enum ProgressState {
 pub struct SnapshotSend {
     /// Which checkpoint.
     pub position: LogPosition,
+    /// Its length, once the shard has told it.
+    pub size_bytes: Option<u64>,
     /// Where the piece on its way starts; `None` for the offer.
     pub offset_bytes: Option<u64>,
     /// The shard is reading it; else the follower's answer is awaited.
@@ -125,8 +124,12 @@ impl Progress {
             let (_, bytes) = self.inflight.pop_front().expect("invariant: there is a front");
             self.inflight_bytes -= usize::try_from(bytes).expect("invariant: usize holds 32 bits");
         }
-        if self.inflight.is_empty() && self.inflight.capacity() > 4 * IDLE_CAPACITY {
-            self.inflight.shrink_to(IDLE_CAPACITY);
+    }
+
+    /// The group falls quiet: gives back the room of the window if nothing is in it.
+    pub(crate) fn rest(&mut self) {
+        if self.inflight.is_empty() {
+            self.inflight = VecDeque::new();
         }
     }
 

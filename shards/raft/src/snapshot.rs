@@ -19,7 +19,7 @@ use crate::{
 impl Sender<'_> {
     /// Offers the newest checkpoint.
     pub(crate) fn start_snapshot(&self, p: &mut Progress, out: &mut Effects) {
-        self.read_snapshot(p, self.checkpoint.position, None, out);
+        self.read_snapshot(p, self.checkpoint, None, out);
     }
 
     fn read_snapshot(
@@ -29,8 +29,8 @@ impl Sender<'_> {
         offset_bytes: Option<u64>,
         out: &mut Effects,
     ) {
-        let send = SnapshotSend { position, offset_bytes, reading: true };
-        p.state = ProgressState::Snapshot(send);
+        let send = SnapshotSend { position, size_bytes: None, offset_bytes, reading: true };
+        p.state = ProgressState::Snapshot(Box::new(send));
         out.snapshot_reads.push(SnapshotRead { to_node: p.node, position, offset_bytes });
     }
 
@@ -40,7 +40,7 @@ impl Sender<'_> {
         let ProgressState::Snapshot(send) = &p.state else { return };
         if !send.reading {
             let position =
-                if send.offset_bytes.is_none() { self.checkpoint.position } else { send.position };
+                if send.offset_bytes.is_none() { self.checkpoint } else { send.position };
             self.read_snapshot(p, position, None, out);
         }
     }
@@ -62,6 +62,7 @@ impl Group {
                 return;
             }
             send.reading = false;
+            send.size_bytes = Some(chunk.meta.size_bytes);
             p.active_at = ctx.now;
             if p.reachable {
                 let body = Body::Snapshot(SnapshotChunk { core: sender.core, ..chunk });
@@ -77,7 +78,7 @@ impl Group {
         self.with_sender(ctx, |sender, leader| {
             let Some(p) = leader.find(to_node) else { return };
             let ProgressState::Snapshot(send) = &mut p.state else { return };
-            if send.position != sender.checkpoint.position {
+            if send.position != sender.checkpoint {
                 sender.start_snapshot(p, out);
             } else {
                 send.reading = false;
@@ -100,7 +101,7 @@ impl Group {
         self.with_sender(ctx, |sender, leader| {
             let Some(p) = leader.find(from) else { return };
             p.active_at = ctx.now;
-            let ProgressState::Snapshot(send) = &p.state else { return };
+            let ProgressState::Snapshot(send) = &mut p.state else { return };
             if installed && position.index <= sender.log.last().index {
                 p.matched = p.matched.max(position.index);
                 p.probe_from(p.matched.next());
@@ -108,7 +109,10 @@ impl Group {
             } else if !installed && send.position == position && !send.reading {
                 // An answer to an earlier piece tells nothing new.
                 let news = send.offset_bytes.is_none_or(|offset| received_bytes > offset);
-                if news {
+                if send.size_bytes == Some(received_bytes) {
+                    // All is there; what is awaited now is the install.
+                    send.offset_bytes = Some(received_bytes);
+                } else if news {
                     sender.read_snapshot(p, position, Some(received_bytes), out);
                 }
             }
@@ -186,7 +190,7 @@ impl Group {
             self.log.install(meta.position);
             self.commit = meta.position.index;
             self.configurations = vec![(meta.configuration_index, meta.configuration.clone())];
-            self.checkpoint = meta.clone();
+            self.checkpoint = meta.position;
             out.append.clear();
             out.status_changed = true;
         }

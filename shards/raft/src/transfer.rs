@@ -1,7 +1,8 @@
 //! Handing leadership over (thesis §3.10). One per leader at most.
 //!
 //! The lease ends first, and for good in this term once the successor was told to campaign: its
-//! vote requests carry the release of whoever is bound.
+//! vote requests carry the release of whoever is bound. If nothing comes of it, the leader stands
+//! for election itself: only a new term may have a lease again.
 
 use std::fmt;
 use std::time::Duration;
@@ -92,7 +93,6 @@ impl Group {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(Transfer { to, sent: false, .. }) = leader.transfer else { return };
         if leader.get(to).is_some_and(|p| p.matched == last) {
-            leader.lease_ended = true;
             if let Some(transfer) = &mut leader.transfer {
                 transfer.sent = true;
             }
@@ -106,13 +106,19 @@ impl Group {
         out.send_now.push((to, Message { term, body }));
     }
 
-    /// The successor has not taken over in time: the leader goes on, without a lease if the
-    /// successor may still campaign.
+    /// The successor has not taken over in time. If it was not told to campaign yet the leader just
+    /// goes on; else some followers may be free already, and it asks all of them again.
     pub(crate) fn transfer_timer(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if leader.transfer.is_some_and(|t| t.ends_at <= ctx.now) {
-            leader.transfer = None;
-            out.status_changed = true;
+        let Some(transfer) = leader.transfer.filter(|t| t.ends_at <= ctx.now) else { return };
+        leader.transfer = None;
+        out.status_changed = true;
+        if transfer.sent {
+            let release = Release { leader: self.node, term: self.hard.term };
+            self.become_follower(ctx, self.hard.term, None, out);
+            if self.may_campaign(ctx) {
+                self.campaign(ctx, Some(release), out);
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use cluster::{Cluster, grant, received};
 use goldenscript::{Command, Context};
-use oarlock_raft::Configuration;
-use oarlock_types::{Limits, Mono, NodeId};
+use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload};
+use oarlock_types::{Index, Limits, Mono, NodeId, Term};
 
 #[derive(Default)]
 struct Script {
@@ -221,6 +221,31 @@ impl Script {
         Ok(())
     }
 
+    /// `disk n1 term=6 log=1,1,4`: n1 starts from a disk with a log of these terms.
+    fn disk(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let term: u64 = args.take_key("term").ok_or("term?")?.parse()?;
+        let log = args.take_key("log").unwrap_or("");
+        let size: usize = args.take_key("size").unwrap_or("0").parse()?;
+        let id = node(args.next_pos().ok_or("who?")?)?;
+        args.reject_next()?;
+        let mut entries = Vec::new();
+        for (text, index) in log.split(',').filter(|t| !t.is_empty()).zip(1..) {
+            let at = LogPosition { term: Term(text.parse()?), index: Index(index) };
+            let command = format!("{at}{}", "+".repeat(size));
+            entries.push(Entry { at, payload: Payload::Commands(command.into()) });
+        }
+        let c = self.c();
+        c.crash(id);
+        let disk = &mut c.nodes.get_mut(&id).ok_or("no such node")?.disk;
+        disk.hard = HardState { term: Term(term), vote: None };
+        disk.entries = entries;
+        c.start(id, true);
+        let promises = &mut c.nodes.get_mut(&id).ok_or("no such node")?.promises;
+        promises.incarnation = 1;
+        Ok(())
+    }
+
     fn ask(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let id = node(args.next_pos().ok_or("who?")?)?;
@@ -305,6 +330,7 @@ impl Script {
                 self.c().stabilize(&ids);
                 Ok(())
             }
+            "disk" => self.disk(command),
             "grant" | "lapse" => self.support(command),
             "config" => self.configure(command),
             "advance" => self.advance(command),
@@ -341,5 +367,47 @@ macro_rules! scripts {
 }
 
 scripts! {
+    apply_time_configuration
+    blank_disk_is_another_node
+    boot_wait
+    bound_refuses
+    bound_to_removed_leader
+    bound_to_restarted_leader
+    completion_order
+    conflict
+    configuration_taken_back
     election
+    figure_7
+    figure_8
+    follower_read
+    higher_term_while_bound
+    joint_liveness
+    late_completion
+    late_release
+    leader_counts_own_disk
+    leader_loses_quorum
+    leader_removes_itself
+    learner_promotion
+    lease
+    link_down
+    log_read
+    new_epoch
+    one_change_at_a_time
+    partial_partition
+    pre_vote_after_lapse
+    quiet_group
+    read_index
+    release_repeated
+    single_server_change
+    snapshot
+    snapshot_carries_configuration
+    snapshot_of_known_state
+    snapshot_restarts
+    split_vote
+    stale_candidate
+    straggler
+    transfer
+    transfer_fails
+    truncation_needs_proof
+    window
 }
