@@ -7,7 +7,8 @@
 use thiserror::Error;
 
 use crate::archive;
-use crate::peer::{ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply, Pulse};
+use crate::peer::{ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply};
+use oarlock_types::Pulse;
 
 /// Opens every frame: `OARF` in a hex dump.
 const MAGIC: [u8; 4] = *b"OARF";

@@ -15,7 +15,7 @@ pub mod record;
 
 pub use frame::{Decoder, Frame, FrameError, Framed, Header, Kind};
 pub use peer::{
-    ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply, Pulse,
-    PulseSupport, Refusal,
+    ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply,
+    Refusal,
 };
 pub use record::{BadRecord, RawRecord, Record, RecordKind};

@@ -4,9 +4,7 @@
 
 use oarlock_raft::Message;
 use oarlock_store::{Reply, Request};
-use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, NodeId, RangeEpoch, SupportEpoch,
-};
+use oarlock_types::{ClusterId, CoreId, DiskId, GroupId, Incarnation, NodeId, RangeEpoch};
 use rkyv::{Archive, Deserialize, Serialize};
 use thiserror::Error;
 
@@ -150,41 +148,4 @@ pub enum HandshakeRefusal {
         /// How many there are.
         cores_count: u16,
     },
-}
-
-/// One node's sign of life to another, with the support that it grants. See
-/// `oarlock_shard::pulse` for the rules.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct Pulse {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// Who sends.
-    pub from: NodeId,
-    /// To whom.
-    pub to: NodeId,
-    /// The sender's incarnation.
-    pub incarnation: Incarnation,
-    /// The receiver's incarnation as far as the sender knows it.
-    pub to_incarnation: Option<Incarnation>,
-    /// Counts the sender's pulses to this receiver in this incarnation; the first is 1.
-    pub sequence: u64,
-    /// For each core of the sender: its loop and its log moved since the last pulse.
-    pub alive: Vec<bool>,
-    /// The support that the sender grants to cores of the receiver.
-    pub support: Vec<PulseSupport>,
-    /// The version of the cluster map that the sender holds.
-    pub map_version: u64,
-}
-
-/// Support for one core of the receiver of a [`Pulse`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct PulseSupport {
-    /// The receiver's core.
-    pub core: CoreId,
-    /// The receiver's incarnation that the promise is made to.
-    pub incarnation: Incarnation,
-    /// Counts lapses.
-    pub epoch: SupportEpoch,
-    /// The newest pulse of the receiver on which the grant rests.
-    pub sequence: u64,
 }

@@ -1,5 +1,7 @@
 //! What replicas of a group say to each other. Pure data; the codec gives it bytes.
 
+#![allow(missing_docs, reason = "rkyv derives undocumented fields for struct-like variants")]
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -10,7 +12,18 @@ use crate::Configuration;
 
 /// A place in a log: the term and index of an entry. The place before the first entry is zero.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Archive,
+    Serialize,
+    Deserialize,
 )]
 pub struct LogPosition {
     /// The entry's term. Compared first: a later term wins (Raft §5.4.1).
