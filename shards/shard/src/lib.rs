@@ -22,7 +22,7 @@ mod timers;
 mod upkeep;
 
 pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output};
-pub use shard::{ReplicaSeed, Shard, ShardConfig};
+pub use shard::{ReplicaSeed, Shard, ShardConfig, epoch_from};
 pub use support_table::SupportTable;
 
 /// The table as the cores of a node and its pulse thread share it.

@@ -1,7 +1,5 @@
 //! What a turn asks the driver to do, and the words in which the driver answers.
 
-use std::fmt;
-
 use oarlock_codec::{GroupMessage, Refusal};
 use oarlock_raft::LogPosition;
 use oarlock_store::Reply;
@@ -46,26 +44,6 @@ pub struct CheckpointFile {
     pub group: GroupId,
     /// The last entry in it.
     pub position: LogPosition,
-}
-
-impl fmt::Display for CheckpointFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, position } = self;
-        write!(f, "{group}-{}-{}.ckpt", position.index, position.term)
-    }
-}
-
-impl CheckpointFile {
-    /// The file that a name denotes, `None` if the name is not one of ours.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let mut parts = name.strip_suffix(".ckpt")?.strip_prefix('g')?.split('-');
-        let mut next = || parts.next()?.parse::<u64>().ok();
-        let (group, index, term) = (next()?, next()?, next()?);
-        let position =
-            LogPosition { term: oarlock_types::Term(term), index: oarlock_types::Index(index) };
-        parts.next().is_none().then_some(Self { group: GroupId(group), position })
-    }
 }
 
 /// Disk work that does not belong to the WAL's hot path.

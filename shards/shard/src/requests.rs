@@ -157,6 +157,7 @@ impl Shard {
             self.admission.release(front.tokens.len(), front.bytes);
             if front.at == entry.at {
                 assert_eq!(front.tokens.len(), replies.len(), "invariant: a reply per request");
+                self.writes_acknowledged += front.tokens.len() as u64;
                 let outcomes = replies.drain(..).map(Ok);
                 self.out.replies.extend(front.tokens.into_iter().zip(outcomes));
             } else {

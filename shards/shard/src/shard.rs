@@ -96,6 +96,7 @@ pub struct Shard {
     pub(crate) newest_lsn: Lsn,
     pub(crate) durable_lsn: Lsn,
     pub(crate) upkeep: Upkeep,
+    pub(crate) writes_acknowledged: u64,
 }
 
 impl Shard {
@@ -128,6 +129,7 @@ impl Shard {
             newest_lsn: Lsn(0),
             durable_lsn: Lsn(0),
             upkeep: Upkeep::default(),
+            writes_acknowledged: 0,
             limits,
             support,
         }
@@ -171,6 +173,12 @@ impl Shard {
     pub(crate) fn log(&mut self, record: &Record) -> Lsn {
         self.newest_lsn = self.wal.append(record);
         self.newest_lsn
+    }
+
+    /// Whether a group has a replica here.
+    #[must_use]
+    pub fn has_replica(&self, group: GroupId) -> bool {
+        self.replicas.contains_key(&group)
     }
 
     pub(crate) fn may_vote(&self) -> bool {
@@ -249,6 +257,12 @@ impl Shard {
         self.timers.next()
     }
 
+    /// Writes that this shard's leaders have acknowledged.
+    #[must_use]
+    pub fn writes_acknowledged(&self) -> u64 {
+        self.writes_acknowledged
+    }
+
     fn run_timers(&mut self) {
         while let Some(group) = self.timers.due(self.now) {
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
@@ -274,4 +288,10 @@ impl Shard {
     pub fn store_limits(limits: &Limits) -> StoreLimits {
         StoreLimits { value_bytes_max: limits.value_bytes_max, ..StoreLimits::default() }
     }
+}
+
+/// The range's epoch that was kept with a replica's creation; the first where there is none.
+#[must_use]
+pub fn epoch_from(details: &[u8]) -> RangeEpoch {
+    details.try_into().map_or(RangeEpoch(1), |bytes| RangeEpoch(u64::from_le_bytes(bytes)))
 }

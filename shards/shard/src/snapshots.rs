@@ -65,9 +65,11 @@ impl Shard {
             && let Some((group, wanted)) = self.files.unsent.pop_front()
         {
             self.files.budget_bytes -= chunk as u64;
+            let size_bytes = self.replicas.get(&group).map_or(0, |r| r.checkpoint.size_bytes);
             let file = CheckpointFile { group, position: wanted.position };
             let offset_bytes = wanted.offset_bytes.unwrap_or(0);
-            let job = FileJob::Read { file, offset_bytes, len_bytes: chunk };
+            let len_bytes = up_to(size_bytes, offset_bytes, chunk);
+            let job = FileJob::Read { file, offset_bytes, len_bytes };
             self.start_job(Purpose::Send(group, wanted), job);
         }
     }
@@ -182,9 +184,10 @@ impl Shard {
     fn load_next(&mut self, group: GroupId) {
         let Some(incoming) = self.incoming(group) else { return };
         let Stage::Loading(_, offset) = &incoming.stage else { return };
-        let (file, offset_bytes) =
-            (CheckpointFile { group, position: incoming.meta.position }, *offset);
-        let job = FileJob::Read { file, offset_bytes, len_bytes: LOAD_BYTES };
+        let offset_bytes = *offset;
+        let len_bytes = up_to(incoming.meta.size_bytes, offset_bytes, LOAD_BYTES);
+        let file = CheckpointFile { group, position: incoming.meta.position };
+        let job = FileJob::Read { file, offset_bytes, len_bytes };
         self.start_job(Purpose::Load(file), job);
     }
 
@@ -265,4 +268,10 @@ impl Shard {
             raft.snapshot_written(ctx, node, position, 0, out);
         });
     }
+}
+
+/// The length of a piece of at most `piece` bytes at `offset`: a file's end holds more than the
+/// checkpoint.
+fn up_to(size_bytes: u64, offset_bytes: u64, piece: usize) -> usize {
+    usize::try_from(size_bytes.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(piece)
 }

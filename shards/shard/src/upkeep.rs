@@ -13,7 +13,7 @@ use crate::support_changes::SupportChange;
 const SPREAD_PER_GROUP: Duration = Duration::from_micros(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes freed per turn of a store that was replaced.
-const FREE_BYTES_PER_TURN: u64 = 64 << 10;
+const FREE_BYTES_PER_TURN: u64 = 192 << 10;
 
 /// State of the upkeep.
 #[derive(Debug, Default)]

@@ -224,7 +224,15 @@ impl Wal {
         !self.queue.is_empty()
     }
 
-    /// Writes the next frame over the start of `out`, which is at least `frame_bytes_max` long.
+    /// How long the next frame will be, if there is one to be sealed.
+    #[must_use]
+    pub fn next_frame_bytes(&self) -> Option<usize> {
+        let frame = self.queue.front().filter(|_| !self.failed && self.in_flight.is_none())?;
+        Some(layout::frame_bytes(frame.payload.len()))
+    }
+
+    /// Writes the next frame over the start of `out`, which is at least
+    /// [`Wal::next_frame_bytes`] long.
     /// `None` if nothing waits, a write is in flight, no segment is prepared, or a write failed.
     pub fn seal(&mut self, out: &mut [u8]) -> Option<FrameWrite> {
         if self.failed || self.in_flight.is_some() {
