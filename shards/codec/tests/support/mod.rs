@@ -1,11 +1,12 @@
 //! Arbitrary values of everything that frames and records carry. Shared by the tests of this crate.
 
 #![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(clippy::disallowed_types, reason = "proptest's macros use Arc")]
 
 use bytes::Bytes;
 use oarlock_codec::{
     ForwardReply, ForwardRequest, Frame, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply,
-    Pulse, PulseSupport, Record, Refusal,
+    Record, Refusal,
 };
 use oarlock_raft::{
     Append, AppendOutcome, AppendReply, Body, Configuration, Entry, HardState, LogPosition,
@@ -15,7 +16,8 @@ use oarlock_store::{
     Command, ErrorReply, ExpireCondition, Expiry, Reply, Request, SetCondition, Watch,
 };
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeEpoch, SupportEpoch, Term,
+    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, Pulse, PulseSupport,
+    RangeEpoch, SupportEpoch, Term,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -267,15 +269,12 @@ fn handshake_reply() -> impl Strategy<Value = HandshakeReply> {
 }
 
 fn pulse() -> impl Strategy<Value = Pulse> {
-    let support = any::<(u16, u64, u64, u64)>().prop_map(|(core, incarnation, epoch, sequence)| {
-        PulseSupport {
-            core: CoreId(core),
-            incarnation: Incarnation(incarnation),
-            epoch: SupportEpoch(epoch),
-            sequence,
-        }
+    let support = any::<(u16, u64, u64)>().prop_map(|(core, epoch, sequence)| PulseSupport {
+        core: CoreId(core),
+        epoch: SupportEpoch(epoch),
+        sequence,
     });
-    let ids = any::<(u128, u64, u64, u64, Option<u64>, u64, u64)>();
+    let ids = any::<(u128, u64, u64, u64, u64, u64, u64)>();
     (ids, vec(any::<bool>(), 0..9), vec(support, 0..9)).prop_map(|(ids, alive, support)| {
         let (cluster, from, to, incarnation, to_incarnation, sequence, map_version) = ids;
         Pulse {
@@ -283,7 +282,7 @@ fn pulse() -> impl Strategy<Value = Pulse> {
             from: NodeId(from),
             to: NodeId(to),
             incarnation: Incarnation(incarnation),
-            to_incarnation: to_incarnation.map(Incarnation),
+            to_incarnation: Incarnation(to_incarnation),
             sequence,
             alive,
             support,
