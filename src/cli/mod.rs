@@ -14,6 +14,7 @@ pub mod serve;
 pub mod settings;
 pub mod status;
 mod table;
+pub mod wal;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -41,6 +42,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show a cluster's nodes, ranges, leaders and lag.
     Status(status::StatusArgs),
+    /// Show and verify the write-ahead log of a stopped node.
+    Wal(wal::WalArgs),
     /// Check and show the configuration.
     Config(config::ConfigArgs),
     /// Print a completion script for a shell.
@@ -63,6 +66,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
         Command::Bench(args) => bench::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Wal(args) => wal::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),
         Command::Completions(args) => completions::run(&args, Cli::command()).into(),
     }

@@ -54,6 +54,9 @@ pub(crate) struct GroupIndex {
     pub(crate) runs: Vec<Run>,
 }
 
+// Ten thousand idle groups must stay cheap; a B-tree's nodes are at worst half empty.
+const _: () = assert!(2 * (size_of::<GroupId>() + size_of::<GroupIndex>()) < 200);
+
 /// What the index has to know of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Note {

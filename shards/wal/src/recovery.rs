@@ -33,7 +33,9 @@ use crate::wal::{Wal, WalConfig, note_of};
 pub struct Recovered {
     /// The log, ready to go on in a new segment.
     pub wal: Wal,
-    /// Its groups.
+    /// Its groups. Of a damaged one the caller must durably dispose (destroy it, or create it
+    /// afresh) before it does anything else with it: once the log goes on, some kinds of damage can
+    /// no longer be seen.
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
     /// What was not as it should be. Empty after any crash of a sound disk.
     pub damage: Vec<Damage>,
@@ -290,6 +292,8 @@ impl Recovery {
             self.replay.damage_all();
         }
         let (Some(next), Some(expected)) = (next, self.expected) else { return };
+        let (segment, offset) =
+            if segment == SegmentId(0) { (until, BLOCK_BYTES) } else { (segment, offset) };
         if next > expected {
             let kind = DamageKind::MissingFrames { from: expected, until: next };
             self.lose(segment, offset as u64, kind, Affected::All);
@@ -390,11 +394,15 @@ impl Recovery {
     /// The log as it was, once the last segment was fed.
     #[must_use]
     pub fn finish(mut self) -> Recovered {
+        let cut_short = !self.cut_short.is_empty();
         self.close(None, SegmentId(u64::MAX));
+        if cut_short {
+            // One LSN is left out, so that the next recovery sees that something is missing here.
+            self.expected = self.expected.map(Lsn::next);
+        }
         if let Some(first) = self.first {
-            // Without a frame the log's beginning is gone with all that came after it.
-            let oldest =
-                if self.expected.is_none() { SegmentId(1) } else { self.oldest.unwrap_or(first) };
+            // Without a frame nothing says that the segments before the first were not needed.
+            let oldest = self.oldest.unwrap_or(SegmentId(1));
             for missing in oldest.get()..first.get() {
                 self.lose(SegmentId(missing), 0, DamageKind::MissingSegment, Affected::All);
             }

@@ -125,12 +125,15 @@ impl Building {
         let after_checkpoint =
             self.checkpoint.as_ref().map_or(Index(0), |meta| meta.position.index);
         let after_checkpoint = after_checkpoint.next();
-        let count = self.entries.len() as u64;
-        let entries: Vec<Entry> = self.entries.into_values().collect();
-        let first = entries.first().map(|entry| entry.at.index);
-        let log_start = first.unwrap_or(after_checkpoint);
+        let count = self.entries.len();
+        let log_start = self.entries.keys().next().copied().unwrap_or(after_checkpoint);
+        let followed = self.entries.into_values().zip(log_start.get()..);
+        let entries: Vec<Entry> = followed
+            .take_while(|(entry, index)| entry.at.index.get() == *index)
+            .map(|(entry, _)| entry)
+            .collect();
         let last = entries.last().map(|entry| entry.at.index);
-        let hole = last.is_some_and(|last| last.get() - log_start.get() + 1 != count)
+        let hole = entries.len() != count
             || log_start > after_checkpoint
             || last.is_some_and(|last| last.next() < after_checkpoint);
         let damaged = self.damaged || self.created.is_none() || hole;
