@@ -164,14 +164,16 @@ pub fn ranges(client: &mut Client) -> io::Result<Vec<RangeRow>> {
 fn range(row: &Answer) -> Option<RangeRow> {
     let Answer::Array(pairs) = row else { return None };
     let field = |wanted: &str| {
-        let is_it = |pair: &&[Answer]| matches!(&pair[0], Answer::Bulk(name) if name == wanted.as_bytes());
+        let is_it =
+            |pair: &&[Answer]| matches!(&pair[0], Answer::Bulk(name) if name == wanted.as_bytes());
         pairs.chunks_exact(2).find(is_it).map(|pair| &pair[1])
     };
     let numbers = |name| {
         let Answer::Array(items) = field(name)? else { return None };
         items.iter().map(number).collect::<Option<Vec<u64>>>()
     };
-    let (leader, replicas, cores) = (number(field("leader")?)?, numbers("replicas")?, numbers("cores")?);
+    let (leader, replicas, cores) =
+        (number(field("leader")?)?, numbers("replicas")?, numbers("cores")?);
     let place = replicas.iter().position(|node| *node == leader);
     Some(RangeRow {
         group: number(field("group")?)?,

@@ -7,6 +7,7 @@
 //! [`peer_listener`] answers it, [`link`] sends frames, [`link_reader`] receives them, [`link_hub`]
 //! is where a core's driver finds them, [`pulse_socket`] carries the pulses.
 
+pub mod client_port;
 pub mod commands;
 pub mod handshake;
 pub mod link;

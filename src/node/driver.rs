@@ -139,7 +139,8 @@ impl Driver {
     }
 
     fn ask_questions(&mut self) {
-        for question in self.front.borrow_mut().take_unasked() {
+        let unasked = self.front.borrow_mut().take_unasked();
+        for question in unasked {
             let to = self.addr.core;
             for core in (0..).map(CoreId).take(self.mail.cores()) {
                 self.mail.letter(core, CoreMessage::StatusWanted { to, question });
@@ -331,7 +332,8 @@ impl Driver {
         // its next command: that waits for the next turn, which its submission has rung for.
         self.gather_hops();
         self.carry_hops();
-        for (connection, ticket, outcome) in self.front.borrow_mut().take_answered() {
+        let answered = self.front.borrow_mut().take_answered();
+        for (connection, ticket, outcome) in answered {
             self.clients.complete(&mut *self.front.borrow_mut(), connection, ticket, outcome);
         }
         self.send_parcels();

@@ -11,9 +11,7 @@ use std::time::Duration;
 use oarlock_codec::Refusal;
 use oarlock_shard::status::ReplicaStatus;
 use oarlock_store::Request;
-use oarlock_types::{
-    ClusterId, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap,
-};
+use oarlock_types::{ClusterId, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap};
 
 use super::clock::Clock;
 use super::counters::Counters;

@@ -31,15 +31,15 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// A writer over a ring of this core.
+    /// A writer over a ring of this core. `ready` are the segments that the log knows as prepared.
     pub fn new(
         ring: WalRing,
         config: WalConfig,
         core: usize,
         counters: Arc<Counters>,
         progress: Arc<[CoreProgress]>,
+        ready: BTreeMap<SegmentId, SegmentFile>,
     ) -> Self {
-        let ready = BTreeMap::new();
         Self { ring, config, counters, progress, core, in_flight: None, ready, awaited: None }
     }
 

@@ -119,9 +119,8 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     }
     // A group of the map that the log does not know has never spoken: it is made now, unless the
     // log may have lost it.
-    let is_unheard = |group| {
-        !(is_log_missing || lost.concerns(group) || suspicion.of_unlisted(group))
-    };
+    let is_unheard =
+        |group| !(is_log_missing || lost.concerns(group) || suspicion.of_unlisted(group));
     for range in held {
         if known.contains(&range.group) || !is_unheard(range.group) {
             continue;

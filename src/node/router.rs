@@ -179,8 +179,7 @@ impl Router {
             Asker::Client { .. } | Asker::Node => None,
         };
         let at = At::Waiting;
-        let routed =
-            Routed { asker, group, lane, request, at, attempts: 0, is_uncertain: false };
+        let routed = Routed { asker, group, lane, request, at, attempts: 0, is_uncertain: false };
         self.routed.insert(id, routed);
         self.deadlines.push_back((self.now + self.patience, id));
         let Some(key) = lane else {

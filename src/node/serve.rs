@@ -38,11 +38,13 @@ use crate::disk::buffer::BLOCK_BYTES;
 use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
 use crate::disk::probe::{self, ProbeError};
 use crate::disk::ring::WalRing;
+use crate::disk::segments::SegmentFile;
 use crate::disk::worker::{DiskHandle, DiskWorker, WorkerOptions};
+use crate::net::client_port;
 use crate::net::handshake::{Identity, PeerBook};
 use crate::net::link::{LinkConfig, LinkLimits, PeerLink};
 use crate::net::link_hub::LinkHub;
-use crate::net::listener::{self, Clients};
+use crate::net::listener::Clients;
 use crate::net::peer_listener::{ListenerLimits, PeerBindError, PeerListener, bind_peer_port};
 use crate::net::pulse_socket::{PulseParts, PulseThread};
 use crate::net::session::{Backend, ClientLimits};
@@ -120,16 +122,15 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     probe::io_uring()?;
     let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
     let cores = u16::try_from(config.cores().count()).unwrap_or(CORES_MAX).min(CORES_MAX);
-    let options =
-        DataDirOptions { cluster: config.cluster_id(), node: config.node.node_id, cores };
+    let options = DataDirOptions { cluster: config.cluster_id(), node: config.node.node_id, cores };
     let data = Arc::new(DataDir::open(&config.node.data_dir, &options)?);
     let client_listen = config.client_listen();
-    listener::check_free(client_listen)
+    client_port::check_free(client_listen)
         .map_err(|source| ServeError::ClientPort { address: client_listen, source })?;
     let (peer_tcp, peer_udp) = bind_peer_port(config.peer_listen())?;
 
-    let watchdog = Watchdog::start(cores)
-        .map_err(|source| ServeError::Thread { what: "watchdog", source })?;
+    let watchdog =
+        Watchdog::start(cores).map_err(|source| ServeError::Thread { what: "watchdog", source })?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         (0..cores).map(|_| inbox::inbox(INBOX_LETTERS)).unzip();
     let worker = start_worker(&data, &inboxes)?;
@@ -145,7 +146,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let door = PeerListener::start(
         peer_tcp,
         Arc::clone(&shared.book),
-        ListenerLimits::default(),
+        ListenerLimits {
+            handshakes_max: shared.config.limits.peer_handshakes_max,
+            handshake_timeout: shared.config.limits.peer_connect_timeout_ms,
+        },
         deliver,
     )
     .map_err(|source| ServeError::Thread { what: "peer listener", source })?;
@@ -212,8 +216,7 @@ fn share(
         origin: Mono(0),
         peers: &peers,
     }));
-    let identity =
-        Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
+    let identity = Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
     let book = peer_book(&data, identity, &table, &peers)?;
     let facts = NodeFacts {
         node,
@@ -329,8 +332,12 @@ fn open_core(
     let (ring, mut wakeups) = WalRing::open(core).map_err(|error| text(&error))?;
     let bell = inbox.doorbell();
     let wal_bell = bell.clone();
-    glommio::spawn_local(async move { while wakeups.next().await.is_ok() { wal_bell.ring() } })
-        .detach();
+    glommio::spawn_local(async move {
+        while wakeups.next().await.is_ok() {
+            wal_bell.ring()
+        }
+    })
+    .detach();
     let wal = wal_config(shared, core);
     let parts = RecoverParts {
         addr,
@@ -343,17 +350,15 @@ fn open_core(
         seed: shared.seed ^ u64::from(core.get()) << 32,
         now: Clock.mono(),
     };
-    let shard = recover(&parts).map_err(|error| text(&error))?;
+    let mut shard = recover(&parts).map_err(|error| text(&error))?;
+    let open = |id| SegmentFile::open(&parts.directory, id).map(|file| (id, file));
+    let ready = shard.wal().prepared().map(open).collect::<Result<_, _>>();
+    let ready = ready.map_err(|error| text(&error))?;
     let counters = Arc::clone(&shared.facts.counters[usize::from(core.get())]);
     let hub = LinkHub::new(bell.clone(), HUB_BYTES_MAX);
     let patience = shared.config.limits.request_timeout_ms;
-    let front = Front::new(
-        core,
-        Arc::clone(&shared.facts),
-        Arc::clone(&shared.map),
-        patience,
-        bell,
-    );
+    let front =
+        Front::new(core, Arc::clone(&shared.facts), Arc::clone(&shared.map), patience, bell);
     let front = Rc::new(RefCell::new(front));
     let clients = open_clients(shared, core, &front).map_err(|error| text(&error))?;
     Ok(Driver {
@@ -365,6 +370,7 @@ fn open_core(
             usize::from(core.get()),
             Arc::clone(&counters),
             Arc::clone(&shared.progress),
+            ready,
         ),
         files: Files::new(core, shared.disk.clone(), shared.config.limits.disk_reserve_bytes),
         inbox,
@@ -389,22 +395,27 @@ fn wal_config(shared: &Shared, core: CoreId) -> WalConfig {
         disk: shared.data.disk(),
         core,
     };
-    let frame_bytes_max = (shared.limits.entry_bytes_max + FRAME_SLACK_BYTES)
-        .next_multiple_of(BLOCK_BYTES);
+    let frame_bytes_max =
+        (shared.limits.entry_bytes_max + FRAME_SLACK_BYTES).next_multiple_of(BLOCK_BYTES);
     WalConfig { owner, segment_bytes: WalConfig::SEGMENT_BYTES_DEFAULT, frame_bytes_max }
 }
 
 fn open_links(shared: &Shared, core: CoreId, hub: &Rc<LinkHub>) -> Vec<PeerLink> {
     let nodes = shared.config.initial_nodes();
     let peers = nodes.iter().filter(|entry| entry.id != shared.facts.node);
+    let limits = &shared.config.limits;
     let open = |(number, entry): (usize, &crate::config::InitialNode)| {
         let config = LinkConfig {
             core,
             peer: entry.id,
             addr: entry.peer_address,
             limits: LinkLimits {
-                frame_bytes_max: shared.limits.frame_bytes_max,
-                ..LinkLimits::default()
+                queue_bytes_max: limits.peer_queue_bytes_max,
+                frame_bytes_max: limits.frame_bytes_max,
+                connect_timeout: limits.peer_connect_timeout_ms,
+                write_timeout: limits.peer_write_timeout_ms,
+                backoff_min: limits.peer_backoff_min_ms,
+                backoff_max: limits.peer_backoff_max_ms,
             },
             seed: shared.seed ^ (number as u64) << 16 ^ u64::from(core.get()),
         };
@@ -419,7 +430,7 @@ fn open_clients(
     front: &Rc<RefCell<Front>>,
 ) -> io::Result<Rc<Clients>> {
     let limits = client_limits(shared);
-    let listener = listener::bind(shared.facts.client_listen, &limits)?;
+    let listener = client_port::bind(shared.facts.client_listen, &limits)?;
     let backend: Rc<RefCell<dyn Backend>> = Rc::clone(front) as Rc<RefCell<dyn Backend>>;
     let connected = Arc::clone(&shared.facts.connected);
     let seed = shared.seed ^ u64::from(core.get()) << 48;
@@ -433,7 +444,11 @@ fn client_limits(shared: &Shared) -> ClientLimits {
     ClientLimits {
         clients_max: limits.clients_max,
         pending_count_max: limits.client_pending_count_max,
+        pending_bytes_max: limits.client_pending_bytes_max,
+        output_pause_bytes: limits.client_output_pause_bytes,
         output_bytes_max: limits.client_output_bytes_max,
+        idle_timeout: Some(limits.client_idle_timeout_ms).filter(|timeout| !timeout.is_zero()),
+        keepalive: limits.client_keepalive_ms,
         ..ClientLimits::new(&shared.limits)
     }
 }

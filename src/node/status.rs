@@ -24,12 +24,12 @@ pub fn document(
         }
         Value::Object(fields)
     });
-    let groups = answers.iter().flat_map(|(core, replicas)| {
-        replicas.iter().map(move |replica| group(*core, replica))
-    });
-    let nodes = facts.nodes.iter().map(|(node, address)| {
-        json!({ "node": node.get(), "client_address": address.to_string() })
-    });
+    let groups = answers
+        .iter()
+        .flat_map(|(core, replicas)| replicas.iter().map(move |replica| group(*core, replica)));
+    let nodes = facts.nodes.iter().map(
+        |(node, address)| json!({ "node": node.get(), "client_address": address.to_string() }),
+    );
     json!({
         "node": facts.node.get(),
         "cluster": format!("{:032x}", facts.cluster.get()),

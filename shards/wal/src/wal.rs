@@ -313,6 +313,12 @@ impl Wal {
         (!self.failed && self.prepared.len() < SPARE_COUNT).then_some(self.next_segment)
     }
 
+    /// Segments that stand ready, in order of use: after a restart, those that were made and never
+    /// written.
+    pub fn prepared(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.prepared.iter().copied()
+    }
+
     /// Segment `id` stands ready under its name.
     ///
     /// # Panics
