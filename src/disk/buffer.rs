@@ -70,6 +70,12 @@ impl AlignedBytes {
         }
     }
 
+    /// Makes it `bytes` long; what is new holds whatever was there before.
+    pub fn resize(&mut self, bytes: usize) {
+        self.reserve(bytes);
+        self.len = bytes;
+    }
+
     /// Adds bytes at the end.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         let end = self.len + bytes.len();
@@ -151,6 +157,13 @@ impl FrameBuffer {
     /// Adds zeros up to the next block boundary.
     pub fn pad_to_block(&mut self) {
         self.part_mut().pad_to_block();
+    }
+
+    /// Makes it `bytes` long, whatever is in it: the caller writes over all of it.
+    pub fn resize(&mut self, bytes: usize) -> &mut [u8] {
+        self.is_large = bytes > self.fixed.capacity();
+        self.part_mut().resize(bytes);
+        self.part_mut().as_mut_slice()
     }
 
     /// How many bytes it holds.

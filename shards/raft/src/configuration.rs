@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use oarlock_types::NodeId;
+use oarlock_types::{Index, NodeId};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// Voters and learners. While `outgoing` is not empty the configuration is joint: elections,
@@ -49,5 +49,23 @@ impl Configuration {
     pub fn quorum(&self, mut has: impl FnMut(NodeId) -> bool) -> bool {
         let mut majority = |set: &[NodeId]| set.iter().filter(|n| has(**n)).count() * 2 > set.len();
         majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
+    }
+
+    /// The largest index that a quorum (both, when joint) has reached. Allocates nothing, since a
+    /// leader asks with every acknowledgement.
+    pub fn quorum_index(&self, mut reached: impl FnMut(NodeId) -> Index) -> Index {
+        let mut of = |set: &[NodeId]| {
+            let mut best = Index(0);
+            for candidate in set {
+                let index = reached(*candidate);
+                let count = set.iter().filter(|n| reached(**n) >= index).count();
+                if index > best && count * 2 > set.len() {
+                    best = index;
+                }
+            }
+            best
+        };
+        let incoming = of(&self.voters);
+        if self.outgoing.is_empty() { incoming } else { incoming.min(of(&self.outgoing)) }
     }
 }
