@@ -447,6 +447,20 @@ impl Group {
         self.log.bytes_since_checkpoint()
     }
 
+    /// Where the log should begin after a checkpoint of what is applied, so that about `tail_bytes`
+    /// of entries stay behind it for followers that are slightly behind.
+    #[must_use]
+    pub fn tail_start(&self, tail_bytes: u64) -> Index {
+        self.log.tail_start(self.commit, tail_bytes)
+    }
+
+    /// Whether a checkpoint at `position` would replace this replica's state: neither is it
+    /// committed here nor does the log hold its last entry.
+    #[must_use]
+    pub fn needs_install(&self, position: LogPosition) -> bool {
+        position.index > self.commit && self.log.term(position.index) != Some(position.term)
+    }
+
     /// Followers as the leader sees them; empty elsewhere.
     pub fn progress(&self) -> impl Iterator<Item = ProgressStatus> + '_ {
         let leader = match &self.role {

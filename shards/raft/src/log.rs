@@ -201,6 +201,18 @@ impl Log {
         }
     }
 
+    /// The first index of the last `bytes` of entries up to `end`, as far as they are in memory.
+    pub(crate) fn tail_start(&self, end: Index, bytes: u64) -> Index {
+        let mut left = bytes;
+        let mut start = end.next();
+        for entry in self.cached.iter().rev().skip_while(|entry| entry.at.index > end) {
+            let Some(rest) = left.checked_sub(entry.size_bytes() as u64) else { break };
+            left = rest;
+            start = entry.at.index;
+        }
+        start
+    }
+
     /// Gives up the memory of entries up to `upto`, as far as they are durable.
     pub(crate) fn evict(&mut self, upto: Index) {
         let upto = upto.min(self.durable);

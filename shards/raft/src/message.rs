@@ -79,6 +79,29 @@ pub struct Message {
     pub body: Body,
 }
 
+impl Message {
+    /// About how many bytes it takes in a frame.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let payload = match &self.body {
+            Body::Append(append) => append.entries.iter().map(Entry::size_bytes).sum(),
+            Body::Snapshot(chunk) => chunk.data.len(),
+            Body::PreVote(_)
+            | Body::PreVoteReply(_)
+            | Body::Vote(_)
+            | Body::VoteReply(_)
+            | Body::AppendReply(_)
+            | Body::SnapshotReply { .. }
+            | Body::TimeoutNow(_)
+            | Body::Release(_)
+            | Body::ReleaseReply(_)
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => 0,
+        };
+        96 + payload
+    }
+}
+
 /// The kinds of message.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum Body {

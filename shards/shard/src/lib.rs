@@ -1,1 +1,30 @@
-//! Placeholder.
+//! One core's engine: many groups, one log, no clock, no socket, no file.
+//!
+//! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
+//! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `upkeep` is what
+//! happens a few times a second, [`pulse`] and [`support_table`] are liveness for the whole node,
+//! [`output`] what the driver is asked to do, [`status`] what a person may ask.
+
+mod admission;
+mod checkpoints;
+mod effects;
+mod files;
+pub mod output;
+pub mod pulse;
+mod replica;
+mod requests;
+pub mod shard;
+mod snapshots;
+pub mod status;
+pub mod support_changes;
+pub mod support_table;
+mod timers;
+mod upkeep;
+
+pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output};
+pub use shard::{ReplicaSeed, Shard, ShardConfig, epoch_from};
+pub use support_table::SupportTable;
+
+/// The table as the cores of a node and its pulse thread share it.
+#[allow(clippy::disallowed_types, reason = "the one thing that cores share; atomics only")]
+pub type SharedSupport = std::sync::Arc<SupportTable>;

@@ -1,6 +1,8 @@
 //! What a client may ask of one range. Parsed from the Redis protocol by the listener, carried by
 //! peer frames and log entries, carried out by the store. Pure data.
 
+#![allow(missing_docs, reason = "rkyv gives the fields that it derives no documentation")]
+
 use bytes::Bytes;
 use oarlock_types::WallMs;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -35,6 +37,15 @@ impl Request {
         Self { commands: vec![command], ..Self::default() }
     }
 
+    /// About how many bytes it takes in a log entry: what admission counts.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let once = self.once.as_ref().map_or(0, Bytes::len);
+        let watches: usize = self.watches.iter().map(|watch| watch.key.len() + 32).sum();
+        let commands: usize = self.commands.iter().map(Command::size_bytes).sum();
+        64 + once + watches + commands
+    }
+
     /// Whether it changes nothing, so that it needs no log entry.
     #[must_use]
     pub fn is_read(&self) -> bool {
@@ -47,7 +58,9 @@ impl Request {
 pub struct Watch {
     /// The key.
     pub key: Bytes,
-    /// Its version then (the index of the entry that wrote it last), zero if it was not there.
+    /// Its version then, zero if it was not there. (A version is a number that the range gives to
+    /// each change of a key and to no other change. A key that was absent then, and is absent
+    /// again, counts as unchanged.)
     pub version: u64,
 }
 
@@ -100,7 +113,7 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
-    /// The number of live keys of the range in `[start, end)`: an integer. For `DBSIZE`.
+    /// The number of live keys of the whole range: an integer. For `DBSIZE`.
     Count,
     /// Keys (and values) of `[start, end)` in order: an array `[key, value, key, value…]`, or of
     /// keys alone. Stops after `limit` keys or about 1 MiB.
@@ -210,7 +223,8 @@ pub enum Command {
         /// The key.
         key: Bytes,
     },
-    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, else 0.
+    /// `OARLOCK CAS`: 1 if the value was `expected` (`None`: no such key) and is now `new`, without
+    /// an expiry as with `SET`; else 0.
     Cas {
         /// The key.
         key: Bytes,
@@ -222,6 +236,41 @@ pub enum Command {
 }
 
 impl Command {
+    /// About how many bytes it takes in a log entry.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let payload = match self {
+            Self::Get { key }
+            | Self::GetRange { key, .. }
+            | Self::StrLen { key }
+            | Self::Ttl { key, .. }
+            | Self::Type { key }
+            | Self::Version { key }
+            | Self::GetDel { key }
+            | Self::GetEx { key, .. }
+            | Self::IncrBy { key, .. }
+            | Self::IncrByFloat { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Persist { key } => key.len(),
+            Self::Exists { keys } | Self::MGet { keys } | Self::Del { keys } => {
+                keys.iter().map(|key| key.len() + 16).sum()
+            }
+            Self::Count => 0,
+            Self::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
+            Self::Set { key, value, .. }
+            | Self::SetNx { key, value }
+            | Self::Append { key, value }
+            | Self::SetRange { key, value, .. } => key.len() + value.len(),
+            Self::MSet { pairs } | Self::MSetNx { pairs } => {
+                pairs.iter().map(|(key, value)| key.len() + value.len() + 32).sum()
+            }
+            Self::Cas { key, expected, new } => {
+                key.len() + expected.as_ref().map_or(0, Bytes::len) + new.len()
+            }
+        };
+        64 + payload
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_read(&self) -> bool {

@@ -1,9 +1,34 @@
 //! One range's key-value state: an ordered map that changes only by deterministic commands.
 //!
-//! Map: [`command`] is what a client may ask of one range, [`reply`] what it may hear.
+//! The same entries in the same order give the same state, the same replies and the same checkpoint
+//! bytes on every replica: time is the leader's stamp in the entry, and nothing else is asked.
+//!
+//! Map, in reading order: [`command`] is what a client may ask of one range, [`reply`] what it may
+//! hear, [`batch`] how an entry carries commands. [`store`] holds the state and `apply` changes it:
+//! by `write` and `read` for commands, `numbers` for Redis's arithmetic, `once` for request ids,
+//! `expiry` and `map` underneath. [`checkpoint`] writes the state out in slices, [`load`] reads it
+//! back, [`split`] cuts a range in two and frees what is no longer needed.
 
+mod apply;
+pub mod batch;
+pub mod checkpoint;
 pub mod command;
+mod expiry;
+pub mod load;
+mod map;
+mod numbers;
+mod once;
+mod read;
 pub mod reply;
+mod reply_bytes;
+pub mod split;
+pub mod store;
+mod write;
 
-pub use command::{Batch, Command, Expiry, ExpireCondition, Request, SetCondition, Watch};
+pub use batch::{DecodeError, decode, encode};
+pub use checkpoint::CheckpointProgress;
+pub use command::{Batch, Command, ExpireCondition, Expiry, Request, SetCondition, Watch};
+pub use load::{LoadError, Loader};
 pub use reply::{ErrorReply, Reply};
+pub use split::{SplitPoint, SplitSearch};
+pub use store::{Store, StoreLimits};

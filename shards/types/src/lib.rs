@@ -4,12 +4,15 @@
 //! not be passed where an index is wanted. Units stand in names (`_ms`, `_us`, `_bytes`).
 //!
 //! Map: [`ids`] names things, [`time`] holds handed-in time, [`random`] the seeded generator,
-//! [`map`] hash maps with a fixed seed, [`limits`] every bound in one place.
+//! [`map`] hash maps with a fixed seed, [`limits`] every bound in one place, [`pulse`] what nodes
+//! tell each other of their liveness.
 
 pub mod ids;
 pub mod limits;
 pub mod map;
+pub mod pulse;
 pub mod random;
+pub mod range_map;
 pub mod time;
 
 pub use ids::{
@@ -18,5 +21,7 @@ pub use ids::{
 };
 pub use limits::Limits;
 pub use map::{FastMap, FastSet};
+pub use pulse::{Pulse, PulseSupport};
 pub use random::Random;
+pub use range_map::{RangeDescriptor, RangeMap};
 pub use time::{Mono, WallMs};

@@ -51,6 +51,17 @@ impl fmt::Display for Mono {
 /// Milliseconds since the Unix epoch on a leader's wall clock, as it stamps its entries with it.
 /// Expiry is told by it; no safety rule is.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Archive,
+    Serialize,
+    Deserialize,
 )]
 pub struct WallMs(pub u64);

@@ -1,0 +1,158 @@
+//! Making checkpoints: a group whose log has outgrown its state writes that state to a file, slice
+//! by slice while it serves, and then lets go of its log.
+
+use oarlock_codec::Record;
+use oarlock_raft::SnapshotMeta;
+use oarlock_store::CheckpointProgress;
+use oarlock_types::{GroupId, Index};
+use oarlock_wal::FrameSpan;
+
+use crate::files::Purpose;
+use crate::output::{CheckpointFile, FileDone, FileJob};
+use crate::shard::Shard;
+
+/// Checkpoints that one core makes at once; more would only compete for one disk.
+const MAKING_MAX: usize = 2;
+/// Bytes of one slice: about 50 µs of a turn by the store's own measurement.
+const SLICE_BYTES: usize = 64 << 10;
+
+/// A log of so few segments is left as it is.
+const SEGMENTS_QUIET: usize = 8;
+/// A group with more than this in the oldest segment is checkpointed instead of copied.
+const REWRITE_BYTES_MAX: u64 = 1 << 20;
+
+/// A mark in the log that something waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    /// A checkpoint that this replica made.
+    Made(GroupId),
+    /// A checkpoint that came from the leader.
+    Received(GroupId),
+}
+
+/// A checkpoint that is being made.
+#[derive(Debug)]
+pub(crate) struct Making {
+    meta: SnapshotMeta,
+    keep_from: Index,
+    whole: bool,
+    /// Its mark rides in a frame of the log: it can no longer be given up.
+    marked: bool,
+}
+
+impl Shard {
+    /// Starts a checkpoint if the group's log has outgrown its state: then what compaction writes
+    /// stays below what clients wrote, and write amplification under about two.
+    pub(crate) fn consider_checkpoint(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get(&group) else { return };
+        let log_bytes = self.wal.group_log_bytes(group);
+        let state_bytes = replica.store.size_bytes();
+        if log_bytes > self.limits.compact_log_bytes_min.max(state_bytes) {
+            self.start_checkpoint(group);
+        }
+    }
+
+    pub(crate) fn start_checkpoint(&mut self, group: GroupId) {
+        let busy = self.files.making >= MAKING_MAX;
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let mut meta = replica.raft.applied_meta();
+        meta.size_bytes = 0;
+        let position = meta.position;
+        let nothing_new = position.index <= replica.checkpoint.position.index;
+        if busy || nothing_new || replica.making.is_some() || replica.incoming.is_some() {
+            return;
+        }
+        let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
+        replica.store.checkpoint_begin();
+        let making = Making { meta, keep_from, whole: false, marked: false };
+        replica.making = Some(Box::new(making));
+        self.files.making += 1;
+        self.make_slice(group);
+    }
+
+    fn make_slice(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(making) = replica.making.as_mut() else { return };
+        let file = CheckpointFile { group, position: making.meta.position };
+        if making.whole {
+            self.start_job(Purpose::MakeFinish(file), FileJob::Finish { file });
+            return;
+        }
+        let mut data = Vec::with_capacity(SLICE_BYTES + (SLICE_BYTES >> 2));
+        let progress = replica.store.checkpoint_next(SLICE_BYTES, &mut data);
+        making.whole = matches!(progress, CheckpointProgress::Done);
+        let offset_bytes = making.meta.size_bytes;
+        making.meta.size_bytes += data.len() as u64;
+        let job = FileJob::Append { file, offset_bytes, data };
+        self.start_job(Purpose::MakeSlice(file), job);
+    }
+
+    pub(crate) fn make_slice_written(&mut self, group: GroupId, done: &FileDone) {
+        match done {
+            FileDone::Written => self.make_slice(group),
+            FileDone::Read(_) | FileDone::Failed => self.abandon_checkpoint(group),
+        }
+    }
+
+    pub(crate) fn make_finished(&mut self, group: GroupId, done: &FileDone) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(making) = replica.making.as_mut() else { return };
+        let (meta, keep_from) = (making.meta.clone(), making.keep_from);
+        match done {
+            FileDone::Written => {
+                making.marked = true;
+                let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
+                self.after_durable.marks.push_back((lsn, Mark::Made(group)));
+            }
+            FileDone::Read(_) | FileDone::Failed => self.abandon_checkpoint(group),
+        }
+    }
+
+    /// The mark of a checkpoint is durable: from now on a restart begins with it.
+    pub(crate) fn made(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(making) = replica.making.take() else { return };
+        self.files.making -= 1;
+        let old = std::mem::replace(&mut replica.checkpoint, making.meta.clone());
+        replica.raft.compact(making.meta, making.keep_from);
+        if old.position.index > Index(0) {
+            self.delete(CheckpointFile { group, position: old.position });
+        }
+    }
+
+    /// Gives a checkpoint up: it failed, or one from the leader replaces the state under it.
+    pub(crate) fn abandon_checkpoint(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(making) = replica.making.take_if(|making| !making.marked) else { return };
+        replica.store.checkpoint_abort();
+        self.files.making -= 1;
+        self.delete(CheckpointFile { group, position: making.meta.position });
+    }
+
+    /// Keeps the log short. A group that holds much of the oldest segment is checkpointed; when
+    /// only a few hold little of it, their live records are written anew at the head.
+    pub(crate) fn relieve_oldest_segment(&mut self) {
+        if self.wal.segments_count() <= SEGMENTS_QUIET || self.files.is_rewriting() {
+            return;
+        }
+        let stragglers = self.wal.stragglers();
+        let large = stragglers.iter().filter(|straggler| straggler.bytes > REWRITE_BYTES_MAX);
+        let large: Vec<GroupId> = large.map(|straggler| straggler.group).collect();
+        for group in &large {
+            self.start_checkpoint(*group);
+        }
+        if large.is_empty() {
+            for span in self.wal.straggler_reads() {
+                self.start_job(Purpose::Rewrite(span), FileJob::ReadFrames(span));
+            }
+        }
+    }
+
+    pub(crate) fn frame_to_rewrite(&mut self, span: FrameSpan, done: &FileDone) {
+        // A frame that can not be read stays where it is; the next sweep asks for it again.
+        if let FileDone::Read(bytes) = done {
+            // What is copied is durable where it was: nobody waits for the copy.
+            let _ = self.wal.rewrite(&span, bytes);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Carries out what one step of a group asks for, in the order that [`oarlock_raft::Effects`]
+//! promises.
+
+use oarlock_codec::{GroupMessage, Record};
+use oarlock_raft::{Body, Durable};
+use oarlock_types::{CoreAddr, GroupId, NodeId};
+
+use crate::shard::Shard;
+
+impl Shard {
+    pub(crate) fn perform(&mut self, group: GroupId) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.write_ahead(group, &mut effects);
+        let envelope = |(node, message)| (node, GroupMessage { group, message });
+        self.out.messages.extend(effects.send_now.drain(..).map(envelope));
+        for (node, message) in effects.send_after_durable.drain(..) {
+            let message = GroupMessage { group, message };
+            if self.newest_lsn > self.durable_lsn {
+                self.after_durable.messages.push_back((self.newest_lsn, node, message));
+            } else {
+                self.out.messages.push((node, message));
+            }
+        }
+        for entry in effects.apply.drain(..) {
+            self.apply(group, &entry);
+        }
+        self.settle_reads(&mut effects.reads);
+        let status_changed = std::mem::take(&mut effects.status_changed);
+        let log_reads = std::mem::take(&mut effects.log_reads);
+        let snapshot_reads = std::mem::take(&mut effects.snapshot_reads);
+        let snapshot_writes = std::mem::take(&mut effects.snapshot_writes);
+        // From here on steps may nest: the buffer goes back first.
+        self.effects = effects;
+        if status_changed && let Some(replica) = self.replicas.get(&group) {
+            self.out.leaders.push((group, replica.raft.leader()));
+        }
+        for wanted in log_reads {
+            self.read_log(group, wanted);
+        }
+        for wanted in snapshot_reads {
+            self.read_snapshot(group, wanted);
+        }
+        for piece in snapshot_writes {
+            self.write_snapshot(group, piece);
+        }
+    }
+
+    /// Puts hard state and entries into the turn's frame, and notes who hears when it is durable.
+    fn write_ahead(&mut self, group: GroupId, effects: &mut oarlock_raft::Effects) {
+        let hard_state = effects.hard_state.take();
+        if let Some(hard_state) = hard_state {
+            self.log(&Record::HardState { group, hard_state });
+        }
+        let last = effects.append.last().map(|entry| entry.at);
+        if last.is_some() {
+            self.newest_lsn = self.wal.append_entries(group, &effects.append);
+            effects.append.clear();
+            self.consider_checkpoint(group);
+        }
+        if hard_state.is_some() || last.is_some() {
+            let ack = (self.newest_lsn, group, Durable { hard_state, last });
+            self.after_durable.acks.push_back(ack);
+        }
+    }
+
+    /// Messages of one frame from another node's core, in order.
+    pub fn messages(&mut self, from: CoreAddr, messages: Vec<GroupMessage>) {
+        for GroupMessage { group, message } in messages {
+            if let Some(replica) = self.replicas.get(&group) {
+                // While a received checkpoint's mark is on its way to the disk the old log must not
+                // grow: what is said now is lost, as messages may be.
+                if !replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked()) {
+                    self.with_group(group, |raft, ctx, out| {
+                        raft.step(ctx, from.node, message, out);
+                    });
+                }
+            } else if let Body::Release(release) = message.body {
+                // A node without the replica is bound to nobody: that counts as an acknowledgement.
+                let body = Body::ReleaseReply(release);
+                let message = oarlock_raft::Message { term: message.term, body };
+                self.out.messages.push((from.node, GroupMessage { group, message }));
+            }
+        }
+    }
+
+    /// The data link to a node's core came up or went down.
+    pub fn link(&mut self, node: NodeId, up: bool) {
+        for place in 0..self.ids.len() {
+            let group = self.ids[place];
+            self.with_group(group, |raft, ctx, out| raft.reachable(ctx, node, up, out));
+        }
+    }
+}

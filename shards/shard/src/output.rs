@@ -1,0 +1,93 @@
+//! What a turn asks the driver to do, and the words in which the driver answers.
+
+use oarlock_codec::{GroupMessage, Refusal};
+use oarlock_raft::LogPosition;
+use oarlock_store::Reply;
+use oarlock_types::{GroupId, NodeId};
+use oarlock_wal::FrameSpan;
+
+/// What became of a request.
+pub type Outcome = Result<Reply, Refusal>;
+
+/// The effects of one turn, besides the WAL frame. Reused from turn to turn.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Requests that are decided, by the token that the driver gave them.
+    pub replies: Vec<(u64, Outcome)>,
+    /// To be sent with this turn: per node, in order.
+    pub messages: Vec<(NodeId, GroupMessage)>,
+    /// Work for the disk besides the WAL. Jobs on one file are carried out in order.
+    pub file_jobs: Vec<(JobToken, FileJob)>,
+    /// Groups whose leader, as this replica knows it, changed: `None` where nobody is known.
+    pub leaders: Vec<(GroupId, Option<NodeId>)>,
+}
+
+impl Output {
+    /// Whether the turn left anything to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+            && self.messages.is_empty()
+            && self.file_jobs.is_empty()
+            && self.leaders.is_empty()
+    }
+}
+
+/// Names a file job until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobToken(pub u64);
+
+/// A checkpoint file of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckpointFile {
+    /// Whose.
+    pub group: GroupId,
+    /// The last entry in it.
+    pub position: LogPosition,
+}
+
+/// Disk work that does not belong to the WAL's hot path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileJob {
+    /// Writes a piece of an unfinished checkpoint. Offset zero begins it anew.
+    Append {
+        /// Which.
+        file: CheckpointFile,
+        /// Where the piece goes: always the length so far.
+        offset_bytes: u64,
+        /// The piece.
+        data: Vec<u8>,
+    },
+    /// Makes an unfinished checkpoint durable under its name.
+    Finish {
+        /// Which.
+        file: CheckpointFile,
+    },
+    /// Reads a piece of a finished checkpoint. Shorter than asked only at its end.
+    Read {
+        /// Which.
+        file: CheckpointFile,
+        /// From here.
+        offset_bytes: u64,
+        /// So much.
+        len_bytes: usize,
+    },
+    /// Removes a checkpoint, finished or not. Not answered.
+    Delete {
+        /// Which.
+        file: CheckpointFile,
+    },
+    /// Reads whole frames of the WAL.
+    ReadFrames(FrameSpan),
+}
+
+/// How a file job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileDone {
+    /// Written, or finished, and durable as far as the job promised.
+    Written,
+    /// What was read.
+    Read(Vec<u8>),
+    /// It failed; the driver has said why in the log.
+    Failed,
+}

@@ -1,0 +1,86 @@
+//! One group's replica on this core: its Raft state machine, its store, and who waits for it.
+
+use std::collections::VecDeque;
+
+use oarlock_raft::{Group, LogPosition, SnapshotMeta};
+use oarlock_store::{Request, Store};
+use oarlock_types::{Mono, RangeEpoch, WallMs};
+
+use crate::checkpoints::Making;
+use crate::snapshots::Incoming;
+use crate::support_changes::SupportChange;
+
+/// A replica.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) raft: Group,
+    pub(crate) store: Store,
+    pub(crate) epoch: RangeEpoch,
+    /// The deadline that the timers know of; never later than the group's own.
+    pub(crate) armed: Mono,
+    /// Writes of this turn.
+    pub(crate) queued: Vec<Queued>,
+    /// Entries proposed here whose fate is open, in log order.
+    pub(crate) pending: VecDeque<PendingEntry>,
+    /// The newest stamp that this leader gave.
+    pub(crate) stamp: WallMs,
+    /// The newest durable checkpoint; position zero if there is none.
+    pub(crate) checkpoint: SnapshotMeta,
+    pub(crate) making: Option<Box<Making>>,
+    pub(crate) incoming: Option<Box<Incoming>>,
+}
+
+/// A write that waits for the end of the turn.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) token: u64,
+    pub(crate) request: Request,
+    pub(crate) bytes: usize,
+}
+
+/// An entry that this replica proposed, and whom its replies are for.
+#[derive(Debug)]
+pub(crate) struct PendingEntry {
+    pub(crate) at: LogPosition,
+    pub(crate) tokens: Vec<u64>,
+    pub(crate) bytes: usize,
+    pub(crate) since: Mono,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        raft: Group,
+        store: Store,
+        epoch: RangeEpoch,
+        checkpoint: SnapshotMeta,
+    ) -> Self {
+        let armed = raft.deadline();
+        Self {
+            raft,
+            store,
+            epoch,
+            armed,
+            queued: Vec::new(),
+            pending: VecDeque::new(),
+            stamp: WallMs(0),
+            checkpoint,
+            making: None,
+            incoming: None,
+        }
+    }
+
+    /// Whether a change of support may concern this group: its leader's, or a member's.
+    pub(crate) fn depends_on(&self, changes: &[SupportChange]) -> bool {
+        let is_leader = self.raft.is_leader();
+        let leader = self.raft.leader();
+        changes.iter().any(|change| match change {
+            SupportChange::Received { .. } => is_leader,
+            SupportChange::Granted { leader: core, .. } => {
+                !is_leader && leader.is_none_or(|leader| leader == core.node)
+            }
+            SupportChange::Incarnation { node, .. } => {
+                is_leader || leader.is_none_or(|leader| leader == *node)
+            }
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! Clients' requests: admission, one proposal per group and turn, reads, replies.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use oarlock_codec::Refusal;
+use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
+use oarlock_store::{Batch, Request, decode, encode};
+use oarlock_types::{GroupId, Index, RangeEpoch, WallMs};
+
+use crate::replica::{PendingEntry, Queued};
+use crate::shard::Shard;
+
+/// After this a request whose fate is still open is answered `UNKNOWN`. The router's own time-out
+/// is shorter; this one bounds what a shard remembers.
+const OUTCOME_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A read that waits for its barrier.
+#[derive(Debug)]
+pub(crate) struct WaitingRead {
+    token: u64,
+    group: GroupId,
+    request: Request,
+    bytes: usize,
+}
+
+impl Shard {
+    /// Takes a request. Its outcome comes with some turn's [`crate::Output::replies`], exactly once.
+    /// `epoch` is the range's version by which the sender routed it.
+    pub fn request(&mut self, token: u64, group: GroupId, epoch: RangeEpoch, request: Request) {
+        if let Err(refusal) = self.accept(token, group, epoch, request) {
+            self.out.replies.push((token, Err(refusal)));
+        }
+    }
+
+    fn accept(
+        &mut self,
+        token: u64,
+        group: GroupId,
+        epoch: RangeEpoch,
+        request: Request,
+    ) -> Result<(), Refusal> {
+        let replica = self.replicas.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
+        if replica.epoch != epoch {
+            return Err(Refusal::StaleEpoch);
+        }
+        if !replica.raft.is_leader() {
+            return Err(Refusal::NotLeader { leader: replica.raft.leader() });
+        }
+        let bytes = request.size_bytes();
+        if request.is_read() {
+            return self.read(token, group, request, bytes);
+        }
+        if self.disk_full {
+            return Err(Refusal::DiskFull);
+        }
+        if bytes > self.limits.entry_bytes_max {
+            return Err(Refusal::TooLarge);
+        }
+        if !self.admission.admit(bytes) {
+            return Err(Refusal::Busy);
+        }
+        if replica.queued.is_empty() {
+            self.queued.push(group);
+        }
+        replica.queued.push(Queued { token, request, bytes });
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        token: u64,
+        group: GroupId,
+        request: Request,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        if !self.admission.admit(bytes) {
+            return Err(Refusal::Busy);
+        }
+        self.next_read += 1;
+        let id = self.next_read;
+        self.reads.insert(id, WaitingRead { token, group, request, bytes });
+        self.with_group(group, |raft, ctx, out| raft.read(ctx, id, out));
+        Ok(())
+    }
+
+    /// Proposes this turn's writes: one entry per group, several where one would grow too large.
+    pub(crate) fn propose_queued(&mut self) {
+        let mut groups = std::mem::take(&mut self.queued);
+        for group in groups.drain(..) {
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            let mut queued = std::mem::take(&mut replica.queued);
+            // The stamp never runs backwards within a leader, though its wall clock may.
+            replica.stamp = replica.stamp.max(self.wall).max(replica.store.stamp());
+            let stamp = replica.stamp;
+            let mut entry = Vec::new();
+            let mut bytes = 0;
+            for write in queued.drain(..) {
+                if bytes + write.bytes > self.limits.entry_bytes_max && !entry.is_empty() {
+                    self.propose(group, stamp, &mut entry, bytes);
+                    bytes = 0;
+                }
+                bytes += write.bytes;
+                entry.push(write);
+            }
+            self.propose(group, stamp, &mut entry, bytes);
+            if let Some(replica) = self.replicas.get_mut(&group) {
+                replica.queued = queued;
+            }
+        }
+        self.queued = groups;
+    }
+
+    // WRITE 4/9: the turn's writes of one group become one entry, proposed once.
+    fn propose(&mut self, group: GroupId, stamp: WallMs, writes: &mut Vec<Queued>, bytes: usize) {
+        let mut tokens = Vec::with_capacity(writes.len());
+        let mut requests = Vec::with_capacity(writes.len());
+        for write in writes.drain(..) {
+            tokens.push(write.token);
+            requests.push(write.request);
+        }
+        let commands = encode(&Batch { stamp, requests });
+        let since = self.now;
+        let proposed = self.with_group(group, |raft, ctx, out| raft.propose(ctx, commands, out));
+        let refusal = match proposed {
+            Some(Ok(at)) => {
+                let entry = PendingEntry { at, tokens, bytes, since };
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.pending.push_back(entry);
+                }
+                return;
+            }
+            Some(Err(ProposeError::NotLeader { leader })) => Refusal::NotLeader { leader },
+            Some(Err(ProposeError::Transferring | ProposeError::WindowFull)) => Refusal::Busy,
+            None => Refusal::NoSuchGroup,
+        };
+        self.admission.release(tokens.len(), bytes);
+        self.out.replies.extend(tokens.into_iter().map(|token| (token, Err(refusal))));
+    }
+}
+
+impl Shard {
+    /// Carries out a committed entry and answers whoever proposed it here.
+    // WRITE 8/9: the store applies, the same on every replica.
+    pub(crate) fn apply(&mut self, group: GroupId, entry: &Entry) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let mut replies = std::mem::take(&mut self.replies);
+        match &entry.payload {
+            Payload::Commands(bytes) => {
+                let batch = decoded(group, entry.at, bytes);
+                replica.store.apply(entry.at.index, batch, &mut replies);
+            }
+            Payload::Noop | Payload::Config(_) => {}
+        }
+        while replica.pending.front().is_some_and(|front| front.at.index <= entry.at.index) {
+            let Some(front) = replica.pending.pop_front() else { break };
+            self.admission.release(front.tokens.len(), front.bytes);
+            if front.at == entry.at {
+                assert_eq!(front.tokens.len(), replies.len(), "invariant: a reply per request");
+                self.writes_acknowledged += front.tokens.len() as u64;
+                let outcomes = replies.drain(..).map(Ok);
+                self.out.replies.extend(front.tokens.into_iter().zip(outcomes));
+            } else {
+                // Another leader's entry stands at that index for good, so ours never will.
+                let refused = front.tokens.into_iter().map(|token| (token, Err(Refusal::Busy)));
+                self.out.replies.extend(refused);
+            }
+        }
+        replies.clear();
+        self.replies = replies;
+    }
+
+    /// Answers reads that Raft has decided.
+    pub(crate) fn settle_reads(&mut self, outcomes: &mut Vec<ReadOutcome>) {
+        for outcome in outcomes.drain(..) {
+            let (id, index) = match outcome {
+                ReadOutcome::Ready { token, index } => (token, Some(index)),
+                ReadOutcome::Refused { token } => (token, None),
+            };
+            let Some(read) = self.reads.remove(&id) else { continue };
+            self.admission.release(1, read.bytes);
+            let outcome = match (self.replicas.get(&read.group), index) {
+                (Some(replica), Some(index)) => {
+                    assert!(replica.raft.applied() >= index, "invariant: a leader applies at once");
+                    Ok(replica.store.read(&read.request, self.wall))
+                }
+                (Some(replica), None) => Err(Refusal::NotLeader { leader: replica.raft.leader() }),
+                (None, _) => Err(Refusal::NoSuchGroup),
+            };
+            self.out.replies.push((read.token, outcome));
+        }
+    }
+
+    /// Gives up on outcomes that have been open for too long: they may still come to pass.
+    pub(crate) fn expire_outcomes(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        while replica.pending.front().is_some_and(|e| self.now.since(e.since) > OUTCOME_WAIT_MAX) {
+            let Some(entry) = replica.pending.pop_front() else { break };
+            self.admission.release(entry.tokens.len(), entry.bytes);
+            let unknown = entry.tokens.into_iter().map(|token| (token, Err(Refusal::Unknown)));
+            self.out.replies.extend(unknown);
+        }
+    }
+
+    /// The log was replaced by a checkpoint: whether open entries are in it can not be told.
+    pub(crate) fn forget_outcomes(&mut self, group: GroupId, up_to: Index) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        while replica.pending.front().is_some_and(|entry| entry.at.index <= up_to) {
+            let Some(entry) = replica.pending.pop_front() else { break };
+            self.admission.release(entry.tokens.len(), entry.bytes);
+            let unknown = entry.tokens.into_iter().map(|token| (token, Err(Refusal::Unknown)));
+            self.out.replies.extend(unknown);
+        }
+    }
+}
+
+/// A committed entry that can not be decoded means that replicas would diverge: a bug, not a fault
+/// of the disk, since frames are checksummed.
+fn decoded(group: GroupId, at: LogPosition, bytes: &Bytes) -> Batch {
+    match decode(bytes) {
+        Ok(batch) => batch,
+        Err(error) => panic!("{group}: committed entry {at} can not be decoded: {error}"),
+    }
+}

@@ -1,0 +1,297 @@
+//! One core's engine: its groups, their log, and what waits for them. One per core.
+//!
+//! A turn is `begin_turn`, any number of events, `finish_turn`. Within a turn the time stands
+//! still. Nothing here reads a clock, a file or a socket: [`Output`] says what is to be done.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use oarlock_codec::{GroupMessage, Record};
+use oarlock_raft::{Context, Effects, Group, GroupConfig, Restored, SnapshotMeta};
+use oarlock_store::{Reply, Store, StoreLimits};
+use oarlock_types::{
+    CoreAddr, FastMap, GroupId, Index, Limits, Lsn, Mono, NodeId, Random, RangeEpoch, WallMs,
+};
+use oarlock_wal::Wal;
+
+use crate::SharedSupport;
+use crate::admission::Admission;
+use crate::checkpoints::Mark;
+use crate::files::Files;
+use crate::output::Output;
+use crate::replica::Replica;
+use crate::support_changes::ChangeTracker;
+use crate::timers::Timers;
+use crate::upkeep::Upkeep;
+
+/// What a shard is given at birth.
+#[derive(Debug)]
+pub struct ShardConfig {
+    /// Its own address.
+    pub addr: CoreAddr,
+    /// Every bound.
+    pub limits: Rc<Limits>,
+    /// Decides every random choice of this shard.
+    pub seed: u64,
+    /// Support, as the pulses keep it for the whole node.
+    pub support: SharedSupport,
+    /// Until then no replica here votes or campaigns: the node has forgotten its promises.
+    /// [`Mono`] zero at a node's very first start.
+    pub may_vote_from: Mono,
+}
+
+/// A replica to be taken up, new or from the log.
+#[derive(Debug)]
+pub struct ReplicaSeed {
+    /// Its group.
+    pub group: GroupId,
+    /// The range's epoch.
+    pub epoch: RangeEpoch,
+    /// What Raft remembers.
+    pub restored: Restored,
+    /// The state at the checkpoint that `restored` names.
+    pub store: Store,
+}
+
+/// Messages and acknowledgements that wait for a frame of the WAL.
+#[derive(Debug, Default)]
+pub(crate) struct AfterDurable {
+    pub(crate) messages: VecDeque<(Lsn, NodeId, GroupMessage)>,
+    pub(crate) acks: VecDeque<(Lsn, GroupId, oarlock_raft::Durable)>,
+    pub(crate) marks: VecDeque<(Lsn, Mark)>,
+}
+
+/// One core's engine.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) addr: CoreAddr,
+    pub(crate) limits: Rc<Limits>,
+    pub(crate) random: Random,
+    pub(crate) support: SharedSupport,
+    pub(crate) may_vote_from: Mono,
+    pub(crate) now: Mono,
+    pub(crate) wall: WallMs,
+    pub(crate) replicas: FastMap<GroupId, Replica>,
+    /// Groups with requests that arrived in this turn, in order of arrival.
+    pub(crate) queued: Vec<GroupId>,
+    pub(crate) wal: Wal,
+    pub(crate) after_durable: AfterDurable,
+    pub(crate) timers: Timers,
+    pub(crate) tracker: ChangeTracker,
+    pub(crate) admission: Admission,
+    pub(crate) reads: BTreeMap<u64, crate::requests::WaitingRead>,
+    pub(crate) next_read: u64,
+    pub(crate) files: Files,
+    pub(crate) disk_full: bool,
+    /// Reused by every step; empty between steps.
+    pub(crate) effects: Effects,
+    pub(crate) out: Output,
+    /// Reused by every apply; empty between entries.
+    pub(crate) replies: Vec<Reply>,
+    /// Replaced stores, to be freed in slices.
+    pub(crate) graveyard: Vec<Store>,
+    /// Every group of this shard, sorted: what loops walk over.
+    pub(crate) ids: Vec<GroupId>,
+    pub(crate) newest_lsn: Lsn,
+    pub(crate) durable_lsn: Lsn,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) writes_acknowledged: u64,
+}
+
+impl Shard {
+    /// A shard without replicas over a log that holds `wal`.
+    #[must_use]
+    pub fn new(config: ShardConfig, wal: Wal) -> Self {
+        let ShardConfig { addr, limits, seed, support, may_vote_from } = config;
+        Self {
+            addr,
+            random: Random::new(seed),
+            may_vote_from,
+            now: Mono(0),
+            wall: WallMs(0),
+            replicas: FastMap::default(),
+            queued: Vec::new(),
+            wal,
+            after_durable: AfterDurable::default(),
+            timers: Timers::default(),
+            tracker: ChangeTracker::new(&support, addr.core),
+            admission: Admission::new(&limits),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            files: Files::new(&limits),
+            disk_full: false,
+            effects: Effects::default(),
+            out: Output::default(),
+            replies: Vec::new(),
+            graveyard: Vec::new(),
+            ids: Vec::new(),
+            newest_lsn: Lsn(0),
+            durable_lsn: Lsn(0),
+            upkeep: Upkeep::default(),
+            writes_acknowledged: 0,
+            limits,
+            support,
+        }
+    }
+
+    /// Opens a turn at this time. Both clocks are the driver's.
+    pub fn begin_turn(&mut self, now: Mono, wall: WallMs) {
+        debug_assert!(now >= self.now, "invariant: the monotonic clock does not run backwards");
+        self.now = now;
+        self.wall = wall;
+    }
+
+    /// Takes up a replica: a new one (its creation goes into this turn's frame) or a restored one.
+    pub fn add_replica(&mut self, seed: ReplicaSeed, is_new: bool) {
+        let ReplicaSeed { group, epoch, restored, store } = seed;
+        debug_assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
+        if is_new {
+            let configuration = restored.checkpoint.configuration.clone();
+            let details = Bytes::copy_from_slice(&epoch.get().to_le_bytes());
+            self.log(&Record::Create { group, configuration, details });
+        }
+        let checkpoint = restored.checkpoint.clone();
+        let config = GroupConfig {
+            group,
+            node: self.addr.node,
+            core: self.addr.core,
+            seed: self.random.next_u64(),
+            limits: Rc::clone(&self.limits),
+        };
+        let view = self.support.view(self.addr.core, self.now);
+        let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
+        let raft = Group::new(config, restored, &ctx);
+        self.timers.arm(raft.deadline(), group);
+        self.replicas.insert(group, Replica::new(raft, store, epoch, checkpoint));
+        if let Err(place) = self.ids.binary_search(&group) {
+            self.ids.insert(place, group);
+        }
+    }
+
+    /// Puts a record into this turn's frame.
+    pub(crate) fn log(&mut self, record: &Record) -> Lsn {
+        self.newest_lsn = self.wal.append(record);
+        self.newest_lsn
+    }
+
+    /// Whether a group has a replica here.
+    #[must_use]
+    pub fn has_replica(&self, group: GroupId) -> bool {
+        self.replicas.contains_key(&group)
+    }
+
+    pub(crate) fn may_vote(&self) -> bool {
+        self.now >= self.may_vote_from
+    }
+
+    /// Runs one step of a group and performs its effects. Does nothing for a group that is not
+    /// here.
+    pub(crate) fn with_group<R>(
+        &mut self,
+        group: GroupId,
+        step: impl FnOnce(&mut Group, &Context<'_>, &mut Effects) -> R,
+    ) -> Option<R> {
+        let may_vote = self.may_vote();
+        let replica = self.replicas.get_mut(&group)?;
+        let view = self.support.view(self.addr.core, self.now);
+        let ctx = Context { now: self.now, support: &view, may_vote };
+        let result = step(&mut replica.raft, &ctx, &mut self.effects);
+        #[cfg(debug_assertions)]
+        replica.raft.check_invariants();
+        let deadline = replica.raft.deadline();
+        if deadline < replica.armed {
+            replica.armed = deadline;
+            self.timers.arm(deadline, group);
+        }
+        self.perform(group);
+        Some(result)
+    }
+
+    /// The frames of the log, for the driver that writes them.
+    pub fn wal(&mut self) -> &mut Wal {
+        &mut self.wal
+    }
+
+    /// A frame is durable: what waited for it goes on.
+    pub fn wal_durable(&mut self, lsn: Lsn) {
+        self.wal.durable(lsn);
+        self.durable_lsn = lsn;
+        while self.after_durable.messages.front().is_some_and(|(at, ..)| *at <= lsn) {
+            if let Some((_, node, message)) = self.after_durable.messages.pop_front() {
+                self.out.messages.push((node, message));
+            }
+        }
+        while self.after_durable.acks.front().is_some_and(|(at, ..)| *at <= lsn) {
+            if let Some((_, group, durable)) = self.after_durable.acks.pop_front() {
+                self.with_group(group, |raft, ctx, out| raft.durable(ctx, durable, out));
+            }
+        }
+        while self.after_durable.marks.front().is_some_and(|(at, _)| *at <= lsn) {
+            match self.after_durable.marks.pop_front() {
+                Some((_, Mark::Made(group))) => self.made(group),
+                Some((_, Mark::Received(group))) => self.install(group),
+                None => break,
+            }
+        }
+    }
+
+    /// Whether the disk is nearly full: writes are refused, everything else goes on.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+    }
+
+    /// Closes the turn: proposes what was queued, runs due timers, and hands out what is to be
+    /// done. `out` is swapped with the shard's own buffer, so that both keep their room.
+    pub fn finish_turn(&mut self, out: &mut Output) {
+        debug_assert!(out.is_empty(), "invariant: the last turn's output was carried out");
+        self.run_timers();
+        self.propose_queued();
+        self.free_slice();
+        std::mem::swap(out, &mut self.out);
+    }
+
+    /// When this shard next wants a turn though nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Mono {
+        self.timers.next()
+    }
+
+    /// Writes that this shard's leaders have acknowledged.
+    #[must_use]
+    pub fn writes_acknowledged(&self) -> u64 {
+        self.writes_acknowledged
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(group) = self.timers.due(self.now) {
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            replica.armed = Mono::NEVER;
+            let deadline = replica.raft.deadline();
+            if deadline <= self.now {
+                self.with_group(group, |raft, ctx, out| raft.timer(ctx, out));
+            } else if deadline < Mono::NEVER {
+                replica.armed = deadline;
+                self.timers.arm(deadline, group);
+            }
+        }
+    }
+
+    /// The checkpoint that a fresh replica starts from: nothing, with its first configuration.
+    #[must_use]
+    pub fn fresh_checkpoint(configuration: oarlock_raft::Configuration) -> SnapshotMeta {
+        SnapshotMeta { configuration, configuration_index: Index(0), ..SnapshotMeta::default() }
+    }
+
+    /// A store's bounds.
+    #[must_use]
+    pub fn store_limits(limits: &Limits) -> StoreLimits {
+        StoreLimits { value_bytes_max: limits.value_bytes_max, ..StoreLimits::default() }
+    }
+}
+
+/// The range's epoch that was kept with a replica's creation; the first where there is none.
+#[must_use]
+pub fn epoch_from(details: &[u8]) -> RangeEpoch {
+    details.try_into().map_or(RangeEpoch(1), |bytes| RangeEpoch(u64::from_le_bytes(bytes)))
+}

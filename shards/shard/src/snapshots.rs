@@ -1,0 +1,277 @@
+//! Checkpoints on their way between replicas: sent piece by piece from the leader's file, received
+//! into a file, loaded in slices, marked in the log, and only then put in place.
+
+use oarlock_codec::Record;
+use oarlock_raft::{SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite};
+use oarlock_store::{Loader, Store};
+use oarlock_types::{GroupId, Index, NodeId};
+
+use crate::checkpoints::Mark;
+use crate::files::Purpose;
+use crate::output::{CheckpointFile, FileDone, FileJob};
+use crate::shard::Shard;
+
+/// Bytes loaded per turn from a received checkpoint.
+const LOAD_BYTES: usize = 64 << 10;
+
+/// A checkpoint that comes from the leader.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    meta: SnapshotMeta,
+    from_node: NodeId,
+    received_bytes: u64,
+    /// A piece is being written.
+    writing_bytes: u64,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Receiving,
+    Finishing,
+    Loading(Box<Loader>, u64),
+    /// Loaded; its mark rides in a frame of the log.
+    Marked(Box<Store>),
+}
+
+impl Incoming {
+    pub(crate) fn is_marked(&self) -> bool {
+        matches!(self.stage, Stage::Marked(_))
+    }
+}
+
+impl Shard {
+    /// A follower wants a piece of this replica's newest checkpoint.
+    pub(crate) fn read_snapshot(&mut self, group: GroupId, wanted: SnapshotRead) {
+        if wanted.offset_bytes.is_some() {
+            self.files.unsent.push_back((group, wanted));
+            self.feed_snapshots();
+        } else {
+            // The offer needs the meta data alone.
+            self.send_piece(group, wanted, FileDone::Read(Vec::new()));
+        }
+    }
+
+    /// Starts the reads that the sending budget allows.
+    pub(crate) fn feed_snapshots(&mut self) {
+        let elapsed_us =
+            u64::try_from(self.now.since(self.files.budget_at).as_micros()).unwrap_or(u64::MAX);
+        let earned = elapsed_us.saturating_mul(self.files.bytes_per_s_max / 1000) / 1000;
+        let chunk = self.limits.snapshot_chunk_bytes;
+        let most = (self.files.bytes_per_s_max / 10).max(chunk as u64);
+        self.files.budget_at = self.now;
+        self.files.budget_bytes = self.files.budget_bytes.saturating_add(earned).min(most);
+        while self.files.budget_bytes >= chunk as u64
+            && let Some((group, wanted)) = self.files.unsent.pop_front()
+        {
+            self.files.budget_bytes -= chunk as u64;
+            let size_bytes = self.replicas.get(&group).map_or(0, |r| r.checkpoint.size_bytes);
+            let file = CheckpointFile { group, position: wanted.position };
+            let offset_bytes = wanted.offset_bytes.unwrap_or(0);
+            let len_bytes = up_to(size_bytes, offset_bytes, chunk);
+            let job = FileJob::Read { file, offset_bytes, len_bytes };
+            self.start_job(Purpose::Send(group, wanted), job);
+        }
+    }
+
+    pub(crate) fn send_piece(&mut self, group: GroupId, wanted: SnapshotRead, done: FileDone) {
+        let Some(replica) = self.replicas.get(&group) else { return };
+        let meta = replica.checkpoint.clone();
+        let data = match done {
+            FileDone::Read(data) if meta.position == wanted.position => data,
+            // A newer checkpoint has replaced that file, or the disk failed: begin anew.
+            FileDone::Read(_) | FileDone::Written | FileDone::Failed => {
+                self.with_group(group, |raft, ctx, out| {
+                    raft.snapshot_read_failed(ctx, wanted.to_node, out);
+                });
+                return;
+            }
+        };
+        let chunk = SnapshotChunk {
+            core: self.addr.core,
+            meta,
+            offset_bytes: wanted.offset_bytes.unwrap_or(0),
+            data: data.into(),
+        };
+        self.with_group(group, |raft, ctx, out| {
+            raft.snapshot_read(ctx, wanted.to_node, chunk, out);
+        });
+    }
+
+    /// A piece from the leader, or its offer.
+    pub(crate) fn write_snapshot(&mut self, group: GroupId, piece: SnapshotWrite) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let known = replica.incoming.as_ref().map(|incoming| incoming.meta.position);
+        if known != Some(piece.meta.position) {
+            if replica.incoming.as_ref().is_some_and(|i| !matches!(i.stage, Stage::Receiving)) {
+                return; // one is being put in place: the leader's offer is repeated later
+            }
+            if let Some(old) = replica.incoming.take() {
+                self.delete(CheckpointFile { group, position: old.meta.position });
+            }
+            self.abandon_checkpoint(group);
+            let incoming = Incoming {
+                meta: piece.meta.clone(),
+                from_node: piece.from_node,
+                received_bytes: 0,
+                writing_bytes: 0,
+                stage: Stage::Receiving,
+            };
+            if let Some(replica) = self.replicas.get_mut(&group) {
+                replica.incoming = Some(Box::new(incoming));
+            }
+        }
+        self.write_piece(group, piece);
+    }
+
+    fn write_piece(&mut self, group: GroupId, piece: SnapshotWrite) {
+        let Some(incoming) = self.incoming(group) else { return };
+        incoming.from_node = piece.from_node;
+        let expected = piece.offset_bytes == incoming.received_bytes
+            && incoming.writing_bytes == 0
+            && matches!(incoming.stage, Stage::Receiving)
+            && !piece.data.is_empty();
+        if expected {
+            incoming.writing_bytes = piece.data.len() as u64;
+            let file = CheckpointFile { group, position: incoming.meta.position };
+            let (offset_bytes, data) = (piece.offset_bytes, piece.data.to_vec());
+            let job = FileJob::Append { file, offset_bytes, data };
+            self.start_job(Purpose::ReceivePiece(file), job);
+        } else if incoming.writing_bytes == 0 {
+            self.acknowledge_piece(group);
+        }
+    }
+
+    fn incoming(&mut self, group: GroupId) -> Option<&mut Incoming> {
+        self.replicas.get_mut(&group)?.incoming.as_deref_mut()
+    }
+
+    fn acknowledge_piece(&mut self, group: GroupId) {
+        let Some(incoming) = self.incoming(group) else { return };
+        let (node, position) = (incoming.from_node, incoming.meta.position);
+        let received = incoming.received_bytes;
+        self.with_group(group, |raft, ctx, out| {
+            raft.snapshot_written(ctx, node, position, received, out);
+        });
+    }
+
+    pub(crate) fn piece_written(&mut self, group: GroupId, done: &FileDone) {
+        if *done != FileDone::Written {
+            self.drop_incoming(group);
+            return;
+        }
+        let Some(incoming) = self.incoming(group) else { return };
+        incoming.received_bytes += std::mem::take(&mut incoming.writing_bytes);
+        if incoming.received_bytes >= incoming.meta.size_bytes {
+            incoming.stage = Stage::Finishing;
+            let file = CheckpointFile { group, position: incoming.meta.position };
+            self.start_job(Purpose::ReceiveFinish(file), FileJob::Finish { file });
+        }
+        self.acknowledge_piece(group);
+    }
+
+    pub(crate) fn receive_finished(&mut self, group: GroupId, done: &FileDone) {
+        if *done != FileDone::Written {
+            self.drop_incoming(group);
+            return;
+        }
+        let loader = Loader::new(Self::store_limits(&self.limits));
+        let Some(incoming) = self.incoming(group) else { return };
+        incoming.stage = Stage::Loading(Box::new(loader), 0);
+        self.load_next(group);
+    }
+
+    fn load_next(&mut self, group: GroupId) {
+        let Some(incoming) = self.incoming(group) else { return };
+        let Stage::Loading(_, offset) = &incoming.stage else { return };
+        let offset_bytes = *offset;
+        let len_bytes = up_to(incoming.meta.size_bytes, offset_bytes, LOAD_BYTES);
+        let file = CheckpointFile { group, position: incoming.meta.position };
+        let job = FileJob::Read { file, offset_bytes, len_bytes };
+        self.start_job(Purpose::Load(file), job);
+    }
+
+    pub(crate) fn load_piece(&mut self, group: GroupId, done: FileDone) {
+        let FileDone::Read(bytes) = done else {
+            self.drop_incoming(group);
+            return;
+        };
+        let Some(incoming) = self.incoming(group) else { return };
+        let size_bytes = incoming.meta.size_bytes;
+        let Stage::Loading(loader, offset) = &mut incoming.stage else { return };
+        *offset += bytes.len() as u64;
+        let whole = *offset >= size_bytes;
+        if bytes.is_empty() || loader.feed(&bytes).is_err() {
+            self.drop_incoming(group);
+        } else if whole {
+            self.loaded(group);
+        } else {
+            self.load_next(group);
+        }
+    }
+
+    /// The state stands in memory; its mark goes into the log, which forgets what was before.
+    fn loaded(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(incoming) = replica.incoming.as_deref_mut() else { return };
+        let stage = std::mem::replace(&mut incoming.stage, Stage::Receiving);
+        let store = match stage {
+            Stage::Loading(loader, _) => loader.finish(),
+            Stage::Receiving | Stage::Finishing | Stage::Marked(_) => return,
+        };
+        let meta = incoming.meta.clone();
+        let position = meta.position;
+        match store {
+            Ok(store) if replica.raft.needs_install(position) => {
+                incoming.stage = Stage::Marked(Box::new(store));
+                let keep_from = Index(u64::MAX);
+                let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
+                self.after_durable.marks.push_back((lsn, Mark::Received(group)));
+            }
+            // The log has caught up meanwhile: what is there is not taken back.
+            Ok(store) => {
+                self.graveyard.push(store);
+                replica.incoming = None;
+                self.delete(CheckpointFile { group, position });
+                self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
+            }
+            Err(_) => self.drop_incoming(group),
+        }
+    }
+
+    /// The mark is durable: the state is put in place and replication goes on behind it.
+    pub(crate) fn install(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(incoming) = replica.incoming.take() else { return };
+        let Stage::Marked(store) = incoming.stage else { return };
+        let meta = incoming.meta;
+        self.graveyard.push(std::mem::replace(&mut replica.store, *store));
+        let old = std::mem::replace(&mut replica.checkpoint, meta.clone());
+        if old.position.index > Index(0) && old.position != meta.position {
+            self.delete(CheckpointFile { group, position: old.position });
+        }
+        self.forget_outcomes(group, meta.position.index);
+        let installed =
+            self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
+        assert_eq!(installed, Some(true), "invariant: nothing was said to the group meanwhile");
+    }
+
+    /// Gives a received checkpoint up; the leader's next offer begins anew.
+    fn drop_incoming(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(incoming) = replica.incoming.take() else { return };
+        if incoming.meta.position != replica.checkpoint.position {
+            self.delete(CheckpointFile { group, position: incoming.meta.position });
+        }
+        let (node, position) = (incoming.from_node, incoming.meta.position);
+        self.with_group(group, |raft, ctx, out| {
+            raft.snapshot_written(ctx, node, position, 0, out);
+        });
+    }
+}
+
+/// The length of a piece of at most `piece` bytes at `offset`: a file's end holds more than the
+/// checkpoint.
+fn up_to(size_bytes: u64, offset_bytes: u64, piece: usize) -> usize {
+    usize::try_from(size_bytes.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(piece)
+}

@@ -1,0 +1,81 @@
+//! What a person may ask of a core: plain numbers, taken between turns.
+
+use oarlock_raft::LogPosition;
+use oarlock_types::{GroupId, Index, NodeId, RangeEpoch, Term};
+
+use crate::shard::Shard;
+
+/// One replica as it stands.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// Its group.
+    pub group: GroupId,
+    /// The range's epoch.
+    pub epoch: RangeEpoch,
+    /// `leader`, `follower`, `candidate`, `pre-candidate` or `learner`.
+    pub role: &'static str,
+    /// Its term.
+    pub term: Term,
+    /// Whom it knows as leader.
+    pub leader: Option<NodeId>,
+    /// Committed up to here.
+    pub commit: Index,
+    /// Applied up to here.
+    pub applied: Index,
+    /// The end of its log.
+    pub last: LogPosition,
+    /// Bytes of log since its checkpoint.
+    pub log_bytes: u64,
+    /// Keys in its store.
+    pub keys: u64,
+    /// Bytes in its store.
+    pub state_bytes: u64,
+    /// Whether it may answer reads from its lease now.
+    pub lease: bool,
+    /// At a leader, each other member: how far it has the log, and in which state it is followed.
+    pub followers: Vec<oarlock_raft::ProgressStatus>,
+}
+
+impl Shard {
+    /// All replicas, in order of their groups.
+    #[must_use]
+    pub fn status(&self) -> Vec<ReplicaStatus> {
+        self.ids.iter().filter_map(|group| self.replica_status(*group)).collect()
+    }
+
+    /// How many replicas there are, and how many of them lead.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let leads = |group: &&GroupId| self.replicas.get(group).is_some_and(|r| r.raft.is_leader());
+        (self.ids.len(), self.ids.iter().filter(leads).count())
+    }
+
+    /// Commands that wait for their outcome.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.admission.count()
+    }
+
+    fn replica_status(&self, group: GroupId) -> Option<ReplicaStatus> {
+        let replica = self.replicas.get(&group)?;
+        let view = self.support.view(self.addr.core, self.now);
+        let ctx =
+            oarlock_raft::Context { now: self.now, support: &view, may_vote: self.may_vote() };
+        let raft = &replica.raft;
+        Some(ReplicaStatus {
+            group,
+            epoch: replica.epoch,
+            role: raft.role().name(),
+            term: raft.term(),
+            leader: raft.leader(),
+            commit: raft.commit(),
+            applied: raft.applied(),
+            last: raft.last(),
+            log_bytes: self.wal.group_log_bytes(group),
+            keys: replica.store.len() as u64,
+            state_bytes: replica.store.size_bytes(),
+            lease: raft.lease_valid(&ctx),
+            followers: raft.progress().collect(),
+        })
+    }
+}

@@ -1,0 +1,692 @@
+//! What this node promises to the cores of other nodes, and what they promise to its own.
+//!
+//! One per node, shared by reference between the pulse agent, which alone gives and extends, and
+//! all cores, which read and mark what has lapsed. Atomics only: nobody waits here. It must not
+//! decide who deserves support (that is [`crate::pulse`]) and holds no group.
+//!
+//! Guarantees:
+//! 1. A promise is one word (epoch, until). It is extended by compare-and-swap from a value that
+//!    has not lapsed, and whoever sees that it has run out marks that by compare-and-swap before
+//!    acting on it. One of the two wins: a core that acts on a lapse is never overtaken by an
+//!    extension of the same epoch.
+//! 2. After a lapse the next promise has a higher epoch. An epoch's upper bits are the granting
+//!    node's incarnation, so that epochs also grow over restarts: an acknowledgement given before
+//!    a restart never counts after it.
+//! 3. The incarnation that a promise is made to changes only while the promise is lapsed, and only
+//!    upwards. So `incarnation, word, incarnation` read in this order, with equal incarnations,
+//!    is one consistent promise.
+//! 4. A promise given is rounded up to [`TICK_US`], a promise received is rounded down.
+//! 5. A newer incarnation of a peer ends all that was promised to and by its older one.
+
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
+
+use oarlock_raft::{Grant, Received, Support};
+use oarlock_types::{CoreAddr, CoreId, Incarnation, Mono, NodeId, SupportEpoch};
+
+/// The grain of promises in microseconds: 36 bits of it reach almost nine years.
+pub const TICK_US: u64 = 1 << TICK_BITS;
+const TICK_BITS: u32 = 12;
+const UNTIL_BITS: u32 = 36;
+const UNTIL_MAX: u64 = (1 << UNTIL_BITS) - 1;
+const LAPSES_BITS: u32 = 28;
+const LAPSES_MAX: u64 = (1 << LAPSES_BITS) - 1;
+/// The highest incarnation that fits into a link's mark.
+const INCARNATION_MAX: u64 = (1 << 28) - 1;
+const SERIAL_BITS: u32 = 36;
+const SERIAL_MAX: u64 = (1 << SERIAL_BITS) - 1;
+
+const _: () = assert!(UNTIL_BITS + LAPSES_BITS == 64);
+
+/// A promise in one word: how often it has lapsed (upper bits) and until when it holds (lower
+/// bits, in ticks since the table's origin; zero: it has lapsed).
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Word(u64);
+
+impl Word {
+    const fn new(lapses: u64, until_ticks: u64) -> Self {
+        Self(lapses << UNTIL_BITS | until_ticks)
+    }
+    const fn lapses(self) -> u64 {
+        self.0 >> UNTIL_BITS
+    }
+    const fn until_ticks(self) -> u64 {
+        self.0 & UNTIL_MAX
+    }
+    const fn has_lapsed(self) -> bool {
+        self.until_ticks() == 0
+    }
+    const fn lapsed(self) -> Self {
+        Self::new(self.lapses(), 0)
+    }
+}
+
+/// A promise and whom it is made to (one given) or who made it (one received).
+#[derive(Debug, Default)]
+struct Promise {
+    word: AtomicU64,
+    incarnation: AtomicU64,
+}
+
+impl Promise {
+    /// The word and the incarnation that belongs to it (guarantee 3).
+    fn load(&self) -> (Word, Incarnation) {
+        let mut before = self.incarnation.load(SeqCst);
+        loop {
+            let word = Word(self.word.load(SeqCst));
+            let after = self.incarnation.load(SeqCst);
+            if before == after {
+                return (word, Incarnation(after));
+            }
+            before = after;
+        }
+    }
+
+    /// Marks a word as lapsed; false if it has changed meanwhile.
+    fn lapse(&self, word: Word) -> bool {
+        self.word.compare_exchange(word.0, word.lapsed().0, SeqCst, SeqCst).is_ok()
+    }
+}
+
+/// Names one connection, so that the end of an old one does not count as the end of its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkToken(u64);
+
+/// All that is shared about one other node.
+#[derive(Debug)]
+struct Peer {
+    node: NodeId,
+    /// The newest that is known, from a handshake or a pulse; zero: none yet.
+    incarnation: AtomicU64,
+    /// Its number of cores; zero: unknown.
+    cores: AtomicU16,
+    map_version: AtomicU64,
+    /// When its last pulse came, in microseconds; zero: never.
+    heard_at: AtomicU64,
+    /// Promises to each of its cores.
+    granted: Vec<Promise>,
+    /// Its promises to each of our cores.
+    received: Vec<Promise>,
+    /// Link from each of our cores to it: incarnation and serial of the connection, zero if down.
+    outgoing: Vec<AtomicU64>,
+    /// Link from each of its cores to us, likewise.
+    incoming: Vec<AtomicU64>,
+}
+
+/// What a table is made of.
+#[derive(Clone, Debug)]
+pub struct TableConfig<'a> {
+    /// This node.
+    pub node: NodeId,
+    /// Its incarnation, durable already.
+    pub incarnation: Incarnation,
+    /// Its cores.
+    pub cores: u16,
+    /// The most cores that a peer may have.
+    pub cores_max: u16,
+    /// No time before this one is ever handed in.
+    pub origin: Mono,
+    /// The other nodes of the cluster with their number of cores, zero where it is unknown.
+    pub peers: &'a [(NodeId, u16)],
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct SupportTable {
+    node: NodeId,
+    incarnation: Incarnation,
+    cores: u16,
+    cores_max: u16,
+    origin: Mono,
+    peers: Vec<Peer>,
+    map_version: AtomicU64,
+    link_serial: AtomicU64,
+}
+
+impl SupportTable {
+    /// A table in which nothing has been promised yet.
+    ///
+    /// # Panics
+    /// If the incarnation is zero or beyond 2^28, or a node is its own peer.
+    #[must_use]
+    pub fn new(config: &TableConfig<'_>) -> Self {
+        assert!((1..=INCARNATION_MAX).contains(&config.incarnation.get()), "incarnation in range");
+        assert!(config.peers.iter().all(|(node, _)| *node != config.node), "no node is its peer");
+        let mut peers: Vec<Peer> = config
+            .peers
+            .iter()
+            .map(|&(node, cores)| Self::peer_slot(config, node, cores))
+            .collect();
+        peers.sort_by_key(|peer| peer.node);
+        peers.dedup_by_key(|peer| peer.node);
+        Self {
+            node: config.node,
+            incarnation: config.incarnation,
+            cores: config.cores,
+            cores_max: config.cores_max,
+            origin: config.origin,
+            peers,
+            map_version: AtomicU64::new(0),
+            link_serial: AtomicU64::new(0),
+        }
+    }
+
+    fn peer_slot(config: &TableConfig<'_>, node: NodeId, cores: u16) -> Peer {
+        let own = usize::from(config.cores);
+        let theirs = usize::from(config.cores_max);
+        Peer {
+            node,
+            incarnation: AtomicU64::new(0),
+            cores: AtomicU16::new(cores.min(config.cores_max)),
+            map_version: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
+            granted: (0..theirs).map(|_| Promise::default()).collect(),
+            received: (0..own).map(|_| Promise::default()).collect(),
+            outgoing: (0..own).map(|_| AtomicU64::new(0)).collect(),
+            incoming: (0..theirs).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.binary_search_by_key(&node, |peer| peer.node).ok().map(|at| &self.peers[at])
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This node's incarnation.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// How many cores this node has.
+    #[must_use]
+    pub fn cores(&self) -> u16 {
+        self.cores
+    }
+
+    /// The most cores that a peer may have.
+    #[must_use]
+    pub fn cores_max(&self) -> u16 {
+        self.cores_max
+    }
+
+    /// The other nodes, in order.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.peers.iter().map(|peer| peer.node)
+    }
+
+    /// What a group on `core` may know of the pulses at `now`. A lease that is checked against a
+    /// `now` from before a request came in proves nothing for that request: take the time of a
+    /// turn after its events have been collected.
+    #[must_use]
+    pub fn view(&self, core: CoreId, now: Mono) -> SupportView<'_> {
+        SupportView { table: self, core, now }
+    }
+
+    // ---- peers ----
+
+    /// The newest incarnation of a peer that is known; zero while none is.
+    #[must_use]
+    pub fn peer_incarnation(&self, node: NodeId) -> Incarnation {
+        self.peer(node).map_or(Incarnation(0), |peer| Incarnation(peer.incarnation.load(SeqCst)))
+    }
+
+    /// Takes note of a peer's incarnation and says which one is the newest: the caller's frames
+    /// are to be dropped unless it is theirs.
+    pub fn learn_incarnation(&self, node: NodeId, incarnation: Incarnation) -> Incarnation {
+        let Some(peer) = self.peer(node) else { return Incarnation(0) };
+        if incarnation.get() > INCARNATION_MAX {
+            return Incarnation(peer.incarnation.load(SeqCst));
+        }
+        let before = peer.incarnation.fetch_max(incarnation.get(), SeqCst);
+        Incarnation(before.max(incarnation.get()))
+    }
+
+    /// How many cores a peer has; zero while it is unknown.
+    #[must_use]
+    pub fn peer_cores(&self, node: NodeId) -> u16 {
+        self.peer(node).map_or(0, |peer| peer.cores.load(SeqCst))
+    }
+
+    /// Takes note of a peer's number of cores; false (and no change) if it is out of bounds.
+    pub fn learn_cores(&self, node: NodeId, cores: u16) -> bool {
+        let fits = (1..=self.cores_max).contains(&cores);
+        if let (true, Some(peer)) = (fits, self.peer(node)) {
+            peer.cores.store(cores, SeqCst);
+        }
+        fits
+    }
+
+    /// The version of the cluster's map that this node holds.
+    #[must_use]
+    pub fn map_version(&self) -> u64 {
+        self.map_version.load(SeqCst)
+    }
+
+    /// Tells the peers of a newer map.
+    pub fn raise_map_version(&self, version: u64) {
+        self.map_version.fetch_max(version, SeqCst);
+    }
+
+    /// The version of the cluster's map that a peer holds.
+    #[must_use]
+    pub fn peer_map_version(&self, node: NodeId) -> u64 {
+        self.peer(node).map_or(0, |peer| peer.map_version.load(SeqCst))
+    }
+
+    /// When a peer's last pulse came.
+    #[must_use]
+    pub fn heard_at(&self, node: NodeId) -> Option<Mono> {
+        let at = self.peer(node)?.heard_at.load(SeqCst);
+        (at != 0).then_some(Mono(at))
+    }
+
+    /// A pulse of a peer's newest incarnation has come.
+    pub(crate) fn heard(&self, node: NodeId, now: Mono, map_version: u64) {
+        if let Some(peer) = self.peer(node) {
+            peer.heard_at.store(now.0, SeqCst);
+            peer.map_version.store(map_version, SeqCst);
+        }
+    }
+
+    // ---- data links ----
+
+    /// The link from our `core` to a peer has come up.
+    pub fn outgoing_up(&self, node: NodeId, core: CoreId, incarnation: Incarnation) -> LinkToken {
+        self.link_up(self.peer(node).and_then(|p| p.outgoing.get(usize::from(core.0))), incarnation)
+    }
+
+    /// That link has gone down. A later link in its place stays up.
+    pub fn outgoing_down(&self, node: NodeId, core: CoreId, token: LinkToken) {
+        link_down(self.peer(node).and_then(|p| p.outgoing.get(usize::from(core.0))), token);
+    }
+
+    /// The link from a peer's core to us has come up.
+    pub fn incoming_up(&self, from: CoreAddr, incarnation: Incarnation) -> LinkToken {
+        let mark = self.peer(from.node).and_then(|p| p.incoming.get(usize::from(from.core.0)));
+        self.link_up(mark, incarnation)
+    }
+
+    /// That link has gone down. A later link in its place stays up.
+    pub fn incoming_down(&self, from: CoreAddr, token: LinkToken) {
+        link_down(
+            self.peer(from.node).and_then(|p| p.incoming.get(usize::from(from.core.0))),
+            token,
+        );
+    }
+
+    fn link_up(&self, mark: Option<&AtomicU64>, incarnation: Incarnation) -> LinkToken {
+        let serial = self.link_serial.fetch_add(1, SeqCst) & SERIAL_MAX;
+        let token = incarnation.get().min(INCARNATION_MAX) << SERIAL_BITS | serial;
+        if let Some(mark) = mark {
+            // A late connection of an older incarnation never hides the newer one's.
+            mark.fetch_max(token, SeqCst);
+        }
+        LinkToken(token)
+    }
+
+    /// Whether data flows both ways between this node and a peer's core, in the peer's newest
+    /// incarnation. Core `a` of ours talks with core `c` of theirs where both are equal modulo the
+    /// smaller number of cores: replicas of a group sit on the same core number where they can.
+    #[must_use]
+    pub fn links_up(&self, to: CoreAddr) -> bool {
+        let Some(peer) = self.peer(to.node) else { return false };
+        let incarnation = peer.incarnation.load(SeqCst);
+        let is_up = |mark: &AtomicU64| {
+            let token = mark.load(SeqCst);
+            token != 0 && token >> SERIAL_BITS == incarnation
+        };
+        let modulus = usize::from(self.cores.min(peer.cores.load(SeqCst)));
+        let core = usize::from(to.core.0);
+        modulus != 0
+            && incarnation != 0
+            && peer.incoming.get(core).is_some_and(is_up)
+            && peer.outgoing.iter().skip(core % modulus).step_by(modulus).all(is_up)
+    }
+
+    // ---- promises given ----
+
+    /// Promises support to a peer's core until `until`, or extends what was promised. Only the
+    /// pulse agent may call it, from one thread. `None` if the words are used up.
+    pub(crate) fn extend(
+        &self,
+        to: CoreAddr,
+        incarnation: Incarnation,
+        now: Mono,
+        until: Mono,
+    ) -> Option<SupportEpoch> {
+        let promise = self.peer(to.node)?.granted.get(usize::from(to.core.0))?;
+        let until_ticks = self.ticks_up(until)?;
+        loop {
+            let word = Word(promise.word.load(SeqCst));
+            if word.has_lapsed() {
+                // Nobody but this thread leaves the lapsed state, so plain stores do.
+                let lapses = word.lapses() + 1;
+                if lapses > LAPSES_MAX {
+                    return None;
+                }
+                promise.incarnation.store(incarnation.get(), SeqCst);
+                promise.word.store(Word::new(lapses, until_ticks).0, SeqCst);
+                return Some(epoch(self.incarnation, lapses));
+            }
+            let same = promise.incarnation.load(SeqCst) == incarnation.get();
+            if !same || self.mono(word) < now {
+                promise.lapse(word);
+                continue;
+            }
+            let longer = Word::new(word.lapses(), until_ticks.max(word.until_ticks()));
+            if promise.word.compare_exchange(word.0, longer.0, SeqCst, SeqCst).is_ok() {
+                return Some(epoch(self.incarnation, word.lapses()));
+            }
+        }
+    }
+
+    /// What this node grants to a peer's core at `now`, and until when.
+    #[must_use]
+    pub fn granted(&self, to: CoreAddr, now: Mono) -> Option<(Grant, Mono)> {
+        let peer = self.peer(to.node)?;
+        let promise = peer.granted.get(usize::from(to.core.0))?;
+        loop {
+            let (word, incarnation) = promise.load();
+            if word.has_lapsed() {
+                return None;
+            }
+            let until = self.mono(word);
+            if until >= now && incarnation.get() == peer.incarnation.load(SeqCst) {
+                let epoch = epoch(self.incarnation, word.lapses());
+                return Some((Grant { epoch, incarnation }, until));
+            }
+            // On failure somebody extended it or marked it: look again.
+            if promise.lapse(word) {
+                return None;
+            }
+        }
+    }
+
+    // ---- promises received ----
+
+    /// A peer's incarnation supports our core under `epoch` until `until`. Only the pulse agent
+    /// may call it, from one thread. A word that is older than what is known changes nothing.
+    pub(crate) fn receive(
+        &self,
+        node: NodeId,
+        core: CoreId,
+        incarnation: Incarnation,
+        epoch: SupportEpoch,
+        until: Mono,
+    ) {
+        let promise = self.peer(node).and_then(|p| p.received.get(usize::from(core.0)));
+        let Some(promise) = promise else { return };
+        let lapses = epoch.get() & LAPSES_MAX;
+        let ticks = until.0.saturating_sub(self.origin.0) >> TICK_BITS;
+        if epoch.get() >> LAPSES_BITS != incarnation.get() || ticks == 0 || ticks > UNTIL_MAX {
+            return;
+        }
+        let (word, known) = promise.load();
+        if incarnation < known {
+            return;
+        }
+        if incarnation > known {
+            promise.word.store(0, SeqCst);
+            promise.incarnation.store(incarnation.get(), SeqCst);
+        } else if (lapses, ticks) <= (word.lapses(), word.until_ticks()) || lapses < word.lapses() {
+            return;
+        }
+        promise.word.store(Word::new(lapses, ticks).0, SeqCst);
+    }
+
+    /// What a peer grants to our core at `now`.
+    #[must_use]
+    pub fn received(&self, node: NodeId, core: CoreId, now: Mono) -> Option<Received> {
+        let peer = self.peer(node)?;
+        let (word, incarnation) = peer.received.get(usize::from(core.0))?.load();
+        let until = self.mono(word);
+        let holds = !word.has_lapsed()
+            && until >= now
+            && incarnation.get() == peer.incarnation.load(SeqCst);
+        holds.then(|| Received { epoch: epoch(incarnation, word.lapses()), until })
+    }
+
+    // ---- time ----
+
+    fn ticks_up(&self, at: Mono) -> Option<u64> {
+        let ticks = at.0.saturating_sub(self.origin.0).div_ceil(TICK_US).max(1);
+        (ticks <= UNTIL_MAX).then_some(ticks)
+    }
+
+    fn mono(&self, word: Word) -> Mono {
+        Mono(self.origin.0.saturating_add(word.until_ticks() << TICK_BITS))
+    }
+}
+
+fn link_down(mark: Option<&AtomicU64>, token: LinkToken) {
+    if let Some(mark) = mark {
+        // Failure means that a later connection has taken the place.
+        let _ = mark.compare_exchange(token.0, 0, SeqCst, SeqCst);
+    }
+}
+
+/// The epoch of a node's promise that has lapsed `lapses - 1` times in this incarnation.
+fn epoch(granter: Incarnation, lapses: u64) -> SupportEpoch {
+    SupportEpoch(granter.get() << LAPSES_BITS | lapses)
+}
+
+/// The table as a group on one core sees it at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct SupportView<'a> {
+    table: &'a SupportTable,
+    core: CoreId,
+    now: Mono,
+}
+
+impl Support for SupportView<'_> {
+    fn granted(&self, leader: CoreAddr) -> Option<Grant> {
+        self.table.granted(leader, self.now).map(|(grant, _)| grant)
+    }
+
+    fn received(&self, node: NodeId) -> Option<Received> {
+        self.table.received(node, self.core, self.now)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.table.incarnation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use oarlock_types::Random;
+
+    use super::*;
+
+    const OTHER: NodeId = NodeId(2);
+    const LEADER: CoreAddr = CoreAddr::new(OTHER, CoreId(0));
+    const FIFTH: Incarnation = Incarnation(5);
+
+    fn table(cores: u16, peer_cores: u16) -> SupportTable {
+        let table = SupportTable::new(&TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(3),
+            cores,
+            cores_max: 8,
+            origin: Mono(1_000_000),
+            peers: &[(NodeId(3), 0), (OTHER, peer_cores)],
+        });
+        table.learn_incarnation(OTHER, FIFTH);
+        table
+    }
+
+    fn at(us: u64) -> Mono {
+        Mono(1_000_000 + us)
+    }
+
+    #[test]
+    fn a_promise_is_rounded_up_and_one_received_down() {
+        let table = table(1, 1);
+        table.extend(LEADER, FIFTH, at(0), at(TICK_US + 1)).unwrap();
+        assert_eq!(table.granted(LEADER, at(2 * TICK_US)).unwrap().1, at(2 * TICK_US));
+        let epoch = SupportEpoch(5 << 28 | 1);
+        table.receive(OTHER, CoreId(0), FIFTH, epoch, at(2 * TICK_US - 1));
+        let received = table.received(OTHER, CoreId(0), at(TICK_US)).unwrap();
+        assert_eq!(received, Received { epoch, until: at(TICK_US) });
+        assert_eq!(table.received(OTHER, CoreId(0), at(TICK_US + 1)), None);
+    }
+
+    #[test]
+    fn a_promise_is_never_shortened_and_lapses_for_good() {
+        let table = table(1, 1);
+        let first = table.extend(LEADER, FIFTH, at(0), at(10 * TICK_US)).unwrap();
+        assert_eq!(table.extend(LEADER, FIFTH, at(1), at(TICK_US)), Some(first));
+        assert_eq!(table.granted(LEADER, at(10 * TICK_US)).unwrap().1, at(10 * TICK_US));
+        assert_eq!(table.granted(LEADER, at(10 * TICK_US + 1)), None);
+        assert_eq!(
+            table.granted(LEADER, at(0)),
+            None,
+            "another core's older clock changes nothing"
+        );
+        let second = table.extend(LEADER, FIFTH, at(0), at(20 * TICK_US)).unwrap();
+        assert!(second > first);
+    }
+
+    #[test]
+    fn a_newer_incarnation_ends_both_directions() {
+        let table = table(1, 1);
+        let first = table.extend(LEADER, FIFTH, at(0), at(10 * TICK_US)).unwrap();
+        let epoch = SupportEpoch(5 << 28 | 9);
+        table.receive(OTHER, CoreId(0), FIFTH, epoch, at(10 * TICK_US));
+        assert_eq!(table.learn_incarnation(OTHER, Incarnation(6)), Incarnation(6));
+        assert_eq!(table.granted(LEADER, at(1)), None);
+        assert_eq!(table.received(OTHER, CoreId(0), at(1)), None);
+        assert_eq!(table.learn_incarnation(OTHER, FIFTH), Incarnation(6), "never goes back");
+
+        let second = table.extend(LEADER, Incarnation(6), at(2), at(11 * TICK_US)).unwrap();
+        assert!(second > first);
+        let (grant, _) = table.granted(LEADER, at(3)).unwrap();
+        assert_eq!(grant, Grant { epoch: second, incarnation: Incarnation(6) });
+        let newer = SupportEpoch(6 << 28 | 1);
+        table.receive(OTHER, CoreId(0), Incarnation(6), newer, at(5 * TICK_US));
+        assert_eq!(table.received(OTHER, CoreId(0), at(3)).unwrap().epoch, newer);
+        table.receive(OTHER, CoreId(0), FIFTH, epoch, at(10 * TICK_US));
+        assert_eq!(table.received(OTHER, CoreId(0), at(3)).unwrap().epoch, newer);
+    }
+
+    #[test]
+    fn epochs_grow_over_a_restart_of_the_granter() {
+        let before = table(1, 1).extend(LEADER, FIFTH, at(0), at(9)).unwrap();
+        let config = TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(4),
+            cores: 1,
+            cores_max: 1,
+            origin: at(0),
+            peers: &[(OTHER, 1)],
+        };
+        let after = SupportTable::new(&config).extend(LEADER, FIFTH, at(0), at(9)).unwrap();
+        assert!(after > before);
+    }
+
+    #[test]
+    fn the_end_of_an_old_link_does_not_hide_its_successor() {
+        let table = table(1, 1);
+        table.outgoing_up(OTHER, CoreId(0), FIFTH);
+        let old = table.incoming_up(LEADER, FIFTH);
+        assert!(table.links_up(LEADER));
+        let new = table.incoming_up(LEADER, FIFTH);
+        table.incoming_down(LEADER, old);
+        assert!(table.links_up(LEADER));
+        table.incoming_down(LEADER, new);
+        assert!(!table.links_up(LEADER));
+    }
+
+    #[test]
+    fn links_of_another_incarnation_do_not_count() {
+        let table = table(1, 1);
+        table.outgoing_up(OTHER, CoreId(0), FIFTH);
+        table.incoming_up(LEADER, Incarnation(4));
+        assert!(!table.links_up(LEADER));
+        table.incoming_up(LEADER, FIFTH);
+        assert!(table.links_up(LEADER));
+        table.incoming_up(LEADER, Incarnation(4));
+        assert!(table.links_up(LEADER), "a late link of the older incarnation takes no place");
+        table.learn_incarnation(OTHER, Incarnation(6));
+        assert!(!table.links_up(LEADER));
+    }
+
+    #[test]
+    fn every_link_that_a_core_depends_on_counts() {
+        // Four cores here, two there: cores 1 and 3 both talk with core 1 of the peer.
+        let table = table(4, 2);
+        let to = CoreAddr::new(OTHER, CoreId(1));
+        table.incoming_up(to, FIFTH);
+        table.outgoing_up(OTHER, CoreId(1), FIFTH);
+        assert!(!table.links_up(to));
+        let token = table.outgoing_up(OTHER, CoreId(3), FIFTH);
+        assert!(table.links_up(to));
+        assert!(!table.links_up(LEADER));
+        table.outgoing_down(OTHER, CoreId(3), token);
+        assert!(!table.links_up(to));
+    }
+
+    #[test]
+    fn a_core_that_has_no_link_to_itself_depends_on_its_partner() {
+        // Two cores here, three there: our core 0 talks with their core 0; their core 2 dials it.
+        let table = table(2, 3);
+        let to = CoreAddr::new(OTHER, CoreId(2));
+        table.incoming_up(to, FIFTH);
+        table.outgoing_up(OTHER, CoreId(1), FIFTH);
+        assert!(!table.links_up(to));
+        table.outgoing_up(OTHER, CoreId(0), FIFTH);
+        assert!(table.links_up(to));
+    }
+
+    /// One thread extends, three look with clocks that run on; promises are so short that most
+    /// looks race with an extension. Whoever has seen an epoch end must never see it again.
+    #[test]
+    fn an_extension_never_overtakes_an_observed_lapse() {
+        let table = table(1, 1);
+        let clock = AtomicU64::new(1_000_000);
+        let ended = AtomicU64::new(0);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let look = |seed: u64| {
+                let mut random = Random::new(seed);
+                let mut last = 0;
+                let mut lapses = 0_u64;
+                while !done.load(SeqCst) {
+                    let floor = ended.load(SeqCst);
+                    let now = Mono(clock.fetch_add(random.below(2000), SeqCst));
+                    match table.granted(LEADER, now) {
+                        Some((grant, _)) => {
+                            assert!(grant.epoch.get() > floor, "an ended epoch came back");
+                            last = grant.epoch.get();
+                        }
+                        None => {
+                            ended.fetch_max(last, SeqCst);
+                            lapses += 1;
+                        }
+                    }
+                }
+                lapses
+            };
+            let lookers: Vec<_> = (0..3).map(|seed| scope.spawn(move || look(seed))).collect();
+            let mut epochs = std::collections::BTreeSet::new();
+            let mut extended = 0_u64;
+            for _ in 0..200_000 {
+                let floor = ended.load(SeqCst);
+                let now = Mono(clock.load(SeqCst));
+                let epoch = table.extend(LEADER, FIFTH, now, Mono(now.0 + TICK_US)).unwrap();
+                assert!(epoch.get() > floor, "an extension overtook an observed lapse");
+                extended += u64::from(!epochs.insert(epoch));
+            }
+            done.store(true, SeqCst);
+            let lapses: u64 = lookers.into_iter().map(|l| l.join().unwrap()).sum();
+            assert!(epochs.len() > 10 && extended > 10 && lapses > 10, "the race must happen");
+        });
+    }
+}

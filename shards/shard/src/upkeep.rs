@@ -1,0 +1,71 @@
+//! What a core does a few times a second whether anything happens or not. Its cost does not grow
+//! with the number of idle groups, but for a sweep each second that only looks.
+
+use std::time::Duration;
+
+use oarlock_types::{GroupId, Mono};
+
+use crate::shard::Shard;
+use crate::support_changes::SupportChange;
+
+/// Of each lapse, so much election delay per group concerned: ten thousand groups that wake at
+/// once stand for election over two seconds, not all in one turn.
+const SPREAD_PER_GROUP: Duration = Duration::from_micros(200);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes freed per turn of a store that was replaced.
+const FREE_BYTES_PER_TURN: u64 = 192 << 10;
+
+/// State of the upkeep.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    changes: Vec<SupportChange>,
+    swept_at: Mono,
+}
+
+impl Shard {
+    /// To be called about every pulse interval: looks at what the pulses changed.
+    pub fn tick(&mut self) {
+        let mut changes = std::mem::take(&mut self.upkeep.changes);
+        self.tracker.poll(&self.support, self.now, &mut changes);
+        if !changes.is_empty() {
+            self.support_changed(&changes);
+        }
+        changes.clear();
+        self.upkeep.changes = changes;
+        self.feed_snapshots();
+        if self.now.since(self.upkeep.swept_at) >= SWEEP_INTERVAL {
+            self.upkeep.swept_at = self.now;
+            self.sweep();
+        }
+    }
+
+    fn support_changed(&mut self, changes: &[SupportChange]) {
+        let concerned: Vec<GroupId> = self
+            .ids
+            .iter()
+            .copied()
+            .filter(|group| self.replicas.get(group).is_some_and(|r| r.depends_on(changes)))
+            .collect();
+        let count = u32::try_from(concerned.len()).unwrap_or(u32::MAX);
+        let spread = SPREAD_PER_GROUP.saturating_mul(count);
+        for group in concerned {
+            self.with_group(group, |raft, ctx, out| raft.support_changed(ctx, spread, out));
+        }
+    }
+
+    fn sweep(&mut self) {
+        for place in 0..self.ids.len() {
+            let group = self.ids[place];
+            self.expire_outcomes(group);
+        }
+        self.relieve_oldest_segment();
+    }
+
+    pub(crate) fn free_slice(&mut self) {
+        if let Some(store) = self.graveyard.last_mut()
+            && store.drop_slice(FREE_BYTES_PER_TURN)
+        {
+            self.graveyard.pop();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Cuts a range in two, finds where to, and frees a store that is no longer needed.
+//!
+//! Nothing here may decide whether to split: placement does, by size and load.
+
+use bytes::Bytes;
+
+use crate::store::{KEY_OVERHEAD_BYTES, Store, slot_bytes};
+
+/// A walk to the middle of a range.
+#[derive(Clone, Debug)]
+pub struct SplitSearch {
+    target_bytes: u64,
+    seen_bytes: u64,
+    cursor: Option<Bytes>,
+}
+
+/// What a walk has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SplitPoint {
+    /// Ask again.
+    More,
+    /// The first key of the right half.
+    At(Bytes),
+    /// There are not two keys.
+    None,
+}
+
+impl Store {
+    /// Begins a walk to the key that halves the range by bytes. The range may change meanwhile:
+    /// the answer is then a good one, not the best one.
+    #[must_use]
+    pub fn split_search(&self) -> SplitSearch {
+        SplitSearch { target_bytes: self.bytes / 2, seen_bytes: 0, cursor: None }
+    }
+
+    /// Walks over at most `budget_keys` more keys; 500 took 13 to 28 µs.
+    #[must_use]
+    pub fn split_search_next(&self, search: &mut SplitSearch, budget_keys: usize) -> SplitPoint {
+        let mut last = None;
+        for (key, slot) in self.map.after(search.cursor.as_deref()).take(budget_keys.max(1)) {
+            let is_first = search.cursor.is_none() && last.is_none();
+            search.seen_bytes += slot_bytes(key, slot);
+            if search.seen_bytes > search.target_bytes && !is_first {
+                return SplitPoint::At(key.clone());
+            }
+            last = Some(key);
+        }
+        let Some(last) = last else { return self.split_at_last_key() };
+        search.cursor = Some(last.clone());
+        SplitPoint::More
+    }
+
+    /// The walk came to the end: the range has shrunk, or its last key outweighs all others.
+    fn split_at_last_key(&self) -> SplitPoint {
+        match self.map.last_key() {
+            Some(key) if self.map.len() > 1 => SplitPoint::At(key.clone()),
+            Some(_) | None => SplitPoint::None,
+        }
+    }
+
+    /// Leaves the keys before `at` here and gives a store of the others, with the same time,
+    /// applied index and revision, so that versions that clients hold stay good.
+    ///
+    /// Both keep all `ONCE` ids: an id names no key, its retry goes to whichever side has the
+    /// request's keys now, and the other side forgets it in time.
+    ///
+    /// Not in slices: a split is one entry. It walks over the right half once, sorts the keys that
+    /// have an expiry and copies the ids. 131,072 keys took 1.3 ms without an expiry; when all had
+    /// one, 50 to 110 ms.
+    ///
+    /// # Panics
+    /// If a checkpoint is under way: it would have to write what is no longer here.
+    #[must_use]
+    pub fn split_off(&mut self, at: &[u8]) -> Self {
+        assert!(self.checkpoint.is_none(), "a range is split while it is being checkpointed");
+        let mut right = Self::new(self.limits);
+        right.map = self.map.split_off(at);
+        for (key, slot) in right.map.after(None) {
+            right.bytes += slot_bytes(key, slot);
+            right.hash = right.hash.wrapping_add(slot.hash);
+        }
+        right.expiry = self.expiry.split_off(at);
+        self.bytes -= right.bytes;
+        self.hash = self.hash.wrapping_sub(right.hash);
+        right.once = self.once.clone();
+        (right.applied, right.stamp, right.revision) = (self.applied, self.stamp, self.revision);
+        right
+    }
+
+    /// Frees about `budget_bytes` (as of [`Store::size_bytes`]) of a store that is no longer
+    /// needed; true when nothing is left. 256 KiB took 73 µs with values of 128 bytes. (Dropping a
+    /// million keys at once would block the core for 134 ms.)
+    #[must_use]
+    pub fn drop_slice(&mut self, budget_bytes: u64) -> bool {
+        self.checkpoint_abort();
+        let mut freed = 0;
+        while freed < budget_bytes {
+            if let Some((key, slot)) = self.map.pop_first() {
+                freed += slot_bytes(&key, &slot);
+            } else if let Some(bytes) = self.free_debris(1) {
+                freed += bytes;
+            } else if let Some((_, record)) = self.once.pop_first() {
+                freed += record.bytes();
+            } else if let Some((_, key)) = self.expiry.pop_first() {
+                freed += KEY_OVERHEAD_BYTES + key.len() as u64;
+            } else {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Frees up to `count` pre-images of checkpoints that were given up; how many bytes, `None` if
+    /// there were none.
+    pub(crate) fn free_debris(&mut self, count: usize) -> Option<u64> {
+        let mut bytes = None;
+        let mut freed = 0;
+        while freed < count {
+            let Some(changed) = self.debris.last_mut() else { break };
+            if let Some((key, slot)) = changed.pop_first() {
+                *bytes.get_or_insert(0) += slot_bytes(&key, &slot);
+                freed += 1;
+            } else {
+                self.debris.pop();
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,324 @@
+//! Reading the log while it runs: entries for a follower that is behind, and the few live records
+//! of an old segment, which are copied to the head so that the segment can go. Says what to read
+//! and makes sense of the bytes; reads nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oarlock_codec::record::{Records, Step};
+use oarlock_codec::{RawRecord, Record, RecordKind};
+use oarlock_raft::Entry;
+use oarlock_types::{GroupId, Index, Lsn, SegmentId};
+use thiserror::Error;
+
+use crate::index::{Run, What};
+use crate::layout::{self, FrameKey};
+use crate::segments::FrameSpan;
+use crate::wal::Wal;
+
+/// Reads of stragglers are joined up to this length.
+const READ_BYTES_MAX: usize = 1 << 20;
+/// What a straggler's create, hard state or checkpoint is counted with.
+const SINGLE_BYTES: u64 = 128;
+
+/// Frames to read for the entries `from..=to` of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntriesRead {
+    /// The frames.
+    pub span: FrameSpan,
+    /// The group.
+    pub group: GroupId,
+    /// The first entry.
+    pub from: Index,
+    /// The last entry.
+    pub to: Index,
+}
+
+/// A group that holds the oldest segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Straggler {
+    /// The group.
+    pub group: GroupId,
+    /// Its entries there, first and last.
+    pub entries: Option<(Index, Index)>,
+    /// About how many bytes it would take to copy what it has there.
+    pub bytes: u64,
+}
+
+/// What [`Wal::rewrite`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Records that were queued.
+    pub records_count: usize,
+    /// Groups that could not be copied because their bits changed: their replicas must be rebuilt
+    /// before the segment can go.
+    pub damaged: Vec<GroupId>,
+}
+
+/// Why bytes that were read back are not what the log wrote there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// The frame is not there or its bits changed. After [`Wal::retire`] gave the segment away this
+    /// is no damage: ask again.
+    #[error("the log can not be read back: segment {} at byte {offset}", .segment.get())]
+    Damaged {
+        /// The segment.
+        segment: SegmentId,
+        /// The frame's offset.
+        offset: u64,
+    },
+    /// The frames are right but do not hold the first entry that was asked for.
+    #[error("the log does not hold entry {index} of {group} where its index says")]
+    Missing {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: Index,
+    },
+}
+
+impl Wal {
+    /// What to read for the entries `from..=to` of `group`, in order. Ends early where entries are
+    /// not durable yet or are about to be replaced; empty if `from` itself is not to be had.
+    #[must_use]
+    pub fn locate(&self, group: GroupId, from: Index, to: Index) -> Vec<EntriesRead> {
+        let mut reads = Vec::new();
+        let Some(index) = self.index.groups.get(&group) else { return reads };
+        let notes = self.queue.iter().flat_map(|frame| &frame.notes);
+        let replaced = notes.filter(|note| note.group == group).map(|note| match note.what {
+            What::Entries { first, .. } if !note.moved => first,
+            What::Create if note.moved => Index(u64::MAX),
+            What::Create | What::Destroy => Index(0),
+            What::Entries { .. } | What::HardState | What::Checkpoint { .. } => Index(u64::MAX),
+        });
+        let to = replaced.min().map_or(to, |first| to.min(first.prev()));
+        let mut wanted = from;
+        for run in index.runs.iter().filter(|run| run.last >= from) {
+            if run.first > wanted || wanted > to || run.lsn_first > self.durable {
+                break;
+            }
+            let until = run.last.min(to);
+            let Some(span) = self.segments.span(run.lsn_first, run.lsn_last.min(self.durable))
+            else {
+                break;
+            };
+            reads.push(EntriesRead { span, group, from: wanted, to: until });
+            wanted = until.next();
+        }
+        reads
+    }
+
+    /// The entries of a read that [`Wal::locate`] asked for: all of them, or fewer at the end if
+    /// the last frame was in flight then.
+    ///
+    /// # Errors
+    /// When the bytes are not what was written.
+    pub fn entries_of(&self, read: &EntriesRead, bytes: &[u8]) -> Result<Vec<Entry>, ReadError> {
+        let mut entries =
+            collect(self.config.key(read.span.segment), &read.span, bytes, read.group)?;
+        let mut wanted = read.from;
+        let mut found = Vec::new();
+        while wanted <= read.to
+            && let Some(entry) = entries.remove(&wanted)
+        {
+            found.push(entry);
+            wanted = wanted.next();
+        }
+        if found.is_empty() {
+            return Err(ReadError::Missing { group: read.group, index: read.from });
+        }
+        Ok(found)
+    }
+
+    /// Which groups hold the oldest segment, unless it is the one that is being written.
+    #[must_use]
+    pub fn stragglers(&self) -> Vec<Straggler> {
+        let Some(oldest) = self.segments.oldest_full() else { return Vec::new() };
+        let mut found = Vec::new();
+        for (group, index) in &self.index.groups {
+            let held = |lsn: &Lsn| *lsn != Lsn(0) && self.segments.of(*lsn) == Some(oldest);
+            let singles = [index.created, index.hard_state, index.checkpoint];
+            let singles = singles.iter().filter(|lsn| held(lsn)).count() as u64;
+            let runs: Vec<&Run> = index.runs.iter().filter(|run| held(&run.lsn_first)).collect();
+            if singles > 0 || !runs.is_empty() {
+                let first = runs.iter().map(|run| run.first).min();
+                let last = runs.iter().map(|run| run.last).max();
+                let bytes = runs.iter().map(|run| run.bytes).sum::<u64>() + singles * SINGLE_BYTES;
+                found.push(Straggler { group: *group, entries: first.zip(last), bytes });
+            }
+        }
+        found
+    }
+
+    /// About how many bytes of each segment are still needed, for those where any are.
+    #[must_use]
+    pub fn live_bytes(&self) -> BTreeMap<SegmentId, u64> {
+        let mut live = BTreeMap::new();
+        for index in self.index.groups.values() {
+            let singles = [index.created, index.hard_state, index.checkpoint];
+            let singles = singles.into_iter().filter(|lsn| *lsn != Lsn(0));
+            let singles = singles.map(|lsn| (lsn, SINGLE_BYTES));
+            let runs = index.runs.iter().map(|run| (run.lsn_first, run.bytes));
+            for (lsn, bytes) in singles.chain(runs) {
+                if let Some(segment) = self.segments.of(lsn) {
+                    *live.entry(segment).or_default() += bytes;
+                }
+            }
+        }
+        live
+    }
+
+    /// What to read to copy everything live out of the oldest segment, for [`Wal::rewrite`].
+    #[must_use]
+    pub fn straggler_reads(&self) -> Vec<FrameSpan> {
+        let Some(oldest) = self.segments.oldest_full() else { return Vec::new() };
+        let mut items = BTreeSet::new();
+        for index in self.index.groups.values() {
+            let singles = [index.created, index.hard_state, index.checkpoint];
+            let singles = singles.into_iter().map(|lsn| (lsn, lsn));
+            let runs = index.runs.iter().map(|run| (run.lsn_first, run.lsn_last));
+            let held = singles.chain(runs);
+            items.extend(
+                held.filter(|(first, _)| {
+                    *first != Lsn(0) && self.segments.of(*first) == Some(oldest)
+                }),
+            );
+        }
+        let mut reads: Vec<FrameSpan> = Vec::new();
+        for (first, last) in items {
+            let joined = reads
+                .last()
+                .and_then(|read| self.segments.span(read.first_lsn, read.last_lsn.max(last)));
+            match (reads.last_mut(), joined) {
+                (Some(read), Some(joined)) if joined.len <= READ_BYTES_MAX => *read = joined,
+                (Some(_) | None, _) => reads.extend(self.segments.span(first, last)),
+            }
+        }
+        reads
+    }
+
+    /// Queues copies of everything that is live in the frames of `read`. A group that has other
+    /// records waiting is passed over: ask again for [`Wal::straggler_reads`] once they are in
+    /// frames.
+    ///
+    /// # Errors
+    /// When a frame is not what was written; nothing is queued then.
+    pub fn rewrite(&mut self, read: &FrameSpan, bytes: &[u8]) -> Result<Rewritten, ReadError> {
+        let key = self.config.key(read.segment);
+        let notes = self.queue.iter().flat_map(|frame| &frame.notes);
+        let busy: BTreeSet<GroupId> = notes.map(|note| note.group).collect();
+        let in_read = |lsn: Lsn| read.first_lsn <= lsn && lsn <= read.last_lsn;
+        let mut copies: Vec<Record> = Vec::new();
+        let mut wanted: BTreeSet<(Lsn, GroupId, RecordKind)> = BTreeSet::new();
+        let mut runs: Vec<(GroupId, Run)> = Vec::new();
+        for (group, index) in self.index.groups.iter().filter(|(group, _)| !busy.contains(group)) {
+            let singles = [
+                (index.created, RecordKind::Create),
+                (index.hard_state, RecordKind::HardState),
+                (index.checkpoint, RecordKind::Checkpoint),
+            ];
+            let singles = singles.into_iter().filter(|(lsn, _)| in_read(*lsn));
+            wanted.extend(singles.map(|(lsn, kind)| (lsn, *group, kind)));
+            let whole = |run: &&Run| in_read(run.lsn_first) && in_read(run.lsn_last);
+            runs.extend(index.runs.iter().filter(whole).map(|run| (*group, *run)));
+        }
+        let mut singles: BTreeMap<(Lsn, GroupId, RecordKind), Record> = BTreeMap::new();
+        let mut entries: BTreeMap<GroupId, BTreeMap<Index, Entry>> = BTreeMap::new();
+        let of_runs: BTreeSet<GroupId> = runs.iter().map(|(group, _)| *group).collect();
+        let mut damaged: BTreeSet<GroupId> = BTreeSet::new();
+        each_record(key, read, bytes, |lsn, step| {
+            let raw = match step {
+                Step::Record(raw) => raw,
+                Step::Bad { group } => {
+                    damaged.insert(group);
+                    return Some(());
+                }
+                Step::Lost => return None,
+            };
+            let id = (lsn, raw.group, raw.kind);
+            if wanted.contains(&id) {
+                // The last of a frame is the newest.
+                singles.insert(id, raw.decode().ok()?);
+            }
+            if of_runs.contains(&raw.group) {
+                replay_entries(entries.entry(raw.group).or_default(), &raw)?;
+            }
+            Some(())
+        })?;
+        copies.extend(singles.into_values());
+        for (group, run) in runs {
+            let found = entries.get(&group).into_iter();
+            let found = found.flat_map(|found| found.range(run.first..=run.last));
+            let entries: Vec<Entry> = found.map(|(_, entry)| entry.clone()).collect();
+            if entries.len() as u64 == run.last.get() - run.first.get() + 1 {
+                copies.push(Record::Entries { group, entries });
+            } else {
+                damaged.insert(group);
+            }
+        }
+        copies.retain(|record| !damaged.contains(&record.group()));
+        for record in &copies {
+            self.queue_record(record, true);
+        }
+        let damaged = damaged.into_iter().collect();
+        Ok(Rewritten { records_count: copies.len(), damaged })
+    }
+}
+
+/// Replays one group's entries as recovery would; `None` if a record's content is not valid.
+fn replay_entries(log: &mut BTreeMap<Index, Entry>, raw: &RawRecord<'_>) -> Option<()> {
+    match raw.kind {
+        RecordKind::Entries => {
+            let Record::Entries { entries, .. } = raw.decode().ok()? else { return None };
+            if !raw.moved {
+                log.split_off(&entries.first()?.at.index);
+            }
+            log.extend(entries.into_iter().map(|entry| (entry.at.index, entry)));
+        }
+        RecordKind::Create if raw.moved => {}
+        RecordKind::Create | RecordKind::Destroy => log.clear(),
+        RecordKind::HardState | RecordKind::Checkpoint => {}
+    }
+    Some(())
+}
+
+fn collect(
+    key: FrameKey,
+    span: &FrameSpan,
+    bytes: &[u8],
+    group: GroupId,
+) -> Result<BTreeMap<Index, Entry>, ReadError> {
+    let mut log = BTreeMap::new();
+    each_record(key, span, bytes, |_, step| match step {
+        Step::Record(raw) if raw.group == group => replay_entries(&mut log, &raw),
+        Step::Bad { group: bad } if bad == group => None,
+        Step::Lost => None,
+        Step::Record(_) | Step::Bad { .. } => Some(()),
+    })?;
+    Ok(log)
+}
+
+/// Calls `take` for each step through the records of the frames of `span`, whose heads must all be
+/// there; that their bodies are whole is for `take` to judge.
+fn each_record(
+    key: FrameKey,
+    span: &FrameSpan,
+    bytes: &[u8],
+    mut take: impl FnMut(Lsn, Step<'_>) -> Option<()>,
+) -> Result<(), ReadError> {
+    let mut at = 0;
+    let mut lsn = span.first_lsn;
+    let mut payload = Vec::new();
+    while lsn <= span.last_lsn {
+        let damaged = ReadError::Damaged { segment: span.segment, offset: span.offset + at as u64 };
+        let rest = bytes.get(at..).ok_or(damaged)?;
+        let head = layout::read_head(key, rest).filter(|head| head.lsn == lsn);
+        let head = head.or_else(|| layout::repair_head(key, Some(lsn), rest)).ok_or(damaged)?;
+        layout::read_payload(&head, rest, &mut payload);
+        for step in Records::new(&payload) {
+            take(lsn, step).ok_or(damaged)?;
+        }
+        at += head.frame_bytes();
+        lsn = lsn.next();
+    }
+    Ok(())
+}

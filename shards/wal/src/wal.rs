@@ -1,0 +1,374 @@
+//! The log of one core as it runs: records in, frames out, and what of it is durable. One per
+//! core. Decides where each frame goes; never touches a disk, and never writes a byte twice.
+
+use std::collections::VecDeque;
+
+use oarlock_codec::Record;
+use oarlock_codec::record;
+use oarlock_raft::Entry;
+use oarlock_types::{GroupId, Index, Lsn, SegmentId};
+
+use crate::index::{LogIndex, Note, What};
+use crate::layout::{self, BLOCK_BYTES, FrameKey, Owner, SegmentHeader};
+use crate::segments::Segments;
+
+/// Segments that are made ahead of use.
+const SPARE_COUNT: usize = 2;
+/// What an archived entry takes beyond `Entry::size_bytes`, at most.
+const ENTRY_EXTRA_BYTES: usize = 64;
+
+/// The sizes of a log, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalConfig {
+    /// Stands in every segment: a file of another node or core is recognised.
+    pub owner: Owner,
+    /// The length of a segment file, a multiple of the block.
+    pub segment_bytes: u64,
+    /// The longest frame, a multiple of the block: the size of the buffer that is written from.
+    pub frame_bytes_max: usize,
+}
+
+impl WalConfig {
+    /// Segments of 64 MiB.
+    pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+
+    /// The block that opens segment `id`. It must be durable before the file gets its name.
+    #[must_use]
+    pub fn segment_header(&self, id: SegmentId) -> Vec<u8> {
+        let (owner, segment_bytes) = (self.owner, self.segment_bytes);
+        layout::segment_header(&SegmentHeader { owner, segment: id, segment_bytes })
+    }
+
+    pub(crate) fn check(&self) {
+        let block = BLOCK_BYTES as u64;
+        let frame = self.frame_bytes_max as u64;
+        assert!(
+            self.segment_bytes.is_multiple_of(block) && frame.is_multiple_of(block) && frame > 0,
+            "segments and frames are whole blocks"
+        );
+        assert!(self.segment_bytes >= frame + block, "a segment holds its header and one frame");
+        assert!(self.segment_bytes / block <= u64::from(u32::MAX), "blocks are counted in 32 bits");
+    }
+
+    pub(crate) fn key(&self, segment: SegmentId) -> FrameKey {
+        FrameKey::new(&self.owner, segment)
+    }
+}
+
+/// A frame that is to be written, in one write, exactly there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameWrite {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Where, in bytes from the start of the file; a multiple of the block.
+    pub offset: u64,
+    /// How much of the buffer; a multiple of the block.
+    pub len: usize,
+    /// Its place in the log; to be named to [`Wal::durable`].
+    pub lsn: Lsn,
+}
+
+/// A frame that waits for its turn. Its LSN is fixed, its place is not.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    lsn: Lsn,
+    payload: Vec<u8>,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// The log of one core.
+#[derive(Debug)]
+pub struct Wal {
+    pub(crate) config: WalConfig,
+    pub(crate) segments: Segments,
+    pub(crate) index: LogIndex,
+    pub(crate) queue: VecDeque<Pending>,
+    prepared: VecDeque<SegmentId>,
+    next_segment: SegmentId,
+    next_lsn: Lsn,
+    in_flight: Option<Lsn>,
+    pub(crate) durable: Lsn,
+    failed: bool,
+    /// The newest segment of before the restart. It is not written any more: a write of the former
+    /// process may have left bytes there, or may still land.
+    recovered_head: Option<SegmentId>,
+    /// The buffers of the last frame written, kept for the next.
+    spare: Option<Pending>,
+}
+
+impl Wal {
+    /// A new log. Its first segment is wanted at once.
+    ///
+    /// # Panics
+    /// When the sizes do not fit each other.
+    #[must_use]
+    pub fn new(config: WalConfig) -> Self {
+        Self::resume(config, Segments::default(), LogIndex::default(), SegmentId(1), Lsn(0))
+    }
+
+    pub(crate) fn resume(
+        config: WalConfig,
+        segments: Segments,
+        index: LogIndex,
+        next_segment: SegmentId,
+        durable: Lsn,
+    ) -> Self {
+        config.check();
+        let recovered_head = segments.head().map(|(segment, _)| segment);
+        Self {
+            config,
+            segments,
+            index,
+            queue: VecDeque::new(),
+            prepared: VecDeque::new(),
+            next_segment,
+            next_lsn: durable.next(),
+            in_flight: None,
+            durable,
+            failed: false,
+            recovered_head,
+            spare: None,
+        }
+    }
+
+    /// Takes over segments that were prepared before a restart and never written.
+    pub(crate) fn adopt(&mut self, prepared: impl Iterator<Item = SegmentId>) {
+        self.prepared.extend(prepared);
+    }
+
+    /// Queues a record; returns the frame that it will ride in (the last one, if its entries are
+    /// split over several). Records reach the disk in the order of these calls.
+    ///
+    /// # Panics
+    /// When a single entry does not fit into a frame: admission must have refused it.
+    pub fn append(&mut self, record: &Record) -> Lsn {
+        match record {
+            Record::Entries { group, entries } => self.append_entries(*group, entries),
+            Record::HardState { .. }
+            | Record::Checkpoint { .. }
+            | Record::Create { .. }
+            | Record::Destroy { .. } => self.queue_record(record, false),
+        }
+    }
+
+    /// Queues entries without taking them; as [`Wal::append`] with [`Record::Entries`].
+    ///
+    /// # Panics
+    /// As [`Wal::append`].
+    pub fn append_entries(&mut self, group: GroupId, entries: &[Entry]) -> Lsn {
+        self.queue_entries(group, entries, false)
+    }
+
+    pub(crate) fn queue_record(&mut self, record: &Record, moved: bool) -> Lsn {
+        if let Record::Entries { group, entries } = record {
+            return self.queue_entries(*group, entries, moved);
+        }
+        let note = note_of(record, moved, 0);
+        self.queue_bytes(note, |out| record::encode(record, moved, out))
+    }
+
+    pub(crate) fn queue_entries(&mut self, group: GroupId, entries: &[Entry], moved: bool) -> Lsn {
+        debug_assert!(entries.windows(2).all(|two| two[0].at.index.next() == two[1].at.index));
+        let room = layout::payload_capacity(self.config.frame_bytes_max) - 2 * record::HEAD_BYTES;
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fit = rest.iter().take_while(|entry| {
+                bytes += entry.size_bytes() + ENTRY_EXTRA_BYTES;
+                bytes <= room
+            });
+            let (now, later) = rest.split_at(fit.count().max(1));
+            let (first, last) = (now[0].at.index, now[now.len() - 1].at.index);
+            let note = Note { group, moved, what: What::Entries { first, last, bytes: 0 } };
+            self.queue_bytes(note, |out| record::encode_entries(group, now, moved, out));
+            rest = later;
+        }
+        self.queue.back().map_or(self.durable, |open| open.lsn)
+    }
+
+    fn queue_bytes(&mut self, mut note: Note, encode: impl FnOnce(&mut Vec<u8>)) -> Lsn {
+        if self.queue.is_empty() {
+            self.open_frame();
+        }
+        let open = self.queue.back_mut().expect("invariant: a frame was opened");
+        let start = open.payload.len();
+        encode(&mut open.payload);
+        let bytes = open.payload.len() - start;
+        if let What::Entries { bytes: counted, .. } = &mut note.what {
+            *counted = bytes as u64;
+        }
+        let capacity = layout::payload_capacity(self.config.frame_bytes_max);
+        assert!(bytes <= capacity, "a record of {bytes} bytes does not fit a frame ({capacity})");
+        if open.payload.len() > capacity {
+            let tail = open.payload.split_off(start);
+            self.open_frame();
+            let open = self.queue.back_mut().expect("invariant: a frame was opened");
+            open.payload.extend_from_slice(&tail);
+        }
+        let open = self.queue.back_mut().expect("invariant: a frame was opened");
+        open.notes.push(note);
+        open.lsn
+    }
+
+    fn open_frame(&mut self) {
+        let empty = Pending { lsn: Lsn(0), payload: Vec::new(), notes: Vec::new() };
+        let mut frame = self.spare.take().unwrap_or(empty);
+        frame.lsn = self.next_lsn;
+        self.next_lsn = self.next_lsn.next();
+        self.queue.push_back(frame);
+    }
+
+    /// Whether records wait for a frame.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// How long the next frame will be, if there is one to be sealed.
+    #[must_use]
+    pub fn next_frame_bytes(&self) -> Option<usize> {
+        let frame = self.queue.front().filter(|_| !self.failed && self.in_flight.is_none())?;
+        Some(layout::frame_bytes(frame.payload.len()))
+    }
+
+    /// Writes the next frame over the start of `out`, which is at least
+    /// [`Wal::next_frame_bytes`] long.
+    /// `None` if nothing waits, a write is in flight, no segment is prepared, or a write failed.
+    pub fn seal(&mut self, out: &mut [u8]) -> Option<FrameWrite> {
+        if self.failed || self.in_flight.is_some() {
+            return None;
+        }
+        let bytes = layout::frame_bytes(self.queue.front()?.payload.len());
+        let blocks = u32::try_from(bytes / BLOCK_BYTES)
+            .expect("invariant: the configuration bounds a segment's blocks");
+        let end = self.config.segment_bytes / BLOCK_BYTES as u64;
+        let fits = |start: u32| u64::from(start) + u64::from(blocks) <= end;
+        let lsn = self.queue.front()?.lsn;
+        let (segment, start) = match self.segments.head() {
+            Some((segment, start)) if self.recovered_head != Some(segment) && fits(start) => {
+                (segment, start)
+            }
+            Some(_) | None => {
+                let segment = self.prepared.pop_front()?;
+                self.segments.begin(segment, lsn);
+                (segment, 1)
+            }
+        };
+        let mut frame = self.queue.pop_front()?;
+        self.segments.push_frame(lsn, start, blocks);
+        for note in &frame.notes {
+            self.index.apply(note, lsn, &mut self.segments);
+        }
+        let oldest = self.segments.oldest_needed().unwrap_or(segment);
+        let records_count = u32::try_from(frame.notes.len())
+            .expect("invariant: a record takes more than one byte of a bounded frame");
+        let key = self.config.key(segment);
+        layout::write_frame(key, lsn, oldest, records_count, &frame.payload, out);
+        frame.payload.clear();
+        frame.notes.clear();
+        self.spare = Some(frame);
+        self.in_flight = Some(lsn);
+        let offset = u64::from(start) * BLOCK_BYTES as u64;
+        Some(FrameWrite { segment, offset, len: bytes, lsn })
+    }
+
+    /// The write in flight is durable.
+    ///
+    /// # Panics
+    /// When `lsn` is not the frame that is in flight: completions were mixed up.
+    pub fn durable(&mut self, lsn: Lsn) {
+        assert_eq!(self.in_flight, Some(lsn), "a completion is of the frame in flight");
+        self.in_flight = None;
+        self.durable = lsn;
+    }
+
+    /// The write in flight failed, or the log can not go on for another reason. Final: what the
+    /// disk holds now is not known, and no frame is given out again.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether [`Wal::fail`] was called.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The newest durable frame; zero if there is none.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.durable
+    }
+
+    /// The frame that is being written.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<Lsn> {
+        self.in_flight
+    }
+
+    /// The segment to make ready next: a file of zeros, or a retired one, with
+    /// [`WalConfig::segment_header`] as its first block. The same until it is prepared.
+    #[must_use]
+    pub fn next_segment_wanted(&self) -> Option<SegmentId> {
+        (!self.failed && self.prepared.len() < SPARE_COUNT).then_some(self.next_segment)
+    }
+
+    /// Segments that stand ready, in order of use: after a restart, those that were made and never
+    /// written.
+    pub fn prepared(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.prepared.iter().copied()
+    }
+
+    /// Segment `id` stands ready under its name.
+    ///
+    /// # Panics
+    /// When it is not the one that was wanted: segments are used in order.
+    pub fn segment_prepared(&mut self, id: SegmentId) {
+        assert_eq!(id, self.next_segment, "segments are prepared in order");
+        self.next_segment = id.next();
+        self.prepared.push_back(id);
+    }
+
+    /// Takes the oldest segment out of the log if nothing in it is needed, and that durably. Its
+    /// file may be recycled or removed.
+    pub fn retire(&mut self) -> Option<SegmentId> {
+        self.segments.retire(self.durable)
+    }
+
+    /// Segments that hold, or held, frames.
+    #[must_use]
+    pub fn segments_count(&self) -> usize {
+        self.segments.count()
+    }
+
+    /// Bytes of `group`'s entries in the log behind its newest checkpoint.
+    #[must_use]
+    pub fn group_log_bytes(&self, group: GroupId) -> u64 {
+        self.index.groups.get(&group).map_or(0, |group| group.log_bytes)
+    }
+
+    /// The first and last index of `group`'s entries in the log, as far as they are in frames.
+    #[must_use]
+    pub fn group_log_range(&self, group: GroupId) -> Option<(Index, Index)> {
+        let runs = &self.index.groups.get(&group)?.runs;
+        Some((runs.first()?.first, runs.last()?.last))
+    }
+}
+
+/// What the index has to know of a record of `bytes` bytes.
+pub(crate) fn note_of(record: &Record, moved: bool, bytes: u64) -> Note {
+    let what = match record {
+        Record::Entries { entries, .. } => What::Entries {
+            first: entries.first().map_or(Index(0), |entry| entry.at.index),
+            last: entries.last().map_or(Index(0), |entry| entry.at.index),
+            bytes,
+        },
+        Record::HardState { .. } => What::HardState,
+        Record::Checkpoint { meta, keep_from, .. } => {
+            What::Checkpoint { index: meta.position.index, keep_from: *keep_from }
+        }
+        Record::Create { .. } => What::Create,
+        Record::Destroy { .. } => What::Destroy,
+    };
+    Note { group: record.group(), moved, what }
+}

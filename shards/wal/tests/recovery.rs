@@ -1,0 +1,275 @@
+//! Properties of recovery: whatever a log went through, it comes back exactly; whatever the disk
+//! did to it, it says so.
+
+mod support;
+
+use oarlock_types::{GroupId, Lsn, Random, SegmentId};
+use oarlock_wal::layout::BLOCK_BYTES;
+use oarlock_wal::{Affected, DamageKind};
+use proptest::prelude::*;
+use support::{Bench, assert_state, config, recover, state_of};
+
+/// Runs a log for a while: appends, writes, compaction, recycling.
+fn run(bench: &mut Bench, steps: u64) {
+    for _ in 0..steps {
+        match bench.random.below(12) {
+            0..6 => bench.append_random(),
+            6 | 7 => {
+                bench.seal();
+            }
+            8 | 9 => {
+                bench.complete();
+                bench.prepare();
+            }
+            10 => bench.retire(),
+            _ => {
+                bench.rewrite();
+            }
+        }
+    }
+}
+
+fn filled(seed: u64, steps: u64) -> Bench {
+    let mut bench = Bench::new(seed);
+    run(&mut bench, steps);
+    bench.flush();
+    bench
+}
+
+fn at(n: u64) -> usize {
+    usize::try_from(n).expect("small")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Crash after crash, with torn writes of every shape, compaction and recycling in between:
+    /// the log comes back with all that was durable, and with nothing else.
+    #[test]
+    fn comes_back_exactly_after_every_crash(seed: u64) {
+        let mut bench = Bench::new(seed);
+        for _ in 0..6 {
+            let steps = bench.random.below(120);
+            run(&mut bench, steps);
+            bench.crash();
+            let recovered = bench.restart();
+            bench.resume(recovered);
+            bench.check_reads();
+        }
+        bench.flush();
+        bench.check_reads();
+        let live = bench.wal.live_bytes();
+        let again = bench.restart();
+        prop_assert_eq!(live, again.wal.live_bytes());
+        for group in bench.model.keys() {
+            prop_assert_eq!(bench.wal.group_log_range(*group), again.wal.group_log_range(*group));
+            prop_assert_eq!(bench.wal.group_log_bytes(*group), again.wal.group_log_bytes(*group));
+        }
+    }
+
+    /// A log that was cut at a block (what follows was never written) gives the state of its last
+    /// whole frame, at every block.
+    #[test]
+    fn every_prefix_gives_the_state_of_its_last_whole_frame(seed: u64) {
+        let mut bench = Bench::new(seed);
+        let mut ends: Vec<(SegmentId, usize, Lsn)> = Vec::new();
+        for _ in 0..60 {
+            bench.append_random();
+            if bench.random.below(2) == 0 && let Some(write) = bench.seal() {
+                bench.complete();
+                bench.prepare();
+                ends.push((write.segment, at(write.offset) + write.len, write.lsn));
+            }
+        }
+        let whole = bench.disk.clone();
+        for id in whole.keys() {
+            for block in 1..at(config().segment_bytes) / BLOCK_BYTES {
+                let cut = (*id, block * BLOCK_BYTES);
+                let mut disk = whole.clone();
+                for (segment, file) in &mut disk {
+                    if segment > id {
+                        file[BLOCK_BYTES..].fill(0);
+                    } else if segment == id {
+                        file[cut.1..].fill(0);
+                    }
+                }
+                let lasting = ends.iter().filter(|(segment, end, _)| (*segment, *end) <= cut);
+                let lsn = lasting.map(|(_, _, lsn)| *lsn).max().unwrap_or(Lsn(0));
+                let recovered = recover(&disk);
+                prop_assert_eq!(&recovered.damage, &[]);
+                prop_assert_eq!(recovered.wal.durable_lsn(), lsn);
+                assert_state(&recovered, &bench.states[&lsn]);
+            }
+        }
+    }
+
+    /// A cut inside a sector, which a disk should not leave, is at worst reported; the state is
+    /// that of the last whole frame all the same.
+    #[test]
+    fn a_cut_at_any_byte_invents_nothing(seed: u64, cut: prop::sample::Index) {
+        let bench = filled(seed, 60);
+        let Some(last) = bench.last_write else { return Ok(()) };
+        let mut disk = bench.disk.clone();
+        let file = disk.get_mut(&last.segment).expect("it was written");
+        let from = at(last.offset) + cut.index(last.len);
+        file[from..].fill(0);
+        let recovered = recover(&disk);
+        let now = recovered.wal.durable_lsn();
+        let kept = if state_of(&recovered) == bench.states[&last.lsn] { last.lsn } else {
+            Lsn(last.lsn.get() - 1)
+        };
+        prop_assert_eq!(state_of(&recovered), bench.states[&kept].clone());
+        prop_assert!(now <= last.lsn);
+    }
+
+    /// One bit flipped anywhere is reported or does no harm; a group that is not marked is whole.
+    #[test]
+    fn a_flipped_bit_is_reported_or_harmless(seed: u64, places in prop::collection::vec(any::<(u64, u64, u8)>(), 40)) {
+        let bench = filled(seed, 160);
+        let last = bench.wal.durable_lsn();
+        let ids: Vec<SegmentId> = bench.disk.keys().copied().collect();
+        for (segment, byte, bit) in places {
+            let id = ids[at(segment % ids.len() as u64)];
+            let used = config().segment_bytes;
+            let mut disk = bench.disk.clone();
+            let file = disk.get_mut(&id).expect("it is there");
+            file[at(byte % used)] ^= 1 << (bit % 8);
+            let recovered = recover(&disk);
+            let state = state_of(&recovered);
+            if recovered.damage.is_empty() {
+                prop_assert_eq!(&state, &bench.states[&last]);
+            }
+            for (group, known) in &recovered.groups {
+                if !known.damaged {
+                    prop_assert_eq!(Some(&state[group]), bench.states[&last].get(group));
+                }
+            }
+            for group in bench.states[&last].keys() {
+                prop_assert!(
+                    recovered.groups.contains_key(group) || recovered.suspicion.of_unlisted(*group)
+                );
+            }
+        }
+    }
+
+    /// A stretch of rubbish inside the log is reported; a group that is not marked is whole. Only
+    /// the last frame may be taken for one that was never written.
+    #[test]
+    fn rubbish_is_reported(seed: u64, place: prop::sample::Index, length in 1_u64..3000) {
+        let bench = filled(seed, 160);
+        let Some(last) = bench.last_write else { return Ok(()) };
+        let mut disk = bench.disk.clone();
+        let id = *disk.keys().nth(place.index(disk.len())).expect("in range");
+        let mut dice = Random::new(seed ^ 1);
+        let file = disk.get_mut(&id).expect("it is there");
+        let from = at(dice.below(config().segment_bytes - length));
+        for byte in &mut file[from..from + at(length)] {
+            *byte = u8::try_from(dice.below(256)).expect("a byte");
+        }
+        let recovered = recover(&disk);
+        let state = state_of(&recovered);
+        if recovered.damage.is_empty() {
+            let whole = state == bench.states[&last.lsn];
+            let cut = id == last.segment
+                && from < at(last.offset) + last.len
+                && state == bench.states[&Lsn(last.lsn.get() - 1)];
+            prop_assert!(whole || cut);
+        } else {
+            for (group, known) in &recovered.groups {
+                if !known.damaged {
+                    prop_assert_eq!(Some(&state[group]), bench.states[&last.lsn].get(group));
+                }
+            }
+        }
+    }
+
+    /// A segment that is gone, short, of another core or misnamed is named, and nothing is vouched
+    /// for that it may have held.
+    #[test]
+    fn a_segment_that_is_not_the_one_is_named(seed: u64, place: prop::sample::Index, kind in 0..4_u8) {
+        let bench = filled(seed, 200);
+        let Some(last) = bench.last_write else { return Ok(()) };
+        let mut disk = bench.disk.clone();
+        let used: Vec<SegmentId> =
+            disk.keys().copied().filter(|id| *id <= last.segment).collect();
+        let id = used[place.index(used.len())];
+        let oldest_needed = bench.wal.live_bytes().into_keys().next();
+        match kind {
+            0 => { disk.remove(&id); }
+            1 => { disk.get_mut(&id).expect("there").truncate(at(config().segment_bytes) / 2); }
+            2 => {
+                let mut other = config();
+                other.owner.node = oarlock_types::NodeId(2);
+                let file = disk.get_mut(&id).expect("there");
+                file[..BLOCK_BYTES].copy_from_slice(&other.segment_header(id));
+            }
+            _ => {
+                let file = disk.get_mut(&id).expect("there");
+                file[..BLOCK_BYTES].copy_from_slice(&config().segment_header(SegmentId(999)));
+            }
+        }
+        let recovered = recover(&disk);
+        let needed = oldest_needed.is_some_and(|oldest| id >= oldest);
+        if needed || kind > 0 {
+            prop_assert!(recovered.damage.iter().any(|damage| damage.segment == id));
+        }
+        let state = state_of(&recovered);
+        for (group, known) in &recovered.groups {
+            if !known.damaged && (needed || kind > 0) {
+                prop_assert_eq!(Some(&state[group]), bench.states[&last.lsn].get(group));
+            }
+        }
+    }
+}
+
+/// Damage is forgotten for a group that the log creates afresh behind it.
+#[test]
+fn a_rebuilt_group_is_whole_again() {
+    let mut bench = Bench::new(1);
+    let create = |group| oarlock_codec::Record::Create {
+        group,
+        configuration: oarlock_raft::Configuration::default(),
+        details: bytes::Bytes::new(),
+    };
+    for group in [GroupId(1), GroupId(2)] {
+        bench.append(&create(group));
+        bench.flush();
+    }
+    let first = bench.disk.get_mut(&SegmentId(1)).expect("it was written");
+    first[BLOCK_BYTES..BLOCK_BYTES + 512].fill(0x55);
+    let recovered = recover(&bench.disk);
+    assert_eq!(recovered.damage.len(), 1);
+    assert_eq!(recovered.damage[0].kind, DamageKind::CorruptFrame { lsn: Lsn(1) });
+    assert_eq!(recovered.damage[0].affected, Affected::All);
+    assert!(recovered.suspicion.of_unlisted(GroupId(1)));
+    // Its creation stands behind the damage: nothing of it was lost.
+    assert!(!recovered.groups[&GroupId(2)].damaged);
+    bench.resume(recovered);
+    bench.append(&create(GroupId(1)));
+    bench.flush();
+    let recovered = recover(&bench.disk);
+    assert!(!recovered.groups[&GroupId(1)].damaged && !recovered.groups[&GroupId(2)].damaged);
+    assert!(!recovered.suspicion.of_unlisted(GroupId(1)));
+    assert!(recovered.suspicion.of_unlisted(GroupId(3)));
+}
+
+/// The last write of a dead process lands after the next one has read the log: it stays void.
+#[test]
+fn a_write_that_lands_late_is_void() {
+    let mut bench = Bench::new(2);
+    bench.append_random();
+    bench.flush();
+    bench.append_random();
+    bench.seal();
+    let late = bench.in_flight.clone().expect("sealed");
+    let recovered = bench.restart();
+    bench.resume(recovered);
+    let file = bench.disk.get_mut(&late.0.segment).expect("it was written");
+    file[at(late.0.offset)..at(late.0.offset) + late.0.len].copy_from_slice(&late.1);
+    bench.append_random();
+    bench.flush();
+    let recovered = recover(&bench.disk);
+    assert_eq!(recovered.damage, []);
+    assert_eq!(recovered.wal.durable_lsn(), Lsn(2));
+    assert_state(&recovered, &bench.model);
+}

@@ -1,0 +1,317 @@
+//! What a node says of the cluster: its ranges (`OARLOCK RANGES`), its own state
+//! (`OARLOCK STATUS`), its counters (`INFO oarlock`). Reads only.
+
+use std::io;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{Answer, Client};
+
+/// One range, as a node's copy of the map has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeRow {
+    /// The group that owns it.
+    pub group: u64,
+    /// Its first key.
+    pub start: Vec<u8>,
+    /// The first key that is no longer its own; empty: it has no end.
+    pub end: Vec<u8>,
+    /// The version of its bounds and replicas.
+    pub epoch: u64,
+    /// The node that leads it; 0: none that this node knows.
+    pub leader: u64,
+    /// The core of that node.
+    pub leader_core: u64,
+    /// The nodes that hold it.
+    pub replicas: Vec<u64>,
+}
+
+impl RangeRow {
+    /// A key inside the range, named after it.
+    #[must_use]
+    pub fn key_inside(&self, name: &str) -> Vec<u8> {
+        let mut key = self.start.clone();
+        key.extend_from_slice(name.as_bytes());
+        // Only bounds closer together than the name is long could leave it outside.
+        if !self.end.is_empty() && key >= self.end { self.start.clone() } else { key }
+    }
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Its number.
+    pub node: u64,
+    /// How often its data directory was started.
+    pub incarnation: u64,
+    /// Since it started.
+    pub uptime_ms: u64,
+    /// Its cores.
+    pub cores: Vec<CoreStatus>,
+    /// Its replicas.
+    pub groups: Vec<GroupStatus>,
+    /// The other nodes as it sees them.
+    pub peers: Vec<PeerStatus>,
+    /// All nodes of the cluster.
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// One core of a node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CoreStatus {
+    /// Its number.
+    pub core: u64,
+    /// Frames written to its log.
+    pub wal_frames: u64,
+    /// Bytes written to its log.
+    pub wal_bytes: u64,
+    /// Its replicas.
+    pub groups: u64,
+    /// Those of them that lead.
+    pub leaders: u64,
+}
+
+/// One replica on a node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupStatus {
+    /// Its group.
+    pub group: u64,
+    /// `leader`, `follower`, `candidate`…
+    pub role: String,
+    /// Its term.
+    pub term: u64,
+    /// Its committed index.
+    pub commit: u64,
+    /// Its applied index.
+    pub applied: u64,
+    /// Its last index.
+    pub last: u64,
+    /// The node that it follows; 0: none.
+    pub leader: u64,
+    /// Bytes of its log since the last checkpoint.
+    pub log_bytes: u64,
+    /// Keys that it holds.
+    pub keys: u64,
+    /// A leader's view of all replicas.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A leader's view of one replica.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplicaStatus {
+    /// Its node.
+    pub node: u64,
+    /// The last index that it is known to have.
+    pub matched: u64,
+    /// `probe`, `replicate`, `snapshot`.
+    pub state: String,
+}
+
+/// One node as another sees it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    /// Its number.
+    pub node: u64,
+    /// Whether the data links are up.
+    pub link_up: bool,
+    /// Whether it is being supported.
+    pub supported: bool,
+}
+
+/// Where a node is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    /// Its number.
+    pub node: u64,
+    /// Where it serves clients.
+    pub client_address: String,
+}
+
+/// Counters of one node's `INFO oarlock`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that its cores made durable, each with one write.
+    pub wal_frames: u64,
+    /// Their bytes.
+    pub wal_bytes: u64,
+    /// Client writes that it acknowledged as a leader.
+    pub writes_acknowledged: u64,
+}
+
+/// Asks a node for its copy of the map, sorted by first key.
+///
+/// # Errors
+/// If it does not answer, or not so.
+pub fn ranges(client: &mut Client) -> io::Result<Vec<RangeRow>> {
+    let answer = client.call(&[b"OARLOCK", b"RANGES"])?;
+    let Answer::Array(rows) = &answer else { return Err(unexpected("OARLOCK RANGES", &answer)) };
+    let mut ranges = Vec::with_capacity(rows.len());
+    for row in rows {
+        ranges.push(range(row).ok_or_else(|| unexpected("a row of OARLOCK RANGES", row))?);
+    }
+    ranges.sort_by(|a, b| a.start.cmp(&b.start));
+    Ok(ranges)
+}
+
+/// A row is pairs of names and values; names that this build does not know are passed over.
+fn range(row: &Answer) -> Option<RangeRow> {
+    let Answer::Array(pairs) = row else { return None };
+    let field = |wanted: &str| {
+        let is_it =
+            |pair: &&[Answer]| matches!(&pair[0], Answer::Bulk(name) if name == wanted.as_bytes());
+        pairs.chunks_exact(2).find(is_it).map(|pair| &pair[1])
+    };
+    let numbers = |name| {
+        let Answer::Array(items) = field(name)? else { return None };
+        items.iter().map(number).collect::<Option<Vec<u64>>>()
+    };
+    let (leader, replicas, cores) =
+        (number(field("leader")?)?, numbers("replicas")?, numbers("cores")?);
+    let place = replicas.iter().position(|node| *node == leader);
+    Some(RangeRow {
+        group: number(field("group")?)?,
+        start: bytes(field("start")?)?,
+        end: bytes(field("end")?)?,
+        epoch: number(field("epoch")?)?,
+        leader,
+        leader_core: place.and_then(|place| cores.get(place).copied()).unwrap_or(0),
+        replicas,
+    })
+}
+
+fn number(answer: &Answer) -> Option<u64> {
+    match answer {
+        Answer::Int(number) => u64::try_from(*number).ok(),
+        Answer::Nil => Some(0),
+        Answer::Simple(_) | Answer::Error(_) | Answer::Bulk(_) | Answer::Array(_) => None,
+    }
+}
+
+fn bytes(answer: &Answer) -> Option<Vec<u8>> {
+    match answer {
+        Answer::Bulk(bytes) => Some(bytes.clone()),
+        Answer::Nil => Some(Vec::new()),
+        Answer::Simple(_) | Answer::Error(_) | Answer::Int(_) | Answer::Array(_) => None,
+    }
+}
+
+/// Asks a node for its own state.
+///
+/// # Errors
+/// If it does not answer, or not so.
+pub fn status(client: &mut Client) -> io::Result<NodeStatus> {
+    let answer = client.call(&[b"OARLOCK", b"STATUS"])?;
+    let Answer::Bulk(json) = &answer else { return Err(unexpected("OARLOCK STATUS", &answer)) };
+    serde_json::from_slice(json)
+        .map_err(|error| io::Error::other(format!("OARLOCK STATUS gave no such document: {error}")))
+}
+
+/// Asks a node for its counters.
+///
+/// # Errors
+/// If it does not answer, or not so.
+pub fn counters(client: &mut Client) -> io::Result<Counters> {
+    let answer = client.call(&[b"INFO", b"oarlock"])?;
+    let Answer::Bulk(text) = &answer else { return Err(unexpected("INFO oarlock", &answer)) };
+    Ok(parse_counters(&String::from_utf8_lossy(text)))
+}
+
+fn parse_counters(text: &str) -> Counters {
+    let mut counters = Counters::default();
+    for line in text.lines() {
+        let Some((name, value)) = line.trim().split_once(':') else { continue };
+        let value = value.parse().unwrap_or(0);
+        match name {
+            "wal_frames" => counters.wal_frames = value,
+            "wal_bytes" => counters.wal_bytes = value,
+            "writes_acknowledged" => counters.writes_acknowledged = value,
+            _ => {}
+        }
+    }
+    counters
+}
+
+fn unexpected(what: &str, answer: &Answer) -> io::Error {
+    io::Error::other(format!("the server answered {what} with {answer}: is it an Oarlock node?"))
+}
+
+/// The address that a node gave for another, if it is one.
+#[must_use]
+pub fn client_address(node: &NodeAddress) -> Option<SocketAddr> {
+    super::run::resolve(&node.client_address).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Vec<Answer> {
+        let name = |text: &str| Answer::Bulk(text.as_bytes().to_vec());
+        let ints = |all: [i64; 3]| Answer::Array(all.map(Answer::Int).to_vec());
+        vec![
+            name("group"),
+            Answer::Int(7),
+            name("what a later version adds"),
+            Answer::Int(9),
+            name("start"),
+            Answer::Bulk(vec![0x40, 0]),
+            name("end"),
+            Answer::Nil,
+            name("leader"),
+            Answer::Int(2),
+            name("replicas"),
+            ints([1, 2, 3]),
+            name("cores"),
+            ints([0, 1, 0]),
+            name("epoch"),
+            Answer::Int(1),
+        ]
+    }
+
+    #[test]
+    fn a_row_is_read_and_what_is_new_in_it_is_left_alone() {
+        let range = range(&Answer::Array(row())).unwrap();
+        assert_eq!((range.group, range.leader, range.leader_core), (7, 2, 1));
+        assert_eq!(range.replicas, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_row_of_another_shape_is_refused() {
+        assert_eq!(range(&Answer::Array(row()[..14].to_vec())), None);
+        let mut wrong = row();
+        wrong[5] = Answer::Int(3);
+        assert_eq!(range(&Answer::Array(wrong)), None);
+    }
+
+    #[test]
+    fn a_key_inside_a_range_is_inside() {
+        let mut range = range(&Answer::Array(row())).unwrap();
+        assert_eq!(range.key_inside("probe"), b"@\0probe");
+        range.end = b"@\0a".to_vec();
+        assert_eq!(range.key_inside("probe"), b"@\0");
+    }
+
+    #[test]
+    fn counters_are_found_among_other_lines() {
+        let text = "# oarlock\r\nversion:1\r\nwal_frames:10\r\nwal_bytes:40960\r\nwrites_acknowledged:25\r\n";
+        let counters = parse_counters(text);
+        assert_eq!(
+            counters,
+            Counters { wal_frames: 10, wal_bytes: 40960, writes_acknowledged: 25 }
+        );
+    }
+
+    #[test]
+    fn a_status_may_have_more_and_fewer_fields_than_are_known() {
+        let json = r#"{"node":2,"new":1,"groups":[{"group":3,"role":"leader","commit":9}]}"#;
+        let status: NodeStatus = serde_json::from_str(json).unwrap();
+        assert_eq!((status.node, status.groups[0].commit, status.peers.len()), (2, 9, 0));
+    }
+}

@@ -1,0 +1,384 @@
+//! The loop that carries a workload over many connections: one per thread. Operations are sent
+//! when they are due (open loop) or when a connection has room (closed loop); an operation that
+//! is due while no connection has room waits in a queue and keeps its intended time, so that no
+//! stall of the server hides in the figures. It waits in `epoll` alone.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use rustix::time::Timespec;
+
+use super::connection::{Connection, InFlight};
+use super::report::Measured;
+use super::resp::Reply;
+use super::schedule::Schedule;
+use super::workload::{Class, Outcome, Workload};
+
+/// What sets the pace.
+#[derive(Clone, Debug)]
+pub enum Pace {
+    /// Each connection keeps its pipeline full.
+    Closed,
+    /// A schedule, whatever the server does.
+    Open(Schedule),
+}
+
+/// How one driver drives.
+#[derive(Clone, Debug)]
+pub struct DriverOptions {
+    /// The address of each connection.
+    pub connections: Vec<SocketAddr>,
+    /// Most operations in flight on one connection.
+    pub pipeline: usize,
+    /// What sets the pace.
+    pub pace: Pace,
+    /// Operations intended before this are not measured.
+    pub warmup: Duration,
+    /// The measured window after the warm-up. `None`: until the workload has no more.
+    pub window: Option<Duration>,
+    /// A connection whose oldest operation is older is broken off.
+    pub timeout: Duration,
+}
+
+/// What drivers and the thread that waits for them share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Set to end the run early: nothing new is sent, what is in flight is waited for.
+    pub stop: AtomicBool,
+    /// Operations that ended without an error so far.
+    pub completed: AtomicU64,
+    /// Errors so far.
+    pub errors: AtomicU64,
+}
+
+/// Runs a workload to its end and returns it with what was measured.
+///
+/// # Errors
+/// If `epoll` fails. Connections that break are made anew, their operations counted as errors.
+pub fn drive<W: Workload>(
+    options: DriverOptions,
+    workload: W,
+    shared: &Shared,
+) -> io::Result<(W, Measured)> {
+    let mut driver = Driver::new(options, workload)?;
+    driver.run(shared)?;
+    driver.measured.reconnects =
+        driver.connections.iter().map(|c| c.connects.saturating_sub(1)).sum();
+    Ok((driver.workload, driver.measured))
+}
+
+struct Driver<W: Workload> {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    scratch: Vec<u8>,
+    connections: Vec<Connection<W::Token>>,
+    /// Connections with bytes to write in this pass.
+    touched: Vec<usize>,
+    /// Connections that may have room: those that had an event, and at each scan all.
+    ready: Vec<usize>,
+    cursor: usize,
+    backlog: VecDeque<u64>,
+    exhausted: bool,
+    workload: W,
+    measured: Measured,
+    completed: u64,
+    options: DriverOptions,
+    start: Instant,
+    window_ns: std::ops::Range<u64>,
+    next_scan_ns: u64,
+}
+
+const EVENTS_MAX: usize = 512;
+const SCRATCH_BYTES: usize = 128 << 10;
+const SCAN_INTERVAL_NS: u64 = 20_000_000;
+/// A closed-loop connection rests this long after an error reply, and then until the next scan.
+const ERROR_REST_NS: u64 = 1_000_000;
+
+impl<W: Workload> Driver<W> {
+    fn new(options: DriverOptions, workload: W) -> io::Result<Self> {
+        // The kernel's default slack of 50 µs would make every send late by as much.
+        rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
+        let warmup_ns = nanos(options.warmup);
+        let window_ns = options.window.map_or(u64::MAX, |window| warmup_ns + nanos(window));
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS_MAX),
+            scratch: vec![0; SCRATCH_BYTES],
+            connections: options
+                .connections
+                .iter()
+                .map(|address| Connection::new(*address))
+                .collect(),
+            touched: Vec::new(),
+            ready: Vec::new(),
+            cursor: 0,
+            backlog: VecDeque::new(),
+            exhausted: false,
+            workload,
+            measured: Measured::default(),
+            completed: 0,
+            start: Instant::now(),
+            window_ns: warmup_ns..window_ns,
+            next_scan_ns: 0,
+            options,
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        nanos(self.start.elapsed())
+    }
+
+    fn run(&mut self, shared: &Shared) -> io::Result<()> {
+        let mut drain_until_ns = None;
+        loop {
+            let now_ns = self.now_ns();
+            let stopping = shared.stop.load(Ordering::Relaxed);
+            self.scan(now_ns)?;
+            let sending = !stopping && now_ns < self.window_ns.end;
+            if stopping {
+                // Whoever stops a run early does not want what is still queued.
+                self.backlog.clear();
+                self.window_ns.end = self.window_ns.end.min(now_ns);
+            } else {
+                self.notice_due(now_ns);
+            }
+            if !sending {
+                let deadline = *drain_until_ns.get_or_insert(now_ns + nanos(self.options.timeout));
+                if now_ns >= deadline || (self.backlog.is_empty() && self.in_flight() == 0) {
+                    break;
+                }
+            }
+            self.issue(now_ns, sending);
+            if self.exhausted && self.in_flight() == 0 && self.options.window.is_none() {
+                self.window_ns.end = now_ns;
+                break;
+            }
+            self.flush()?;
+            self.wait(drain_until_ns)?;
+            shared.completed.store(self.completed, Ordering::Relaxed);
+            shared.errors.store(self.measured.errors_total(), Ordering::Relaxed);
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        let now_ns = self.now_ns();
+        for at in 0..self.connections.len() {
+            self.break_off(at, "timeout", now_ns);
+        }
+        for _ in 0..self.backlog.len() {
+            self.measured.error("unsent");
+        }
+        let window = self.window_ns.end.saturating_sub(self.window_ns.start);
+        self.measured.window_s = window as f64 / 1e9;
+    }
+
+    fn in_flight(&self) -> usize {
+        self.connections.iter().map(Connection::in_flight).sum()
+    }
+
+    /// Moves what has become due from the schedule to the backlog, until the window's end.
+    fn notice_due(&mut self, now_ns: u64) {
+        let Pace::Open(schedule) = &mut self.options.pace else { return };
+        while schedule.due_ns() <= now_ns && schedule.due_ns() < self.window_ns.end {
+            let due_ns = schedule.due_ns();
+            if self.window_ns.contains(&due_ns) {
+                self.measured.generator_late.record_ns(now_ns - due_ns);
+            }
+            self.backlog.push_back(due_ns);
+            schedule.advance();
+        }
+    }
+
+    fn issue(&mut self, now_ns: u64, sending: bool) {
+        self.exhausted = false;
+        match self.options.pace {
+            Pace::Open(_) => {
+                self.ready.clear();
+                while !self.exhausted {
+                    let Some(&due_ns) = self.backlog.front() else { break };
+                    let Some(at) = self.next_with_room(now_ns) else { break };
+                    if self.send(at, due_ns, now_ns) {
+                        self.backlog.pop_front();
+                    }
+                }
+                let waiting = self.backlog.len() as u64;
+                self.measured.backlog_max = self.measured.backlog_max.max(waiting);
+            }
+            Pace::Closed => {
+                let mut ready = std::mem::take(&mut self.ready);
+                for at in ready.drain(..) {
+                    while sending
+                        && !self.exhausted
+                        && self.connections[at].has_room(self.options.pipeline, now_ns)
+                    {
+                        self.send(at, now_ns, now_ns);
+                    }
+                }
+                self.ready = ready;
+            }
+        }
+    }
+
+    fn next_with_room(&mut self, now_ns: u64) -> Option<usize> {
+        let count = self.connections.len();
+        for _ in 0..count {
+            let at = self.cursor;
+            self.cursor = (self.cursor + 1) % count;
+            if self.connections[at].has_room(self.options.pipeline, now_ns) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Writes the workload's next command into a connection's buffer; false if there is none.
+    fn send(&mut self, at: usize, intended_ns: u64, now_ns: u64) -> bool {
+        let connection = &mut self.connections[at];
+        let Some((class, token)) = self.workload.next(connection.buffer()) else {
+            self.exhausted = true;
+            return false;
+        };
+        connection.push(InFlight { intended_ns, sent_ns: now_ns, class, token });
+        if self.touched.last() != Some(&at) {
+            self.touched.push(at);
+        }
+        if self.window_ns.contains(&intended_ns) {
+            self.measured.send_late.record_ns(now_ns - intended_ns);
+        }
+        true
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut touched = std::mem::take(&mut self.touched);
+        for at in touched.drain(..) {
+            if self.connections[at].flush(&self.epoll, at as u64).is_err() {
+                self.break_off(at, "connection_lost", self.now_ns());
+            }
+        }
+        self.touched = touched;
+        Ok(())
+    }
+
+    /// Reconnects and times out; a few times per interval, not once per operation.
+    fn scan(&mut self, now_ns: u64) -> io::Result<()> {
+        if now_ns < self.next_scan_ns {
+            return Ok(());
+        }
+        self.next_scan_ns = now_ns + SCAN_INTERVAL_NS;
+        let timeout_ns = nanos(self.options.timeout);
+        for at in 0..self.connections.len() {
+            self.connections[at].maintain(&self.epoll, at as u64, now_ns)?;
+            let oldest = self.connections[at].oldest_sent_ns();
+            if oldest.is_some_and(|sent_ns| now_ns.saturating_sub(sent_ns) > timeout_ns) {
+                self.break_off(at, "timeout", now_ns);
+            }
+            self.ready.push(at);
+            if let Some(maintain_at) = self.connections[at].maintain_at_ns() {
+                self.next_scan_ns = self.next_scan_ns.min(maintain_at.max(now_ns + 1_000_000));
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, drain_until_ns: Option<u64>) -> io::Result<()> {
+        let mut wake_ns = self.next_scan_ns;
+        match &self.options.pace {
+            Pace::Open(schedule) => wake_ns = wake_ns.min(schedule.due_ns()),
+            Pace::Closed => {}
+        }
+        match drain_until_ns {
+            None => wake_ns = wake_ns.min(self.window_ns.end),
+            // The schedule goes on, but nothing of it is sent any more.
+            Some(deadline) => wake_ns = self.next_scan_ns.min(deadline),
+        }
+        let wait = Duration::from_nanos(wake_ns.saturating_sub(self.now_ns()));
+        let timeout = Timespec::try_from(wait).expect("invariant: a scan interval at most");
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))
+        {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let now_ns = self.now_ns();
+        for event in &events {
+            let at = usize::try_from(event.data.u64()).expect("invariant: a connection's number");
+            let flags = event.flags;
+            self.ready.push(at);
+            if self.handle(at, flags, now_ns).is_err() {
+                self.break_off(at, "connection_lost", now_ns);
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn handle(&mut self, at: usize, flags: epoll::EventFlags, now_ns: u64) -> io::Result<()> {
+        let connection = &mut self.connections[at];
+        let broken = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+        if flags.intersects(epoll::EventFlags::OUT | broken) {
+            connection.on_writable(&self.epoll, at as u64)?;
+        }
+        if !flags.intersects(epoll::EventFlags::IN | broken) {
+            return Ok(());
+        }
+        let closed = matches!(self.options.pace, Pace::Closed);
+        let (measured, workload) = (&mut self.measured, &mut self.workload);
+        let (window, completed) = (&self.window_ns, &mut self.completed);
+        connection.on_readable(&mut self.scratch, |op, reply| {
+            let failed = record(measured, window, &op, &reply, now_ns);
+            *completed += u64::from(!failed);
+            workload.complete(op.token, &Outcome::Reply(reply));
+            if failed && closed { now_ns + ERROR_REST_NS } else { 0 }
+        })
+    }
+
+    fn break_off(&mut self, at: usize, kind: &str, now_ns: u64) {
+        for op in self.connections[at].break_off(now_ns) {
+            self.measured.error(kind);
+            self.workload.complete(op.token, &Outcome::Unknown);
+        }
+    }
+}
+
+/// Counts and times one answer; true if it was an error.
+fn record<T>(
+    measured: &mut Measured,
+    window: &std::ops::Range<u64>,
+    op: &InFlight<T>,
+    reply: &Reply<'_>,
+    now_ns: u64,
+) -> bool {
+    if let Some(kind) = reply.error_kind() {
+        measured.error(kind);
+        return true;
+    }
+    if window.contains(&now_ns) {
+        measured.answered_in_window += 1;
+    }
+    if window.contains(&op.intended_ns) {
+        let latency_ns = now_ns.saturating_sub(op.intended_ns);
+        measured.ops += 1;
+        measured.latency.record_ns(latency_ns);
+        match op.class {
+            Class::Read => measured.reads.record_ns(latency_ns),
+            Class::Write => measured.writes.record_ns(latency_ns),
+        }
+    }
+    false
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

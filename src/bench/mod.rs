@@ -1,0 +1,24 @@
+//! The load driver: what `oarlock bench`, `oarlock demo` and the fault tests put load on a cluster
+//! with, and how they know afterwards that nothing was lost. Plain threads, one per driver, each
+//! with many connections; none on a node's cores. It speaks to nodes only through their ports.
+//!
+//! Map: [`resp`] writes commands and reads replies, [`schedule`] says when an operation is due,
+//! [`keys`] which key it takes, [`workload`] what it does, [`connection`] and [`driver`] carry it,
+//! [`report`] keeps the figures, [`run`] joins several drivers. [`ledger`] remembers acknowledged
+//! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
+//! [`cluster_map`] asks a node for ranges and status, [`processes`] runs a cluster on this machine.
+
+pub mod client;
+pub mod cluster_map;
+pub mod connection;
+pub mod driver;
+pub mod keys;
+pub mod ledger;
+pub mod ports;
+pub mod processes;
+pub mod report;
+pub mod resp;
+pub mod run;
+pub mod schedule;
+pub mod verify;
+pub mod workload;

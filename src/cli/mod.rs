@@ -1,0 +1,89 @@
+//! The command line: parses it, runs one command, ends with its exit code.
+//!
+//! A command is a file with its arguments (`XArgs`) and `run`. To add one: a line in [`Command`]
+//! and a line in [`run`]. Must not hold what a command does.
+//!
+//! Map: `exit` the exit codes, `settings` the configuration's flags, then a file for each command.
+
+pub mod bench;
+pub mod completions;
+pub mod config;
+pub mod demo;
+pub mod exit;
+pub mod serve;
+pub mod settings;
+pub mod status;
+mod table;
+pub mod wal;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use exit::Exit;
+
+/// A thread-per-core sharded Multi-Raft key-value engine that speaks the Redis protocol.
+#[derive(Debug, Parser)]
+#[command(name = "oarlock", version, after_help = exit::HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a cluster on this machine, load it, kill a node, and show that nothing is lost.
+    Demo(demo::DemoArgs),
+    /// Run one node.
+    Serve(serve::ServeArgs),
+    /// Put load on a server and measure it.
+    Bench(bench::BenchArgs),
+    /// Show a cluster's nodes, ranges, leaders and lag.
+    Status(status::StatusArgs),
+    /// Show and verify the write-ahead log of a stopped node.
+    Wal(wal::WalArgs),
+    /// Check and show the configuration.
+    Config(config::ConfigArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs the command that `args` (the program's name first) ask for.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers (code 0); standard error may be closed, and then there
+            // is nobody to tell.
+            drop(error.print());
+            return if error.exit_code() == 0 { Exit::Ok } else { Exit::Usage }.into();
+        }
+    };
+    match cli.command {
+        Command::Demo(args) => demo::run(&args).into(),
+        Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
+        Command::Bench(args) => bench::run(&args).into(),
+        Command::Status(args) => status::run(&args).into(),
+        Command::Wal(args) => wal::run(&args).into(),
+        Command::Config(args) => config::run(&args).into(),
+        Command::Completions(args) => completions::run(&args, Cli::command()).into(),
+    }
+}
+
+/// Prints an answer. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

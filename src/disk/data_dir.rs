@@ -1,0 +1,441 @@
+//! Opens a node's data directory: locks it, makes sure that it is this node's, and raises its
+//! incarnation durably before the node says a word. It must not read logs. One per process.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use oarlock_types::{ClusterId, CoreId, DiskId, Incarnation, NodeId, SegmentId};
+use rustix::fs::{FlockOperation, flock};
+
+use super::atomic_file::{replace, sync_directory};
+use super::identity::{FORMAT_VERSION, Identity, IdentityFault};
+use super::job::DiskError;
+use super::layout::CoreDir;
+use super::peers::PeerDisks;
+use super::probe::{self, ProbeError};
+use super::segments::read_segment;
+
+const IDENTITY: &str = "identity";
+const LOCK: &str = "lock";
+
+/// Whose directory is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDirOptions {
+    /// The cluster that it must belong to; a new directory is made for it.
+    pub cluster: ClusterId,
+    /// The node that it must belong to.
+    pub node: NodeId,
+    /// The cores that it must be laid out for.
+    pub cores: u16,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// There is something else under that name.
+    #[error("{path} is not a directory: choose another data directory", path = path.display())]
+    NotADirectory {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The process may not use it.
+    #[error(
+        "no permission to use the data directory {path}: give it to the user who runs oarlock \
+         (chown), or choose another",
+        path = path.display()
+    )]
+    NoPermission {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Another process uses it.
+    #[error(
+        "the data directory {path} is in use by {holder}: stop that process, or choose another \
+         directory",
+        path = path.display()
+    )]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// Who, as far as it is known.
+        holder: String,
+    },
+    /// It is another node's.
+    #[error(
+        "the data directory {path} belongs to node {found}, but this is node {wanted}: check the \
+         node id and the data directory in the configuration",
+        path = path.display()
+    )]
+    OtherNode {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Whose it should be.
+        wanted: NodeId,
+    },
+    /// It is another cluster's.
+    #[error(
+        "the data directory {path} belongs to {found}, but this node is to join {wanted}: \
+         check the data directory and the cluster in the configuration",
+        path = path.display()
+    )]
+    OtherCluster {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        wanted: ClusterId,
+    },
+    /// Another version of the program wrote it.
+    #[error(
+        "the data directory {path} has format {found}, but this program reads format \
+         {FORMAT_VERSION}: start the version of oarlock that wrote it, or a newer one",
+        path = path.display()
+    )]
+    OtherFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Its identity cannot be read.
+    #[error(
+        "{path} is damaged or missing although the directory holds data: restore it from a backup, \
+         or empty the directory and let the node be rebuilt from its peers under a new node id",
+        path = path.display()
+    )]
+    IdentityDamaged {
+        /// The identity file.
+        path: PathBuf,
+    },
+    /// The peers file cannot be read.
+    #[error(
+        "{path} is damaged: restore it from a backup, or, when no other node's disk was replaced \
+         since, remove it",
+        path = path.display()
+    )]
+    PeersDamaged {
+        /// The peers file.
+        path: PathBuf,
+    },
+    /// It is laid out for another number of cores.
+    #[error(
+        "the data directory {path} is laid out for {found} cores, but {wanted} are configured: \
+         configure {found}; changing the number of cores of a node is not possible yet",
+        path = path.display()
+    )]
+    OtherCores {
+        /// The data directory.
+        path: PathBuf,
+        /// The cores that it has.
+        found: u16,
+        /// The cores that were asked for.
+        wanted: u16,
+    },
+    /// There is no room for it.
+    #[error(
+        "no room on the disk for {path}: free some space, then start again",
+        path = path.display()
+    )]
+    DiskFull {
+        /// What there was no room for.
+        path: PathBuf,
+    },
+    /// The system gives no random numbers.
+    #[error("cannot draw a random identity for the data directory: {reason}")]
+    NoRandomness {
+        /// The system's words.
+        reason: String,
+    },
+    /// The file system is not fit for it.
+    #[error(transparent)]
+    Unfit(#[from] ProbeError),
+    /// The system refused.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// An open data directory: locked until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    /// Whether this very start made it, so that there are no promises to have forgotten.
+    is_new: bool,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory `path`, or makes it. When this returns, its incarnation is higher than
+    /// ever before, durably.
+    ///
+    /// # Errors
+    /// [`DataDirError`] in one clear line.
+    pub fn open(path: &Path, options: &DataDirOptions) -> Result<Self, DataDirError> {
+        make_directory(path)?;
+        let lock = lock(path)?;
+        probe::direct_io(path)?;
+        let found = read_identity(path)?;
+        let is_new = found.is_none();
+        let mut identity = match found {
+            Some(identity) => check(path, identity, options)?,
+            None => new_identity(options)?,
+        };
+        identity.incarnation = identity.incarnation.next();
+        replace(path, IDENTITY, identity.to_text().as_bytes())
+            .map_err(refused("write", &path.join(IDENTITY)))?;
+        let this = Self { path: path.to_owned(), identity, is_new, _lock: lock };
+        this.make_core_directories()?;
+        Ok(this)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The cluster that it belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.identity.cluster
+    }
+
+    /// The node that it belongs to.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// Its own identity.
+    #[must_use]
+    pub fn disk(&self) -> DiskId {
+        self.identity.disk
+    }
+
+    /// How often it was started, this time included.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.identity.incarnation
+    }
+
+    /// Whether this start made it: then the node cannot have promised anything to anyone.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// The directory of one core.
+    #[must_use]
+    pub fn core(&self, core: CoreId) -> CoreDir {
+        CoreDir::new(&self.path, core)
+    }
+
+    /// What is known of the other nodes' disks.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn peer_disks(&self) -> Result<PeerDisks, DataDirError> {
+        PeerDisks::open(&self.path)
+    }
+
+    /// The segments of one core's log for recovery, oldest first; each is read when it is its turn.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn read_segments(&self, core: CoreId) -> Result<SegmentReads, DataDirError> {
+        SegmentReads::new(&self.core(core))
+    }
+
+    fn make_core_directories(&self) -> Result<(), DataDirError> {
+        for core in (0..self.identity.cores).map(CoreId) {
+            let directory = self.core(core);
+            let checkpoints = directory.checkpoints();
+            fs::create_dir_all(&checkpoints).map_err(refused("create", &checkpoints))?;
+            let leftovers = directory.leftovers().map_err(refused("list", directory.path()))?;
+            for leftover in leftovers {
+                fs::remove_file(&leftover).map_err(refused("remove", &leftover))?;
+            }
+            for made in [checkpoints.as_path(), directory.path()] {
+                sync_directory(made).map_err(refused("sync", made))?;
+            }
+        }
+        sync_directory(&self.path).map_err(refused("sync", &self.path))
+    }
+}
+
+/// Reads a core's segments one at a time, so that recovery holds one in memory, not all.
+#[derive(Debug)]
+pub struct SegmentReads {
+    rest: std::vec::IntoIter<(SegmentId, PathBuf)>,
+}
+
+impl SegmentReads {
+    /// The segments in a core's directory, oldest first; also of a stopped node's, without a lock.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn new(directory: &CoreDir) -> Result<Self, DataDirError> {
+        let segments = directory.segments().map_err(refused("list", directory.path()))?;
+        Ok(Self { rest: segments.into_iter() })
+    }
+
+    /// Reads the next segment into `into`, whatever its length is; `None` after the last.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn next_into(
+        &mut self,
+        into: &mut Vec<u8>,
+    ) -> Result<Option<(SegmentId, PathBuf)>, DiskError> {
+        let Some((segment, path)) = self.rest.next() else { return Ok(None) };
+        read_segment(&path, into)?;
+        Ok(Some((segment, path)))
+    }
+}
+
+/// Reads whose a directory is without locking it or raising its incarnation, for tools.
+///
+/// # Errors
+/// When it is nobody's, damaged, or of another format.
+pub fn peek_identity(path: &Path) -> Result<Identity, DataDirError> {
+    read_identity(path)?.ok_or_else(|| DataDirError::IdentityDamaged { path: path.join(IDENTITY) })
+}
+
+fn make_directory(path: &Path) -> Result<(), DataDirError> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(DataDirError::NotADirectory { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).map_err(refused("create", path))?;
+            match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => {
+                    sync_directory(parent).map_err(refused("sync", parent))
+                }
+                Some(_) | None => Ok(()),
+            }
+        }
+        Err(error) => Err(refused("open", path)(error)),
+    }
+}
+
+fn lock(path: &Path) -> Result<File, DataDirError> {
+    let file_path = path.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file_path)
+        .map_err(refused("open", &file_path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let holder = match file.read_to_string(&mut text) {
+                Ok(_) if !text.trim().is_empty() => format!("process {}", text.trim()),
+                Ok(_) | Err(_) => "another process".to_owned(),
+            };
+            return Err(DataDirError::Locked { path: path.to_owned(), holder });
+        }
+        Err(error) => return Err(refused("lock", &file_path)(error.into())),
+    }
+    // Only for the message above: a full disk must not keep the node from starting.
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
+    let file = path.join(IDENTITY);
+    match fs::read(&file) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            Identity::from_text(&text).map(Some).map_err(|fault| match fault {
+                IdentityFault::Format(found) => {
+                    DataDirError::OtherFormat { path: path.to_owned(), found }
+                }
+                IdentityFault::Damaged => DataDirError::IdentityDamaged { path: file },
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // The identity is made before the first core's directory is.
+            if CoreDir::new(path, CoreId(0)).path().exists() {
+                return Err(DataDirError::IdentityDamaged { path: file });
+            }
+            Ok(None)
+        }
+        Err(error) => Err(refused("read", &file)(error)),
+    }
+}
+
+fn new_identity(options: &DataDirOptions) -> Result<Identity, DataDirError> {
+    let mut drawn = [0; 16];
+    getrandom::fill(&mut drawn)
+        .map_err(|error| DataDirError::NoRandomness { reason: error.to_string() })?;
+    Ok(Identity {
+        cluster: options.cluster,
+        node: options.node,
+        disk: DiskId(u128::from_le_bytes(drawn)),
+        incarnation: Incarnation(0),
+        cores: options.cores,
+    })
+}
+
+fn check(path: &Path, found: Identity, wanted: &DataDirOptions) -> Result<Identity, DataDirError> {
+    let path = path.to_owned();
+    if found.cluster != wanted.cluster {
+        let (found, wanted) = (found.cluster, wanted.cluster);
+        return Err(DataDirError::OtherCluster { path, found, wanted });
+    }
+    if found.node != wanted.node {
+        let (found, wanted) = (found.node, wanted.node);
+        return Err(DataDirError::OtherNode { path, found, wanted });
+    }
+    if found.cores != wanted.cores {
+        let (found, wanted) = (found.cores, wanted.cores);
+        return Err(DataDirError::OtherCores { path, found, wanted });
+    }
+    Ok(found)
+}
+
+fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    move |source| {
+        let path = path.to_owned();
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => DataDirError::DiskFull { path },
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => DataDirError::NoPermission { path },
+            Some(libc::ENOTDIR) => DataDirError::NotADirectory { path },
+            _ => DataDirError::Io { action, path, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let told = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            refused("open", Path::new("/data"))(error).to_string()
+        };
+        assert!(told(libc::EACCES).starts_with("no permission to use the data directory /data"));
+        assert!(told(libc::ENOSPC).starts_with("no room on the disk for /data"));
+        assert!(told(libc::ENOTDIR).starts_with("/data is not a directory"));
+        assert!(told(libc::EIO).starts_with("cannot open /data: Input/output error"));
+    }
+}

@@ -1,0 +1,20 @@
+//! Everything that touches the disk. It must not know what the bytes mean.
+//!
+//! Map: [`data_dir`] opens and locks the directory, with [`identity`] and [`peers`] as its small
+//! files ([`atomic_file`] replaces them durably) and [`layout`] the names in it; [`probe`] asks the
+//! system beforehand whether a node can run here; [`ring`] writes WAL frames from [`buffer`]s (the
+//! hot path, one per core); [`worker`] does everything slow on a thread of its own (one per node),
+//! as [`job`] describes it: [`segments`] and [`checkpoint`] are what it does.
+
+pub mod atomic_file;
+pub mod buffer;
+pub mod checkpoint;
+pub mod data_dir;
+pub mod identity;
+pub mod job;
+pub mod layout;
+pub mod peers;
+pub mod probe;
+pub mod ring;
+pub mod segments;
+pub mod worker;

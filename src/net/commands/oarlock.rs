@@ -1,0 +1,101 @@
+//! `OARLOCK …`: what Redis has no command for. Pure.
+
+use bytes::Bytes;
+use oarlock_store::Command;
+
+use super::connection::{arity, unknown_subcommand};
+use super::{CommandError, Input, Local, Parsed, RangeScanArgs, keys, lookup, parse};
+
+/// Longest request id of `OARLOCK ONCE`, in bytes.
+const ONCE_ID_BYTES_MAX: usize = 256;
+/// Keys that `OARLOCK SCAN` returns when it is not told.
+const SCAN_LIMIT_DEFAULT: u32 = 100;
+/// Most keys that one `OARLOCK SCAN` returns.
+pub const SCAN_LIMIT_MAX: u32 = 10_000;
+
+const HELP: &[&str] = &[
+    "OARLOCK <subcommand> [<arg> ...]. Subcommands are:",
+    "RANGES",
+    "    Return each range with its group, bounds, leader, replicas and epoch.",
+    "SCAN <start> <end> [LIMIT <count>] [REVERSE]",
+    "    Return keys and values from <start>, before <end> (empty: to the last key), in order.",
+    "    Each range is read as of one moment; the result as a whole is not.",
+    "CAS <key> <expected> <new>",
+    "    Set <key> to <new> if its value is <expected>; return 1 if it was, else 0.",
+    "ONCE <request-id> <command> [<arg> ...]",
+    "    Carry out a command on the keys of one range at most once, however often it is sent.",
+    "    The first answer is kept for a while and given again.",
+    "STATUS",
+    "    Return what this node is and how it does.",
+    "HELP",
+    "    Print this help.",
+];
+
+pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
+    if input.is(1, "RANGES") {
+        arity(input, "oarlock|ranges", |len| len == 2)?;
+        Ok(Parsed::Local(Local::Ranges))
+    } else if input.is(1, "STATUS") {
+        arity(input, "oarlock|status", |len| len == 2)?;
+        Ok(Parsed::Local(Local::Status))
+    } else if input.is(1, "HELP") {
+        Ok(Parsed::Local(Local::Help(HELP)))
+    } else if input.is(1, "SCAN") {
+        arity(input, "oarlock|scan", |len| len >= 4)?;
+        scan(input)
+    } else if input.is(1, "CAS") {
+        arity(input, "oarlock|cas", |len| len == 5)?;
+        let (expected, new) = (input.value(3)?, input.value(4)?);
+        Ok(Parsed::Data(Command::Cas { key: input.key(2)?, expected: Some(expected), new }))
+    } else if input.is(1, "ONCE") {
+        arity(input, "oarlock|once", |len| len >= 4)?;
+        once(input)
+    } else {
+        Err(unknown_subcommand(input.required(1)?, "OARLOCK"))
+    }
+}
+
+fn scan(input: &Input<'_>) -> Result<Parsed, CommandError> {
+    let end = input.key(3)?;
+    let mut args = RangeScanArgs {
+        start: input.key(2)?,
+        end: (!end.is_empty()).then_some(end),
+        limit: SCAN_LIMIT_DEFAULT,
+        reverse: false,
+    };
+    let mut at = 4;
+    while at < input.len() {
+        if input.is(at, "REVERSE") {
+            args.reverse = true;
+            at += 1;
+        } else if input.is(at, "LIMIT") && at + 1 < input.len() {
+            args.limit = u32::try_from(input.integer(at + 1)?)
+                .ok()
+                .filter(|limit| (1..=SCAN_LIMIT_MAX).contains(limit))
+                .ok_or(CommandError::ScanLimit(SCAN_LIMIT_MAX))?;
+            at += 2;
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    Ok(Parsed::RangeScan(args))
+}
+
+fn once(input: &Input<'_>) -> Result<Parsed, CommandError> {
+    let id = input.required(2)?;
+    if id.is_empty() || id.len() > ONCE_ID_BYTES_MAX {
+        return Err(CommandError::OnceId(ONCE_ID_BYTES_MAX));
+    }
+    let inner = input.skip(3);
+    // A request id is for one command, and nesting would be as deep as a client likes.
+    if inner.is(0, "OARLOCK") && inner.is(1, "ONCE") {
+        return Err(CommandError::OnceCommand);
+    }
+    let spec = lookup(&inner.args)?;
+    if let Parsed::Data(command) = parse(spec, &inner.args, inner.limits)?
+        && keys::first(&command).is_some()
+    {
+        return Ok(Parsed::Once { id: Bytes::copy_from_slice(id), command });
+    }
+    Err(CommandError::OnceCommand)
+}

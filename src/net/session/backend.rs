@@ -1,0 +1,158 @@
+//! What a session needs of the rest of the node. Implemented by each core's router, and by tests.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use oarlock_store::{Reply, Request};
+use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
+use thiserror::Error;
+
+/// A client connection of this core. Never given again to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A request of one connection: what its outcome is brought back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    /// The command, counted over the connection's life.
+    pub slot: u64,
+    /// Which of the command's requests.
+    pub part: u32,
+}
+
+/// Why a request has no reply. What the router can mend itself (another leader, a newer map) never
+/// gets here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Not applied: too much is waiting.
+    #[error("BUSY too many commands are waiting on this node; nothing was applied, try again")]
+    Busy,
+    /// Perhaps applied.
+    #[error(
+        "UNKNOWN the command may or may not have been applied: its range lost its leader or did not \
+         answer in time; read before you repeat it, or send it with OARLOCK ONCE"
+    )]
+    Unknown,
+    /// Not applied: nobody leads the range.
+    #[error(
+        "NOQUORUM the range has no leader with a quorum of its replicas; nothing was applied, try \
+         again when more of its nodes are up"
+    )]
+    NoQuorum,
+    /// Not applied: the disk is nearly full.
+    #[error(
+        "DISKFULL a disk that holds the range is nearly full; nothing was applied, reads go on; \
+         free space there and writes come back by themselves"
+    )]
+    DiskFull,
+    /// Not applied: larger than a log entry may be.
+    #[error(
+        "ERR the command is larger than one log entry may be (entry_bytes_max); nothing was applied"
+    )]
+    TooLarge,
+    /// Not applied: the group that [`Backend::submit_to`] named owns other keys by now.
+    #[error("BUSY the range has just been split or moved; nothing was applied, try again")]
+    Moved,
+}
+
+/// How a request ended.
+pub type Outcome = Result<Reply, Refusal>;
+
+/// One range, as this node's copy of the map has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeInfo {
+    /// The group that owns it.
+    pub group: GroupId,
+    /// Its first key.
+    pub start: Bytes,
+    /// The first key behind it; `None`: it is the last range.
+    pub end: Option<Bytes>,
+    /// The node that leads it, if known.
+    pub leader: Option<NodeId>,
+    /// Its replicas, each on a core of a node.
+    pub replicas: Vec<CoreAddr>,
+    /// The version of its bounds and replicas.
+    pub epoch: RangeEpoch,
+}
+
+/// A range's bounds: all that reading one range after the other needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeBounds {
+    /// The group that owns it.
+    pub group: GroupId,
+    /// Its first key.
+    pub start: Bytes,
+    /// The first key behind it; `None`: it is the last range.
+    pub end: Option<Bytes>,
+}
+
+/// What this node says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// The node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// How often it was started.
+    pub incarnation: Incarnation,
+    /// The core that answers.
+    pub core: CoreId,
+    /// Cores of the node.
+    pub cores: u16,
+    /// The port for clients.
+    pub client_port: u16,
+    /// Since the process started.
+    pub uptime: Duration,
+    /// Connections of all cores.
+    pub clients: usize,
+    /// Settings by name, for `CONFIG GET`.
+    pub configuration: Vec<(String, String)>,
+    /// More that `INFO` (section `oarlock`) shows, by name.
+    pub status: Vec<(String, String)>,
+}
+
+/// One core's way to every range.
+///
+/// The promises that sessions build on:
+/// 1. Each submitted request has exactly one outcome, brought by
+///    [`Clients::complete`](crate::net::listener::Clients::complete), in a bounded time and never
+///    from within `submit` or `submit_to`.
+/// 2. **Writes** (requests that are no reads) of one connection to one range take effect in the order
+///    in which they were submitted, even when one was bounced by a node that no longer leads: the
+///    later ones wait until it was sent again. Nothing is promised about the order of a read and a
+///    write; the session never has both under way on one key.
+/// 3. A refusal other than [`Refusal::Unknown`] means that nothing was applied.
+pub trait Backend {
+    /// Sends a request to the range that owns `key`.
+    fn submit(&mut self, connection: ConnectionId, ticket: Ticket, key: &[u8], request: Request);
+
+    /// Sends a request to a group, whatever it owns.
+    fn submit_to(
+        &mut self,
+        connection: ConnectionId,
+        ticket: Ticket,
+        group: GroupId,
+        request: Request,
+    );
+
+    /// Asks all cores of this node how they are: the outcome is one JSON document.
+    fn status(&mut self, connection: ConnectionId, ticket: Ticket);
+
+    /// The group that owns `key`.
+    fn range_of(&self, key: &[u8]) -> GroupId;
+
+    /// The range that owns `key`.
+    fn bounds_of(&self, key: &[u8]) -> RangeBounds;
+
+    /// All ranges in the order of their keys.
+    fn ranges(&self) -> Vec<RangeInfo>;
+
+    /// What this node says about itself.
+    fn info(&self) -> NodeInfo;
+
+    /// The turn's monotonic time.
+    fn now(&self) -> Mono;
+
+    /// Microseconds since the Unix epoch, for `TIME`.
+    fn wall_us(&self) -> u64;
+}

@@ -1,0 +1,628 @@
+//! A session against real stores: Redis's own transcript, order, joins, bounds.
+
+use std::fmt::Write;
+
+use oarlock_types::GroupId;
+use proptest::prelude::*;
+
+use super::*;
+use crate::net::testing::FakeBackend;
+
+/// A client with its session, and the ranges behind it.
+struct Client {
+    core: CoreState,
+    backend: FakeBackend,
+    session: Session,
+}
+
+impl Client {
+    fn new(splits: &[&[u8]]) -> Self {
+        Self::with_limits(splits, ClientLimits::default())
+    }
+
+    fn with_limits(splits: &[&[u8]], limits: ClientLimits) -> Self {
+        let mut core = CoreState::new(limits, 0);
+        let session = Session::open(ConnectionId(3), ClientRecord::default(), &mut core);
+        Self { core, backend: FakeBackend::new(splits), session }
+    }
+
+    /// Sends bytes and lets nothing answer yet.
+    fn send(&mut self, bytes: &[u8]) {
+        let mut host = Host { core: &mut self.core, backend: &mut self.backend };
+        self.session.receive(bytes, &mut host);
+    }
+
+    /// Brings the outcome of the request at a place of the backend's queue.
+    fn deliver(&mut self, at: usize) {
+        let (_, ticket, outcome) = self.backend.carry_out(at);
+        let mut host = Host { core: &mut self.core, backend: &mut self.backend };
+        self.session.complete(ticket, outcome, &mut host);
+    }
+
+    fn deliver_all(&mut self) {
+        while !self.backend.queue.is_empty() {
+            self.deliver(0);
+        }
+    }
+
+    fn output(&mut self) -> String {
+        let bytes = self.session.take_output(Vec::new());
+        self.session.sent(bytes.len());
+        let mut host = Host { core: &mut self.core, backend: &mut self.backend };
+        self.session.advance(&mut host);
+        escape(&bytes)
+    }
+
+    /// Sends an inline command and returns the whole answer.
+    fn ask(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes());
+        self.deliver_all();
+        self.output()
+    }
+}
+
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for &byte in bytes {
+        match byte {
+            b'\r' => text.push_str("\\r"),
+            b'\n' => text.push_str("\\n"),
+            b'\\' => text.push_str("\\\\"),
+            0x20..=0x7e => text.push(char::from(byte)),
+            0..=u8::MAX => write!(text, "\\x{byte:02x}").unwrap(),
+        }
+    }
+    text
+}
+
+#[test]
+fn every_answer_is_that_of_redis() {
+    let mut client = Client::new(&[]);
+    let transcript = include_str!("testdata/redis.txt");
+    let mut lines = transcript.lines().filter(|line| !line.starts_with('#'));
+    let mut wrong = String::new();
+    while let Some(command) = lines.next() {
+        let command = command.strip_prefix("> ").unwrap();
+        let expected = lines.next().unwrap();
+        let mut found = client.ask(command);
+        if client.session.is_finished() {
+            found.push_str("<closed>");
+        }
+        if found != expected {
+            write!(wrong, "\n> {command}\n  redis: {expected}\n  found: {found}").unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Three ranges: keys before `h`, before `p`, and from `p` on.
+fn three_ranges() -> Client {
+    Client::new(&[b"h", b"p"])
+}
+
+#[test]
+fn replies_leave_in_order_though_outcomes_do_not_come_in_order() {
+    let mut client = three_ranges();
+    client.send(b"SET a 1\r\nSET k 2\r\nPING\r\nSET q 3\r\nGET z\r\n");
+    assert_eq!(client.backend.queue.len(), 4);
+    client.deliver(3);
+    client.deliver(2);
+    client.deliver(1);
+    assert_eq!(client.output(), "");
+    client.deliver(0);
+    assert_eq!(client.output(), "+OK\\r\\n+OK\\r\\n+PONG\\r\\n+OK\\r\\n$-1\\r\\n");
+}
+
+#[test]
+fn a_read_waits_for_the_write_before_it_on_its_key_alone() {
+    let mut client = three_ranges();
+    client.send(b"SET a 1\r\nGET b\r\nSET a 2\r\nGET a\r\nGET c\r\n");
+    // Two writes of one key go together, for the backend keeps their order.
+    assert_eq!(client.backend.queue.len(), 3);
+    assert!(!client.session.wants_input());
+    client.deliver(0);
+    assert_eq!(client.backend.queue.len(), 2);
+    client.deliver(1);
+    assert_eq!(client.backend.queue.len(), 3, "GET a and what follows it have started");
+    client.deliver_all();
+    assert_eq!(client.output(), "+OK\\r\\n$-1\\r\\n+OK\\r\\n$1\\r\\n2\\r\\n$-1\\r\\n");
+}
+
+#[test]
+fn a_write_waits_for_the_read_before_it() {
+    let mut client = three_ranges();
+    client.send(b"GET a\r\nSET a 1\r\n");
+    assert_eq!(client.backend.queue.len(), 1);
+    client.deliver_all();
+    assert_eq!(client.output(), "$-1\\r\\n+OK\\r\\n");
+    client.send(b"DBSIZE\r\nSET b 1\r\n");
+    assert_eq!(client.backend.queue.len(), 3, "DBSIZE reads all, so the write waits");
+    client.deliver_all();
+    assert_eq!(client.output(), ":1\\r\\n+OK\\r\\n");
+}
+
+#[test]
+fn keys_of_several_ranges_are_split_and_joined() {
+    let mut client = three_ranges();
+    for line in ["SET a 1", "SET k 2", "SET q 3"] {
+        client.ask(line);
+    }
+    client.send(b"MGET q nothing a k zzz a\r\n");
+    assert_eq!(client.backend.queue.len(), 3);
+    for at in [1, 1, 0] {
+        client.deliver(at);
+    }
+    let expected =
+        "*6\\r\\n$1\\r\\n3\\r\\n$-1\\r\\n$1\\r\\n1\\r\\n$1\\r\\n2\\r\\n$-1\\r\\n$1\\r\\n1\\r\\n";
+    assert_eq!(client.output(), expected);
+    assert_eq!(client.ask("EXISTS a k q a x"), ":4\\r\\n");
+    assert_eq!(client.ask("DBSIZE"), ":3\\r\\n");
+    assert_eq!(client.ask("DEL a k q x"), ":3\\r\\n");
+    assert_eq!(client.ask("DBSIZE"), ":0\\r\\n");
+}
+
+#[test]
+fn atomic_commands_do_not_span_ranges() {
+    let mut client = three_ranges();
+    let commands = ["MSET a 1 z 2", "MSETNX a 1 z 2", "WATCH a z", "OARLOCK ONCE id DEL a z"];
+    for command in commands {
+        assert!(client.ask(command).starts_with("-CROSSRANGE "), "{command}");
+    }
+    assert_eq!(client.ask("WATCH a"), "+OK\\r\\n");
+    assert!(client.ask("WATCH z").starts_with("-CROSSRANGE "));
+    client.ask("MULTI");
+    client.ask("SET z 1");
+    assert!(client.ask("EXEC").starts_with("-CROSSRANGE "));
+    assert_eq!(client.ask("EXEC"), "-ERR EXEC without MULTI\\r\\n");
+    assert_eq!(client.ask("MSET a 1 b 2"), "+OK\\r\\n");
+    assert!(client.backend.queue.is_empty());
+}
+
+#[test]
+fn refusals_say_whether_something_was_applied() {
+    let mut client = three_ranges();
+    client.ask("SET a 1");
+    client.backend.refusing = vec![(GroupId(3), Refusal::NoQuorum)];
+    assert!(client.ask("SET z 1").starts_with("-NOQUORUM "));
+    assert!(client.ask("MGET a z").starts_with("-NOQUORUM "));
+    assert!(client.ask("DBSIZE").starts_with("-NOQUORUM "));
+    let part = client.ask("DEL a z");
+    assert!(part.starts_with("-UNKNOWN "), "one part was applied: {part}");
+    assert_eq!(client.ask("EXISTS a"), ":0\\r\\n");
+    for (refusal, code) in [
+        (Refusal::Busy, "-BUSY "),
+        (Refusal::Unknown, "-UNKNOWN "),
+        (Refusal::DiskFull, "-DISKFULL "),
+        (Refusal::TooLarge, "-ERR "),
+        (Refusal::Moved, "-BUSY "),
+    ] {
+        client.backend.refusing = vec![(GroupId(3), refusal)];
+        for command in ["SET z 1", "WATCH z", "SCAN 0", "OARLOCK SCAN z \"\""] {
+            let answer = client.ask(command);
+            assert!(answer.starts_with(code) && answer.ends_with("\\r\\n"), "{command}: {answer}");
+        }
+        client.ask("MULTI");
+        client.ask("SET z 1");
+        assert!(client.ask("EXEC").starts_with(code));
+    }
+}
+
+#[test]
+fn an_exec_waits_for_its_watches_and_sees_a_change() {
+    let mut client = three_ranges();
+    client.ask("SET a 1");
+    client.send(b"WATCH a\r\nMULTI\r\nINCR a\r\nPING\r\nEXEC\r\nGET a\r\n");
+    assert_eq!(client.backend.queue.len(), 1, "nothing starts before the version is known");
+    client.deliver(0);
+    assert_eq!(client.backend.queue.len(), 1, "GET a waits for the transaction");
+    client.deliver_all();
+    let expected =
+        "+OK\\r\\n+OK\\r\\n+QUEUED\\r\\n+QUEUED\\r\\n*2\\r\\n:2\\r\\n+PONG\\r\\n$1\\r\\n2\\r\\n";
+    assert_eq!(client.output(), expected);
+    client.send(b"WATCH a\r\nMULTI\r\nINCR a\r\nEXEC\r\n");
+    client.deliver(0);
+    // Another client's write comes in between.
+    let mut other = client.backend.queue[0].clone();
+    other.request.watches.clear();
+    client.backend.queue.push_front(other);
+    let _ = client.backend.carry_out(0);
+    client.deliver_all();
+    assert!(client.output().ends_with("*-1\\r\\n"));
+    assert_eq!(client.ask("GET a"), "$1\\r\\n3\\r\\n");
+}
+
+#[test]
+fn a_transaction_is_bounded() {
+    let limits = ClientLimits { pending_count_max: 3, ..ClientLimits::default() };
+    let mut client = Client::with_limits(&[], limits);
+    client.ask("MULTI");
+    for _ in 0..3 {
+        assert_eq!(client.ask("SET a 1"), "+QUEUED\\r\\n");
+    }
+    assert!(client.ask("SET a 1").starts_with("-ERR the transaction is too large"));
+    assert!(client.ask("EXEC").starts_with("-EXECABORT"));
+    for command in ["DBSIZE", "SCAN 0", "OARLOCK SCAN a b", "HELLO 3", "CLIENT REPLY OFF"] {
+        client.ask("MULTI");
+        let answer = client.ask(command);
+        assert_eq!(answer, "-ERR Command not allowed inside a transaction\\r\\n", "{command}");
+        assert!(client.ask("EXEC").starts_with("-EXECABORT"));
+    }
+}
+
+#[test]
+fn oarlocks_own_commands() {
+    let mut client = three_ranges();
+    assert_eq!(client.ask("OARLOCK ONCE id-1 INCR n"), ":1\\r\\n");
+    assert_eq!(client.ask("OARLOCK ONCE id-1 INCR n"), ":1\\r\\n");
+    assert_eq!(client.ask("OARLOCK ONCE id-2 OARLOCK CAS n 1 5"), ":1\\r\\n");
+    assert_eq!(client.ask("oarlock cas n 1 6"), ":0\\r\\n");
+    assert_eq!(client.ask("GET n"), "$1\\r\\n5\\r\\n");
+    for command in ["PING", "DBSIZE", "MULTI", "OARLOCK ONCE x GET n", "OARLOCK RANGES"] {
+        let answer = client.ask(&format!("OARLOCK ONCE id-3 {command}"));
+        assert!(answer.starts_with("-ERR OARLOCK ONCE takes"), "{command}: {answer}");
+    }
+    assert!(client.ask("OARLOCK ONCE id-3 GET").starts_with("-ERR wrong number"));
+    assert!(client.ask("OARLOCK ONCE id-3 NOPE").starts_with("-ERR unknown command 'NOPE'"));
+    assert!(client.ask("OARLOCK ONCE \"\" GET a").starts_with("-ERR request id must have"));
+    assert_eq!(
+        client.ask("OARLOCK NOPE"),
+        "-ERR unknown subcommand 'NOPE'. Try OARLOCK HELP.\\r\\n"
+    );
+    assert_eq!(
+        client.ask("OARLOCK CAS n 1"),
+        "-ERR wrong number of arguments for 'oarlock|cas' command\\r\\n"
+    );
+    let ranges = client.ask("OARLOCK RANGES");
+    assert!(ranges.starts_with(
+        "*3\\r\\n*14\\r\\n$5\\r\\ngroup\\r\\n:1\\r\\n$5\\r\\nstart\\r\\n$0\\r\\n\\r\\n$3\\r\\nend\\r\\n$1\\r\\nh\\r\\n"
+    ));
+    assert!(client.ask("OARLOCK STATUS").contains("incarnation"));
+    assert!(client.ask("OARLOCK HELP").contains("+ONCE <request-id>"));
+}
+
+/// The strings of an array of bulk strings, nested ones included.
+fn bulks(reply: &str) -> Vec<String> {
+    let mut lines = reply.split("\\r\\n");
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.starts_with('$') {
+            found.push(lines.next().unwrap().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn oarlock_scan_reads_in_order_over_ranges() {
+    let mut client = three_ranges();
+    for key in ["a", "b", "h", "k", "p", "z"] {
+        client.ask(&format!("SET {key} v{key}"));
+    }
+    let mut keys = |command: &str| bulks(&client.ask(command)).join(" ");
+    assert_eq!(keys("OARLOCK SCAN \"\" \"\""), "a va b vb h vh k vk p vp z vz");
+    assert_eq!(keys("OARLOCK SCAN b p"), "b vb h vh k vk");
+    assert_eq!(keys("OARLOCK SCAN b p REVERSE"), "k vk h vh b vb");
+    assert_eq!(keys("OARLOCK SCAN a \"\" LIMIT 4"), "a va b vb h vh k vk");
+    assert_eq!(keys("OARLOCK SCAN a \"\" LIMIT 2 reverse"), "z vz p vp");
+    assert_eq!(keys("OARLOCK SCAN c d"), "");
+    assert_eq!(keys("OARLOCK SCAN z a"), "");
+    assert!(client.ask("OARLOCK SCAN a b LIMIT 0").starts_with("-ERR LIMIT must be from 1"));
+    assert_eq!(client.ask("OARLOCK SCAN a b LIMIT"), "-ERR syntax error\\r\\n");
+}
+
+#[test]
+fn oarlock_scan_goes_on_behind_a_range_that_cut_its_answer() {
+    let mut client = three_ranges();
+    let value = "v".repeat(300 << 10);
+    for key in ["a", "b", "c", "d", "e", "f", "k"] {
+        client.ask(&format!("SET {key} \"{}\"", &value[..60 << 10]));
+        for _ in 0..4 {
+            client.ask(&format!("APPEND {key} {}", &value[..60 << 10]));
+        }
+    }
+    for (order, expected) in [("", "abcdefk"), ("REVERSE", "kfedcba")] {
+        let found = bulks(&client.ask(&format!("OARLOCK SCAN \"\" \"\" {order}")));
+        let keys: String = found.iter().step_by(2).map(String::as_str).collect();
+        assert_eq!(keys, expected);
+    }
+}
+
+/// Runs `SCAN` to its end; `other` says at which steps another core's table is asked.
+fn scan_all(client: &mut Client, options: &str, other: impl Fn(usize) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut cursor = "0".to_owned();
+    let mut foreign = cursors::Cursors::new(99);
+    for step in 0..10_000 {
+        if other(step) {
+            std::mem::swap(&mut client.core.cursors, &mut foreign);
+        }
+        let mut answer = bulks(&client.ask(&format!("SCAN {cursor} {options}")));
+        cursor = answer.remove(0);
+        found.append(&mut answer);
+        if cursor == "0" {
+            return found;
+        }
+    }
+    panic!("the scan does not end");
+}
+
+#[test]
+fn a_scan_returns_every_key_wherever_it_is_continued() {
+    let mut client = three_ranges();
+    let mut expected: Vec<String> = (0..40).map(|n| format!("key:{n:03}")).collect();
+    expected.extend((0..40).map(|n| format!("user:{n:03}")));
+    for key in &expected {
+        client.ask(&format!("SET {key} v"));
+    }
+    assert_eq!(scan_all(&mut client, "COUNT 7", |_| false), expected);
+    assert_eq!(scan_all(&mut client, "", |_| false), expected);
+    assert_eq!(scan_all(&mut client, "MATCH user:*", |_| false), expected[40..]);
+    assert_eq!(scan_all(&mut client, "MATCH *5 COUNT 3", |_| false).len(), 8);
+    assert_eq!(scan_all(&mut client, "MATCH k", |_| false), [""; 0]);
+    // Every fourth step comes to another core: some keys come twice, none is missed.
+    let mut found = scan_all(&mut client, "COUNT 7", |step| step % 4 == 3);
+    assert!(found.len() > expected.len());
+    found.sort();
+    found.dedup();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_scan_of_many_empty_ranges_pauses_and_ends() {
+    let splits: Vec<Vec<u8>> = (1..=200_u8).map(|byte| vec![byte]).collect();
+    let splits: Vec<&[u8]> = splits.iter().map(Vec::as_slice).collect();
+    let mut client = Client::new(&splits);
+    client.ask("SET z 1");
+    client.send(b"SCAN 0\r\n");
+    let mut hops = 0;
+    while !client.backend.queue.is_empty() {
+        client.deliver(0);
+        hops += 1;
+    }
+    assert_eq!(hops, 64);
+    client.output();
+    assert_eq!(scan_all(&mut client, "", |_| false), ["z"]);
+}
+
+#[test]
+fn keys_and_values_that_are_too_long_are_told_so() {
+    let mut client = Client::new(&[]);
+    let limits = ClientLimits::default().keys;
+    let set = |key: usize, value: usize| {
+        let (k, v) = ("k".repeat(key), "v".repeat(value));
+        format!("*3\r\n$3\r\nSET\r\n${key}\r\n{k}\r\n${value}\r\n{v}\r\n")
+    };
+    client.send(set(limits.key_bytes_max + 1, 1).as_bytes());
+    assert!(client.output().starts_with("-ERR key is too long: at most 32768 bytes"));
+    client.send(set(1, limits.value_bytes_max + 1).as_bytes());
+    assert!(client.output().starts_with("-ERR value is too long: at most 1048576 bytes"));
+    client.send(set(limits.key_bytes_max, limits.value_bytes_max).as_bytes());
+    client.deliver_all();
+    assert_eq!(client.output(), "+OK\\r\\n");
+    assert!(client.ask("SETRANGE k 1048570 1234567").starts_with("-ERR string exceeds maximum"));
+}
+
+#[test]
+fn a_pipeline_holds_a_bounded_number_of_commands() {
+    let mut client = Client::new(&[]);
+    let mut most = 0;
+    client.send(b"PING\r\n".repeat(100_000).as_slice());
+    let gets: Vec<u8> = (0..20_000).flat_map(|n| format!("GET k{n}\r\n").into_bytes()).collect();
+    client.send(&gets);
+    let mut sent = 0;
+    loop {
+        most = most.max(client.backend.queue.len());
+        let sent_now = client.output().len();
+        if client.backend.queue.is_empty() && sent_now == 0 {
+            break;
+        }
+        sent += sent_now;
+        client.deliver_all();
+    }
+    assert_eq!(sent, 100_000 * "+PONG\\r\\n".len() + 20_000 * "$-1\\r\\n".len());
+    assert!(most <= ClientLimits::default().pending_count_max, "{most}");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_paused_then_ended() {
+    let mut client = Client::new(&[]);
+    let value = vec![b'v'; 1 << 20];
+    client.send(&[b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048576\r\n", &value[..], b"\r\n"].concat());
+    client.deliver_all();
+    client.output();
+    client.send(&b"GET k\r\n".repeat(1000));
+    let mut rounds = 0;
+    while !client.backend.queue.is_empty() {
+        client.deliver(0);
+        rounds += 1;
+        assert!(!client.session.is_overflowing());
+    }
+    assert!(rounds <= 40, "{rounds} values of 1 MiB were fetched for a client that reads none");
+    assert!(!client.session.wants_input());
+    let limits = ClientLimits { output_bytes_max: 4 << 20, ..ClientLimits::default() };
+    let mut client = Client::with_limits(&[], limits);
+    client.send(&[b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048576\r\n", &value[..], b"\r\n"].concat());
+    client.deliver_all();
+    client.send(&b"GET k\r\n".repeat(100));
+    client.deliver_all();
+    assert!(client.session.is_overflowing());
+    assert!(client.ask("PING").len() < 2 << 20, "what is written stays bounded all the same");
+}
+
+#[test]
+fn a_reply_that_is_too_large_is_an_error_and_not_the_end() {
+    let limits = ClientLimits { output_bytes_max: 100 << 10, ..ClientLimits::default() };
+    let mut client = Client::with_limits(&[], limits);
+    let value = "v".repeat(40 << 10);
+    client.ask(&format!("SET k {value}"));
+    assert!(client.ask("MGET k k").starts_with("-ERR the reply is larger than"));
+    client.send(b"MULTI\r\nGET k\r\nGET k\r\nEXEC\r\n");
+    client.deliver_all();
+    assert!(client.output().contains("QUEUED\\r\\n-ERR the reply is larger than"));
+    assert_eq!(client.ask("PING"), "+PONG\\r\\n");
+}
+
+#[test]
+fn protocol_errors_end_the_connection_after_the_replies_before_them() {
+    for (bytes, error) in [
+        (&b"*x\r\n"[..], "invalid multibulk length"),
+        (b"*1000000\r\n", "invalid multibulk length"),
+        (b"*1\r\n$1073741824\r\n", "invalid bulk length"),
+        (b"*1\r\n$-1\r\n", "invalid bulk length"),
+        (b"*1\r\n:1\r\n", "expected '$', got ':'"),
+        (b"GET \"a\r\n", "unbalanced quotes in request"),
+    ] {
+        let mut client = Client::new(&[]);
+        client.send(&[b"GET k\r\n", bytes, b"PING\r\n"].concat());
+        assert_eq!(client.output(), "");
+        assert!(!client.session.wants_input() && !client.session.is_finished());
+        client.deliver_all();
+        let expected = format!("$-1\\r\\n-ERR Protocol error: {error}\\r\\n");
+        assert_eq!(client.output(), expected);
+        assert!(client.session.is_finished());
+    }
+}
+
+#[test]
+fn what_was_sent_before_the_end_is_answered() {
+    let mut client = Client::new(&[]);
+    client.send(b"SET a 1\r\nGET a\r\nPING\r\nGET");
+    client.session.end_of_input();
+    assert!(!client.session.is_finished());
+    client.deliver_all();
+    assert_eq!(client.output(), "+OK\\r\\n$1\\r\\n1\\r\\n+PONG\\r\\n");
+    assert!(client.session.is_finished());
+}
+
+#[test]
+fn quit_answers_and_ignores_what_follows() {
+    let mut client = Client::new(&[]);
+    client.send(b"SET a 1\r\nQUIT\r\nSET a 2\r\n");
+    client.deliver_all();
+    assert_eq!(client.output(), "+OK\\r\\n+OK\\r\\n");
+    assert!(client.session.is_finished());
+    assert!(client.backend.queue.is_empty());
+}
+
+#[test]
+fn an_outcome_that_comes_twice_or_for_nobody_changes_nothing() {
+    let mut client = Client::new(&[]);
+    client.send(b"GET a\r\n");
+    let again = client.backend.queue[0].clone();
+    client.deliver_all();
+    client.backend.queue.push_back(again);
+    client.deliver_all();
+    assert_eq!(client.output(), "$-1\\r\\n");
+    assert_eq!(client.ask("PING"), "+PONG\\r\\n");
+}
+
+#[test]
+fn a_protocol_switch_waits_for_the_replies_before_it() {
+    let mut client = Client::new(&[]);
+    client.send(b"GET a\r\nHELLO 3\r\nGET a\r\n");
+    client.deliver_all();
+    let answer = client.output();
+    assert!(answer.starts_with("$-1\\r\\n%7\\r\\n") && answer.ends_with("_\\r\\n"), "{answer}");
+}
+
+#[test]
+fn clients_describe_themselves() {
+    let mut client = Client::new(&[]);
+    client.ask("CLIENT SETINFO LIB-NAME tester");
+    client.ask("CLIENT SETINFO lib-ver 1.2");
+    client.ask("CLIENT SETNAME me");
+    let line = client.ask("CLIENT INFO");
+    assert!(line.contains("id=3 ") && line.contains("name=me ") && line.contains("lib-ver=1.2"));
+    assert_eq!(client.ask("CLIENT LIST"), line);
+    assert_eq!(client.ask("CLIENT ID"), ":3\\r\\n");
+    assert_eq!(client.ask("TIME"), "*2\\r\\n$10\\r\\n1700000000\\r\\n$1\\r\\n7\\r\\n");
+    let info = client.ask("INFO server");
+    assert!(info.contains("# Server") && !info.contains("# Clients"));
+    assert!(client.ask("INFO").contains("# Oarlock"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whatever is sent, in whatever pieces and with outcomes in whatever order: no panic, and the
+    /// bytes that are held stay bounded.
+    #[test]
+    fn no_bytes_break_a_session(
+        pieces in prop::collection::vec(piece(), 1..30),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 30),
+    ) {
+        let mut client = three_ranges();
+        for (bytes, at) in pieces.iter().zip(order) {
+            client.send(bytes);
+            if !client.backend.queue.is_empty() {
+                client.deliver(at.index(client.backend.queue.len()));
+            }
+        }
+        client.deliver_all();
+        client.output();
+        client.deliver_all();
+        prop_assert!(client.session.parser().reserved_bytes() < 1 << 20);
+    }
+
+    /// Whatever order the ranges answer in, each command has the answer that a single store that
+    /// carries out one command after the other gives.
+    #[test]
+    fn a_pipeline_is_answered_as_if_one_after_the_other(
+        commands in prop::collection::vec(data_command(), 1..40),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 200),
+    ) {
+        let mut one = Client::new(&[]);
+        let expected: String = commands.iter().map(|command| one.ask(command)).collect();
+        let mut client = three_ranges();
+        let sent: String = commands.iter().map(|command| format!("{command}\r\n")).collect();
+        client.send(sent.as_bytes());
+        let mut order = order.into_iter().cycle();
+        while !client.backend.queue.is_empty() {
+            // Of the writes to one range, the first goes first: the backend's promise.
+            let at = order.next().unwrap().index(client.backend.queue.len());
+            let chosen = &client.backend.queue[at];
+            let first_write = client.backend.queue.iter().position(|submitted| {
+                submitted.group == chosen.group && !submitted.request.is_read()
+            });
+            let at = if chosen.request.is_read() { at } else { first_write.unwrap_or(at) };
+            client.deliver(at);
+        }
+        prop_assert_eq!(client.output(), expected);
+    }
+}
+
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        Just("SET a 1\r\n".to_owned()),
+        Just("*2\r\n$3\r\nGET\r\n$1\r\na\r\n".to_owned()),
+        Just("MULTI\r\n".to_owned()),
+        Just("EXEC\r\n".to_owned()),
+        Just("WATCH a\r\n".to_owned()),
+        Just("SCAN 0\r\n".to_owned()),
+        Just("MGET a k z\r\n".to_owned()),
+        Just("OARLOCK ONCE x OARLOCK ONCE".to_owned()),
+        Just("HELLO 3\r\n".to_owned()),
+        Just("CLIENT REPLY SKIP\r\n".to_owned()),
+        Just("*3\r\n$3\r\nSET\r\n$9".to_owned()),
+    ];
+    prop_oneof![
+        4 => word.prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => "[*$:\r\n0-9 \"'a-z]{0,40}".prop_map(String::into_bytes),
+    ]
+}
+
+fn data_command() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec!["a", "b", "k", "z"]);
+    (0..9, key.clone(), key).prop_map(|(kind, a, b)| match kind {
+        0 => format!("INCR {a}"),
+        1 => format!("GET {a}"),
+        2 => format!("SET {a} 5 GET"),
+        3 => format!("MGET {a} {b}"),
+        4 => format!("DEL {a} {b}"),
+        5 => format!("EXISTS {a} {b}"),
+        6 => "DBSIZE".to_owned(),
+        7 => "OARLOCK SCAN \"\" \"\"".to_owned(),
+        _ => "PING".to_owned(),
+    })
+}

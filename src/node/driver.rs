@@ -1,0 +1,384 @@
+//! The turn loop of one core: gathers what is ready, steps the shard through it, and carries out
+//! what came of it, once: one WAL frame, one write per peer link, one write per client.
+//!
+//! One per core, on that core's executor. It owns the shard; nothing else touches it. It must not
+//! block, and it decides nothing: the shard and the router do.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_codec::{ForwardReply, ForwardRequest, Frame, Refusal};
+use oarlock_shard::{Output, Shard, SharedSupport};
+use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId};
+
+use super::clock::Clock;
+use super::counters::Counters;
+use super::files::Files;
+use super::front::{Front, client_outcome};
+use super::inbox::Receiver;
+use super::log_writer::{LogFailure, LogWriter};
+use super::mail::Mail;
+use super::message::{CoreMessage, CoreRequest};
+use super::outbox::Outbox;
+use super::router::{Asker, Hop, Router};
+use super::watchdog::CoreProgress;
+use crate::net::link::PeerLink;
+use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
+use crate::net::link_reader::read_link;
+use crate::net::listener::Clients;
+
+/// How often a core looks at the pulses, at bounced requests and at its gauges.
+const TICK: Duration = Duration::from_millis(10);
+/// Marks the shard's token of a request that another node forwarded; a router's ids have it clear.
+const FORWARDED: u64 = 1 << 63;
+
+/// What a driver is made of.
+pub struct Driver {
+    /// Its core.
+    pub addr: CoreAddr,
+    /// The core's engine.
+    pub shard: Shard,
+    /// The core's end of the log.
+    pub log: LogWriter,
+    /// The core's errands to the disk worker.
+    pub files: Files,
+    /// Where letters to this core come in.
+    pub inbox: Receiver<CoreMessage>,
+    /// Letters to other cores.
+    pub mail: Mail,
+    /// What goes to other nodes.
+    pub outbox: Outbox,
+    /// The links over which it goes.
+    pub links: Vec<PeerLink>,
+    /// What came from other nodes.
+    pub hub: Rc<LinkHub>,
+    /// The node's support, with the state of its links.
+    pub table: SharedSupport,
+    /// Largest frame taken from another node.
+    pub frame_bytes_max: usize,
+    /// What the connections see.
+    pub front: Rc<RefCell<Front>>,
+    /// The connections.
+    pub clients: Rc<Clients>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// By which others see that this core moves.
+    pub progress: Arc<[CoreProgress]>,
+    /// What is kept from turn to turn.
+    pub kept: Kept,
+}
+
+/// Buffers and small state of a driver.
+#[derive(Debug, Default)]
+pub struct Kept {
+    clock: Clock,
+    now: Mono,
+    ticked_at: Mono,
+    /// Who forwarded a request, by the shard's token.
+    forwarded: FastMap<u64, (CoreAddr, u64)>,
+    next_token: u64,
+    letters: Vec<CoreMessage>,
+    frames: Vec<Incoming>,
+    events: Vec<LinkEvent>,
+    hops: Vec<Hop>,
+    output: Output,
+}
+
+impl Driver {
+    /// Runs turns for ever. Returns only when the log has failed: then the process must stop.
+    pub async fn run(mut self) -> LogFailure {
+        loop {
+            match self.turn() {
+                Ok(()) => self.inbox.wait().await,
+                Err(failure) => return failure,
+            }
+        }
+    }
+
+    /// One turn.
+    fn turn(&mut self) -> Result<(), LogFailure> {
+        self.progress[usize::from(self.addr.core.get())].count_turn();
+        self.counters.turns.add(1);
+        // Everything is gathered before the clock is read: a lease that holds at that time covers
+        // every read that has been gathered.
+        self.inbox.receive_many(&mut self.kept.letters);
+        self.hub.take(&mut self.kept.frames, &mut self.kept.events);
+        self.gather_hops();
+        let (now, wall) = self.kept.clock.read();
+        self.kept.now = now;
+        self.shard.begin_turn(now, wall);
+        self.front.borrow_mut().router.begin_turn(now);
+
+        self.take_events();
+        self.take_frames();
+        self.take_letters();
+        self.carry_hops();
+        while let Some(lsn) = self.log.completed()? {
+            self.shard.wal_durable(lsn);
+        }
+        if now.since(self.kept.ticked_at) >= TICK {
+            self.kept.ticked_at = now;
+            self.tick();
+        }
+        self.finish()
+    }
+
+    fn tick(&mut self) {
+        self.files.upkeep(self.kept.now, &mut self.log, self.shard.wal());
+        self.shard.set_disk_full(self.files.is_disk_full());
+        self.shard.tick();
+        self.front.borrow_mut().router.tick();
+        let (replicas, leaders) = self.shard.counts();
+        self.counters.replicas.set(replicas as u64);
+        self.counters.leaders.set(leaders as u64);
+        self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());
+        self.counters.waiting.set(self.shard.waiting() as u64);
+        self.ask_questions();
+    }
+
+    fn ask_questions(&mut self) {
+        let unasked = self.front.borrow_mut().take_unasked();
+        for question in unasked {
+            let to = self.addr.core;
+            for core in (0..).map(CoreId).take(self.mail.cores()) {
+                self.mail.letter(core, CoreMessage::StatusWanted { to, question });
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        let mut events = std::mem::take(&mut self.kept.events);
+        for event in events.drain(..) {
+            match event {
+                LinkEvent::OutgoingUp { node, .. } => self.shard.link(node, true),
+                LinkEvent::OutgoingDown { node } => {
+                    self.shard.link(node, false);
+                    self.front.borrow_mut().router.link_down(node);
+                }
+                LinkEvent::IncomingUp { .. } => {}
+                // Outcomes that were on their way are lost.
+                LinkEvent::IncomingDown { from } => {
+                    self.front.borrow_mut().router.link_down(from.node);
+                }
+            }
+        }
+        self.kept.events = events;
+    }
+
+    fn take_frames(&mut self) {
+        let mut frames = std::mem::take(&mut self.kept.frames);
+        for Incoming { from, frame, .. } in frames.drain(..) {
+            match frame {
+                Frame::Messages(messages) => self.accept_messages(from, messages),
+                Frame::Forward(requests) => self.accept_forwarded(from, requests),
+                Frame::ForwardReply(replies) => self.accept_replies(replies),
+                Frame::Handshake(_) | Frame::HandshakeReply(_) | Frame::Pulse(_) => {
+                    debug_assert!(false, "invariant: a link's reader refuses these");
+                }
+            }
+        }
+        self.kept.frames = frames;
+    }
+
+    // WRITE 3/9: the inbox hands the request to the core that has the range's replica.
+    fn take_letters(&mut self) {
+        let mut letters = std::mem::take(&mut self.kept.letters);
+        for letter in letters.drain(..) {
+            match letter {
+                CoreMessage::Requests(requests) => {
+                    for CoreRequest { id, group, epoch, request } in requests {
+                        self.shard.request(id, group, epoch, request);
+                    }
+                }
+                CoreMessage::Outcomes(outcomes) => {
+                    let mut front = self.front.borrow_mut();
+                    for (id, outcome) in outcomes {
+                        front.router.outcome(id, outcome);
+                    }
+                }
+                CoreMessage::Forwarded { from, requests } => self.accept_forwarded(from, requests),
+                CoreMessage::Messages { from, messages } => self.shard.messages(from, messages),
+                CoreMessage::Leader(group, leader) => {
+                    self.front.borrow_mut().router.leader_changed(group, leader);
+                }
+                CoreMessage::StatusWanted { to, question } => {
+                    let replicas = self.shard.status();
+                    let core = self.addr.core;
+                    self.mail.letter(to, CoreMessage::Status { question, core, replicas });
+                }
+                CoreMessage::Status { question, core, replicas } => {
+                    self.front.borrow_mut().status_arrived(question, core, replicas);
+                }
+                CoreMessage::Disk(done) => {
+                    let answer = self.files.done(done, &mut self.log, self.shard.wal());
+                    if let Some((token, done)) = answer {
+                        self.shard.file_done(token, done);
+                    }
+                }
+                CoreMessage::Link(link) => {
+                    let (table, hub) = (Arc::clone(&self.table), Rc::clone(&self.hub));
+                    let bytes_max = self.frame_bytes_max;
+                    glommio::spawn_local(read_link(link, table, hub, bytes_max)).detach();
+                }
+            }
+        }
+        self.kept.letters = letters;
+    }
+
+    fn gather_hops(&mut self) {
+        self.front.borrow_mut().router.take_hops(&mut self.kept.hops);
+    }
+
+    /// Carries requests to their next place, and outcomes to their connections.
+    fn carry_hops(&mut self) {
+        let mut hops = std::mem::take(&mut self.kept.hops);
+        for hop in hops.drain(..) {
+            match hop {
+                Hop::Core { core, id, group, epoch, request } if core == self.addr.core => {
+                    self.shard.request(id, group, epoch, request);
+                }
+                Hop::Core { core, id, group, epoch, request } => {
+                    self.mail.request(core, CoreRequest { id, group, epoch, request });
+                }
+                Hop::Node(node, request) => {
+                    self.counters.requests_forwarded.add(1);
+                    self.outbox.forward(node, request);
+                }
+                // WRITE 9/9: the outcome goes to its connection, whose replies leave in one write.
+                Hop::Done(Asker::Client { connection, ticket }, outcome) => {
+                    let front = &mut *self.front.borrow_mut();
+                    let outcome = client_outcome(outcome);
+                    self.clients.complete(front, connection, ticket, outcome);
+                }
+                Hop::Done(Asker::Node, _) => {}
+            }
+        }
+        self.kept.hops = hops;
+    }
+
+    /// Raft messages of a peer's core, for groups of any core of this node.
+    fn accept_messages(&mut self, from: CoreAddr, messages: Vec<oarlock_codec::GroupMessage>) {
+        let own = self.addr.core;
+        let is_own = |core: Option<CoreId>| core.is_none_or(|core| core == own);
+        if messages.iter().all(|message| is_own(self.core_of(message.group))) {
+            self.shard.messages(from, messages);
+            return;
+        }
+        for message in messages {
+            match self.core_of(message.group) {
+                Some(core) if core != own => self.mail.messages(core, from, vec![message]),
+                Some(_) | None => self.shard.messages(from, vec![message]),
+            }
+        }
+    }
+
+    /// Requests of another node, for groups of any core of this one.
+    fn accept_forwarded(&mut self, from: CoreAddr, requests: Vec<ForwardRequest>) {
+        for forward in requests {
+            let core = self.core_of(forward.group).unwrap_or(self.addr.core);
+            if core != self.addr.core {
+                self.mail.forwarded(core, from, vec![forward]);
+                continue;
+            }
+            self.kept.next_token += 1;
+            let token = FORWARDED | self.kept.next_token;
+            self.kept.forwarded.insert(token, (from, forward.id));
+            self.shard.request(token, forward.group, forward.epoch, forward.request);
+        }
+    }
+
+    /// Outcomes from another node: this core's own go to its router, the others to theirs.
+    fn accept_replies(&mut self, replies: Vec<ForwardReply>) {
+        for ForwardReply { id, outcome } in replies {
+            self.outcome(id, outcome);
+        }
+    }
+
+    fn outcome(&mut self, id: u64, outcome: oarlock_shard::Outcome) {
+        let core = Router::core_of(id);
+        if core == self.addr.core {
+            self.front.borrow_mut().router.outcome(id, outcome);
+        } else {
+            self.mail.outcome(core, id, outcome);
+        }
+    }
+
+    fn core_of(&self, group: GroupId) -> Option<CoreId> {
+        self.front.borrow().router.map().group(group)?.core_on(self.addr.node)
+    }
+
+    /// Closes the turn and carries out what came of it.
+    fn finish(&mut self) -> Result<(), LogFailure> {
+        let mut output = std::mem::take(&mut self.kept.output);
+        self.shard.finish_turn(&mut output);
+        // WRITE 5/9: the turn's frame goes to the disk while the same entries go to the followers.
+        self.log.write_next(self.shard.wal())?;
+        for (node, message) in output.messages.drain(..) {
+            self.outbox.message(node, message);
+        }
+        for (token, outcome) in output.replies.drain(..) {
+            self.settle(token, outcome);
+        }
+        for (token, job) in output.file_jobs.drain(..) {
+            self.files.start(token, job);
+        }
+        for (group, leader) in output.leaders.drain(..) {
+            self.announce(group, leader);
+        }
+        self.kept.output = output;
+        // Outcomes of this turn go out with this turn. What completes may let a connection start
+        // its next command: that waits for the next turn, which its submission has rung for.
+        self.gather_hops();
+        self.carry_hops();
+        let answered = self.front.borrow_mut().take_answered();
+        for (connection, ticket, outcome) in answered {
+            self.clients.complete(&mut *self.front.borrow_mut(), connection, ticket, outcome);
+        }
+        self.send_parcels();
+        // What an inbox does not take waits for the next beat: a task that stayed runnable would
+        // keep the executor from its sockets.
+        self.mail.post();
+        Ok(())
+    }
+
+    fn send_parcels(&mut self) {
+        for (node, parcel) in self.outbox.parcels() {
+            let link = self.links.iter().find(|link| link.peer() == node);
+            let sent = link.map(|link| parcel.send(link)).unwrap_or_default();
+            self.counters.peer_frames_sent.add(sent.frames);
+            self.counters.peer_messages_sent.add(sent.messages);
+            let mut front = self.front.borrow_mut();
+            for forward in parcel.take_unsent() {
+                // It never left: it may be tried again elsewhere.
+                front.router.outcome(forward.id, Err(Refusal::NotLeader { leader: None }));
+            }
+        }
+    }
+
+    /// Hands a request's outcome to whoever asked.
+    fn settle(&mut self, token: u64, outcome: oarlock_shard::Outcome) {
+        match &outcome {
+            Ok(_) => self.counters.requests_answered.add(1),
+            Err(Refusal::NotLeader { .. } | Refusal::StaleEpoch | Refusal::NoSuchGroup) => {}
+            Err(_) => self.counters.requests_refused.add(1),
+        }
+        if token & FORWARDED == 0 {
+            self.outcome(token, outcome);
+        } else if let Some((from, id)) = self.kept.forwarded.remove(&token) {
+            self.outbox.reply(from.node, ForwardReply { id, outcome });
+        }
+    }
+
+    /// Tells all cores of this node who leads a group.
+    fn announce(&mut self, group: GroupId, leader: Option<NodeId>) {
+        for core in (0..).map(CoreId).take(self.mail.cores()) {
+            if core == self.addr.core {
+                self.front.borrow_mut().router.leader_changed(group, leader);
+            } else {
+                self.mail.letter(core, CoreMessage::Leader(group, leader));
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What the client connections of a core see of the node: the router, the map, the node's numbers.
+//!
+//! One per core, shared by `Rc<RefCell>` between the connections' tasks and the driver. It must
+//! not reach the shard: what it wants of it waits here until the driver's next turn.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use oarlock_codec::Refusal;
+use oarlock_shard::status::ReplicaStatus;
+use oarlock_store::Request;
+use oarlock_types::{ClusterId, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap};
+
+use super::clock::Clock;
+use super::counters::Counters;
+use super::inbox::Doorbell;
+use super::router::{Asker, Router};
+use super::status;
+use crate::net::session::{
+    Backend, ConnectionId, NodeInfo, Outcome, RangeBounds, RangeInfo, Ticket, backend,
+};
+
+/// What is the same for all cores of a node.
+#[derive(Debug)]
+pub struct NodeFacts {
+    /// The node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// How often it was started.
+    pub incarnation: Incarnation,
+    /// How many cores it has.
+    pub cores: u16,
+    /// Where it listens for clients.
+    pub client_listen: SocketAddr,
+    /// When this process started.
+    pub started: Mono,
+    /// Each core's counters.
+    pub counters: Vec<Arc<Counters>>,
+    /// Client connections of all cores.
+    pub connected: Arc<AtomicUsize>,
+    /// The settings in force, for `CONFIG GET`.
+    pub settings: Vec<(String, String)>,
+    /// The cluster's nodes and where clients reach them.
+    pub nodes: Vec<(NodeId, SocketAddr)>,
+}
+
+/// An `OARLOCK STATUS` that waits for all cores.
+#[derive(Debug)]
+struct Question {
+    connection: ConnectionId,
+    ticket: Ticket,
+    answers: Vec<(CoreId, Vec<ReplicaStatus>)>,
+}
+
+/// A core's front.
+#[derive(Debug)]
+pub struct Front {
+    pub(super) router: Router,
+    core: CoreId,
+    facts: Arc<NodeFacts>,
+    clock: Clock,
+    bell: Doorbell,
+    questions: FastMap<u64, Question>,
+    next_question: u64,
+    /// Questions that the driver has yet to put to the cores.
+    unasked: Vec<u64>,
+    /// Answers that the driver has yet to bring to their connections.
+    answered: Vec<(ConnectionId, Ticket, Outcome)>,
+}
+
+impl Front {
+    /// The front of `core`; `bell` wakes its driver.
+    #[must_use]
+    pub fn new(
+        core: CoreId,
+        facts: Arc<NodeFacts>,
+        map: Arc<RangeMap>,
+        patience: Duration,
+        bell: Doorbell,
+    ) -> Self {
+        Self {
+            router: Router::new(facts.node, core, map, patience),
+            core,
+            facts,
+            clock: Clock,
+            bell,
+            questions: FastMap::default(),
+            next_question: 0,
+            unasked: Vec::new(),
+            answered: Vec::new(),
+        }
+    }
+
+    /// Takes the questions that are to be put to all cores.
+    pub fn take_unasked(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.unasked)
+    }
+
+    /// Takes the answers for connections of this core.
+    pub fn take_answered(&mut self) -> Vec<(ConnectionId, Ticket, Outcome)> {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// A core has answered a question.
+    pub fn status_arrived(&mut self, question: u64, core: CoreId, replicas: Vec<ReplicaStatus>) {
+        let Some(asked) = self.questions.get_mut(&question) else { return };
+        asked.answers.push((core, replicas));
+        if asked.answers.len() < usize::from(self.facts.cores) {
+            return;
+        }
+        let Some(mut asked) = self.questions.remove(&question) else { return };
+        asked.answers.sort_by_key(|(core, _)| *core);
+        let uptime = self.clock.mono().since(self.facts.started);
+        let document = status::document(&self.facts, uptime, &asked.answers);
+        let reply = oarlock_store::Reply::Bulk(document.to_string().into());
+        self.answered.push((asked.connection, asked.ticket, Ok(reply)));
+    }
+
+    fn info_of(&self, group: GroupId) -> Option<RangeInfo> {
+        let range = self.router.map().group(group)?;
+        Some(RangeInfo {
+            group,
+            start: range.start.clone(),
+            end: range.end.clone(),
+            leader: self.router.leader(group),
+            replicas: range.replicas.clone(),
+            epoch: range.epoch,
+        })
+    }
+}
+
+/// What a connection hears of a refusal; the router mends the others itself.
+#[must_use]
+pub fn client_outcome(outcome: oarlock_shard::Outcome) -> Outcome {
+    outcome.map_err(|refusal| match refusal {
+        Refusal::Busy => backend::Refusal::Busy,
+        Refusal::Unknown => backend::Refusal::Unknown,
+        Refusal::NotLeader { .. } | Refusal::NoQuorum => backend::Refusal::NoQuorum,
+        Refusal::DiskFull => backend::Refusal::DiskFull,
+        Refusal::TooLarge => backend::Refusal::TooLarge,
+        Refusal::StaleEpoch | Refusal::NoSuchGroup => backend::Refusal::Moved,
+    })
+}
+
+impl Backend for Front {
+    fn submit(&mut self, connection: ConnectionId, ticket: Ticket, key: &[u8], request: Request) {
+        let group = self.router.map().find(key).group;
+        self.submit_to(connection, ticket, group, request);
+    }
+
+    fn submit_to(
+        &mut self,
+        connection: ConnectionId,
+        ticket: Ticket,
+        group: GroupId,
+        request: Request,
+    ) {
+        self.router.submit(Asker::Client { connection, ticket }, group, request);
+        self.bell.ring();
+    }
+
+    fn status(&mut self, connection: ConnectionId, ticket: Ticket) {
+        self.next_question += 1;
+        let question = Question { connection, ticket, answers: Vec::new() };
+        self.questions.insert(self.next_question, question);
+        self.unasked.push(self.next_question);
+        self.bell.ring();
+    }
+
+    fn range_of(&self, key: &[u8]) -> GroupId {
+        self.router.map().find(key).group
+    }
+
+    fn bounds_of(&self, key: &[u8]) -> RangeBounds {
+        let range = self.router.map().find(key);
+        let (start, end) = (range.start.clone(), range.end.clone());
+        RangeBounds { group: range.group, start, end }
+    }
+
+    fn ranges(&self) -> Vec<RangeInfo> {
+        let ranges = self.router.map().ranges();
+        ranges.iter().filter_map(|range| self.info_of(range.group)).collect()
+    }
+
+    fn info(&self) -> NodeInfo {
+        let facts = &self.facts;
+        let mut totals: Vec<(String, u64)> = Vec::new();
+        for counters in &facts.counters {
+            for (place, (name, count)) in counters.read().into_iter().enumerate() {
+                match totals.get_mut(place) {
+                    Some((_, total)) => *total += count,
+                    None => totals.push((name.to_owned(), count)),
+                }
+            }
+        }
+        NodeInfo {
+            node: facts.node,
+            cluster: facts.cluster,
+            incarnation: facts.incarnation,
+            core: self.core,
+            cores: facts.cores,
+            client_port: facts.client_listen.port(),
+            uptime: self.clock.mono().since(facts.started),
+            clients: facts.connected.load(Ordering::Relaxed),
+            configuration: facts.settings.clone(),
+            status: totals.into_iter().map(|(name, n)| (name, n.to_string())).collect(),
+        }
+    }
+
+    fn now(&self) -> Mono {
+        self.clock.mono()
+    }
+
+    fn wall_us(&self) -> u64 {
+        self.clock.wall_us()
+    }
+}

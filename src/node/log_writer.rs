@@ -1,0 +1,108 @@
+//! Carries a core's WAL frames to its ring, and keeps segments ready for them.
+//!
+//! One per core. It must never retry a write that failed: what the disk holds then is not known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use oarlock_types::{Lsn, SegmentId};
+use oarlock_wal::{FrameWrite, Wal, WalConfig};
+
+use super::counters::Counters;
+use super::watchdog::CoreProgress;
+use crate::disk::ring::{WalRing, WalWriteError};
+use crate::disk::segments::SegmentFile;
+
+/// The log can not go on; the process must stop.
+pub type LogFailure = WalWriteError;
+
+/// A core's end of the log.
+pub struct LogWriter {
+    ring: WalRing,
+    config: WalConfig,
+    counters: Arc<Counters>,
+    progress: Arc<[CoreProgress]>,
+    core: usize,
+    in_flight: Option<Lsn>,
+    /// Segments that are ready and not yet begun.
+    ready: BTreeMap<SegmentId, SegmentFile>,
+    /// The segment that the disk worker prepares.
+    awaited: Option<SegmentId>,
+}
+
+impl LogWriter {
+    /// A writer over a ring of this core. `ready` are the segments that the log knows as prepared.
+    pub fn new(
+        ring: WalRing,
+        config: WalConfig,
+        core: usize,
+        counters: Arc<Counters>,
+        progress: Arc<[CoreProgress]>,
+        ready: BTreeMap<SegmentId, SegmentFile>,
+    ) -> Self {
+        Self { ring, config, counters, progress, core, in_flight: None, ready, awaited: None }
+    }
+
+    /// The frame that became durable since the last call, if there is one.
+    ///
+    /// # Errors
+    /// The write failed. That is final.
+    pub fn completed(&mut self) -> Result<Option<Lsn>, LogFailure> {
+        let Some(outcome) = self.ring.try_complete() else { return Ok(None) };
+        let written = outcome?;
+        self.progress[self.core].count_wal_completed();
+        self.counters.wal_frames.add(1);
+        self.counters.wal_bytes.add(written.len as u64);
+        Ok(self.in_flight.take())
+    }
+
+    /// Writes the next frame, unless one is in flight, none waits, or no segment is ready.
+    ///
+    /// # Errors
+    /// The kernel did not take it. That is final.
+    pub fn write_next(&mut self, wal: &mut Wal) -> Result<(), LogFailure> {
+        if self.ring.is_in_flight() {
+            return Ok(());
+        }
+        let Some(bytes) = wal.next_frame_bytes() else { return Ok(()) };
+        let buffer = self.ring.buffer();
+        let Some(FrameWrite { segment, offset, len, lsn }) = wal.seal(buffer.resize(bytes)) else {
+            buffer.clear();
+            return Ok(());
+        };
+        assert_eq!(len, bytes, "invariant: the frame fills what it asked for");
+        if self.ring.segment() != Some(segment) {
+            let file = self.ready.remove(&segment);
+            let file = file.expect("invariant: a segment is prepared before a frame goes there");
+            drop(self.ring.set_segment(file)?);
+        }
+        self.ring.submit(offset)?;
+        self.progress[self.core].count_wal_submitted();
+        self.in_flight = Some(lsn);
+        Ok(())
+    }
+
+    /// The segment that should be prepared now, with its header; asked once for each.
+    pub fn next_to_prepare(&mut self, wal: &Wal) -> Option<(SegmentId, Vec<u8>)> {
+        let wanted = wal.next_segment_wanted().filter(|_| self.awaited.is_none())?;
+        self.awaited = Some(wanted);
+        Some((wanted, self.config.segment_header(wanted)))
+    }
+
+    /// Whether the log waits for a segment to go on.
+    pub fn is_starved(&self, wal: &Wal) -> bool {
+        self.ready.is_empty() && wal.has_pending()
+    }
+
+    /// The awaited segment is ready.
+    pub fn prepared(&mut self, wal: &mut Wal, file: SegmentFile) {
+        self.awaited = None;
+        wal.segment_prepared(file.id);
+        self.ready.insert(file.id, file);
+    }
+
+    /// The awaited segment could not be made; it is asked for again.
+    pub fn not_prepared(&mut self) {
+        self.awaited = None;
+    }
+}

@@ -1,0 +1,67 @@
+//! What cores of one node tell each other through their inboxes.
+
+use oarlock_codec::{ForwardRequest, GroupMessage};
+use oarlock_shard::{Outcome, status::ReplicaStatus};
+use oarlock_store::Request;
+use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch};
+
+use crate::disk::job::DiskDone;
+use crate::net::link_reader::AcceptedLink;
+
+/// A message to a core's driver.
+#[derive(Debug)]
+pub enum CoreMessage {
+    /// Requests of another core's clients for groups of this core.
+    Requests(Vec<CoreRequest>),
+    /// Outcomes for this core's router.
+    Outcomes(Vec<(u64, Outcome)>),
+    /// Requests that another node forwarded, for groups of this core.
+    Forwarded {
+        /// The core that sent them, and hears the outcomes.
+        from: CoreAddr,
+        /// What to do.
+        requests: Vec<ForwardRequest>,
+    },
+    /// Raft messages for groups of this core that came over another core's link.
+    Messages {
+        /// The sender.
+        from: CoreAddr,
+        /// What its replicas say.
+        messages: Vec<GroupMessage>,
+    },
+    /// Another core's replica knows a new leader.
+    Leader(GroupId, Option<NodeId>),
+    /// Somebody on core `to` asks how this core's replicas are.
+    StatusWanted {
+        /// The core that asks.
+        to: CoreId,
+        /// The question's number.
+        question: u64,
+    },
+    /// The answer.
+    Status {
+        /// The question's number.
+        question: u64,
+        /// Who answers.
+        core: CoreId,
+        /// Its replicas.
+        replicas: Vec<ReplicaStatus>,
+    },
+    /// The disk worker's answer.
+    Disk(DiskDone),
+    /// A peer's core has dialled this core.
+    Link(AcceptedLink),
+}
+
+/// One request on its way between two cores of a node.
+#[derive(Debug)]
+pub struct CoreRequest {
+    /// The asking router's name for it.
+    pub id: u64,
+    /// The group.
+    pub group: GroupId,
+    /// The range's version.
+    pub epoch: RangeEpoch,
+    /// What to do.
+    pub request: Request,
+}

@@ -1,0 +1,25 @@
+//! The node: pinned executors, one driver on each, and what they share.
+//! It must not decide anything about consensus. One per process.
+//!
+//! Map: [`serve`] starts it, [`recover`] brings a core back from its disk, [`driver`] is a core's
+//! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] towards clients,
+//! [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
+//! [`files`] towards the disk, [`counters`] and [`status`] towards people. Underneath: [`executor`],
+//! [`watchdog`], [`inbox`], [`clock`].
+
+pub mod clock;
+pub mod counters;
+pub mod driver;
+pub mod executor;
+pub mod files;
+pub mod front;
+pub mod inbox;
+pub mod log_writer;
+pub mod mail;
+pub mod message;
+pub mod outbox;
+pub mod recover;
+pub mod router;
+pub mod serve;
+pub mod status;
+pub mod watchdog;

@@ -1,0 +1,113 @@
+//! What a core has to tell other nodes this turn, gathered per node, so that it becomes one write
+//! per link. One per core.
+
+use std::collections::BTreeMap;
+
+use oarlock_codec::{ForwardReply, ForwardRequest, GroupMessage};
+use oarlock_types::NodeId;
+
+use crate::net::link::PeerLink;
+
+/// Most messages of one frame: a group's largest append is bounded, so a frame of them is, too.
+const MESSAGES_PER_FRAME: usize = 256;
+/// Bytes of entries after which a frame is closed.
+const FRAME_BYTES: usize = 1 << 20;
+
+/// What goes to one node.
+#[derive(Debug, Default)]
+pub struct Parcel {
+    messages: Vec<GroupMessage>,
+    forwards: Vec<ForwardRequest>,
+    replies: Vec<ForwardReply>,
+}
+
+/// What was sent of a parcel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    /// Frames.
+    pub frames: u64,
+    /// Raft messages in them.
+    pub messages: u64,
+}
+
+impl Parcel {
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.forwards.is_empty() && self.replies.is_empty()
+    }
+
+    /// Sends it. What a link that is down can not take is lost, but for forwarded requests, which
+    /// [`Parcel::take_unsent`] gives back.
+    pub fn send(&mut self, link: &PeerLink) -> Sent {
+        let mut sent = Sent::default();
+        // Outcomes first: somebody waits for them.
+        if !self.replies.is_empty() && link.send(&self.replies) {
+            sent.frames += 1;
+        }
+        let mut rest = std::mem::take(&mut self.messages);
+        while !rest.is_empty() {
+            let later = rest.split_off(frame_length(&rest));
+            if link.send(&rest) {
+                sent.frames += 1;
+                sent.messages += rest.len() as u64;
+            }
+            if later.is_empty() {
+                rest.clear();
+                self.messages = rest;
+                break;
+            }
+            rest = later;
+        }
+        if !self.forwards.is_empty() && link.send(&self.forwards) {
+            sent.frames += 1;
+            self.forwards.clear();
+        }
+        sent
+    }
+
+    /// Gives back the requests that were not sent, and forgets all else.
+    pub fn take_unsent(&mut self) -> Vec<ForwardRequest> {
+        self.messages.clear();
+        self.replies.clear();
+        std::mem::take(&mut self.forwards)
+    }
+}
+
+/// How many of the messages go into the next frame.
+fn frame_length(messages: &[GroupMessage]) -> usize {
+    let mut bytes = 0;
+    let fits = messages.iter().take(MESSAGES_PER_FRAME).take_while(|message| {
+        let fits = bytes < FRAME_BYTES;
+        bytes += message.message.size_bytes();
+        fits
+    });
+    fits.count().max(1)
+}
+
+/// Parcels by node.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    parcels: BTreeMap<NodeId, Parcel>,
+}
+
+impl Outbox {
+    /// A Raft message.
+    pub fn message(&mut self, node: NodeId, message: GroupMessage) {
+        self.parcels.entry(node).or_default().messages.push(message);
+    }
+
+    /// A request for a leader there.
+    pub fn forward(&mut self, node: NodeId, request: ForwardRequest) {
+        self.parcels.entry(node).or_default().forwards.push(request);
+    }
+
+    /// The outcome of a request from there.
+    pub fn reply(&mut self, node: NodeId, reply: ForwardReply) {
+        self.parcels.entry(node).or_default().replies.push(reply);
+    }
+
+    /// The parcels that hold something, in the order of their nodes.
+    pub fn parcels(&mut self) -> impl Iterator<Item = (NodeId, &mut Parcel)> {
+        let all = self.parcels.iter_mut().map(|(node, parcel)| (*node, parcel));
+        all.filter(|(_, parcel)| !parcel.is_empty())
+    }
+}

@@ -1,0 +1,278 @@
+//! Brings a core's shard back from its disk: the log is read, checkpoints are loaded, replicas are
+//! taken up or, at the formation of the cluster, made. Once per core and start; it may block.
+//!
+//! A replica whose log or checkpoint is damaged is not taken up: it might vote or acknowledge
+//! against what it has forgotten. Its peers go on without it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_raft::{Configuration, Restored, SnapshotMeta};
+use oarlock_shard::{ReplicaSeed, Shard, ShardConfig, SharedSupport};
+use oarlock_store::{LoadError, Loader, Store};
+use oarlock_types::{
+    CoreAddr, GroupId, Index, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
+};
+use oarlock_wal::{Affected, Recovered, RecoveredGroup, Recovery, Wal, WalConfig};
+
+use crate::disk::data_dir::{DataDirError, SegmentReads};
+use crate::disk::job::DiskError;
+use crate::disk::layout::{CheckpointName, CoreDir};
+
+/// Bytes of a checkpoint that are read at once.
+const READ_BYTES: usize = 256 << 10;
+/// The first leader of a group stands for election about this soon after the formation.
+const FIRST_ELECTION: Duration = Duration::from_millis(50);
+/// The others leave it so much time before they do.
+const OTHER_ELECTION: Duration = Duration::from_millis(1000);
+/// Elections of many groups are spread by so much for each.
+const SPREAD_PER_GROUP: Duration = Duration::from_micros(100);
+
+/// What a core is brought back with.
+#[derive(Clone)]
+pub struct RecoverParts {
+    /// The core.
+    pub addr: CoreAddr,
+    /// Its directory.
+    pub directory: CoreDir,
+    /// Its log's sizes and owner.
+    pub wal: WalConfig,
+    /// This is the very first start of the data directory.
+    pub is_new: bool,
+    /// Bounds.
+    pub limits: Limits,
+    /// The ranges.
+    pub map: Arc<RangeMap>,
+    /// The node's support.
+    pub support: SharedSupport,
+    /// Decides every random choice of the core.
+    pub seed: u64,
+    /// Now.
+    pub now: Mono,
+}
+
+/// Why a core can not be brought back at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The directory can not be read.
+    #[error(transparent)]
+    Directory(#[from] DataDirError),
+    /// A segment can not be read.
+    #[error(transparent)]
+    Segment(#[from] DiskError),
+}
+
+/// Why a checkpoint can not be loaded.
+#[derive(Debug, thiserror::Error)]
+enum CheckpointError {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is damaged: {source}", path = path.display())]
+    Damaged { path: PathBuf, source: LoadError },
+}
+
+/// Reads the core's disk and makes its shard.
+///
+/// # Errors
+/// When the directory can not be read. Damage is no error: it is logged, and the replicas that it
+/// concerns are left out.
+pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
+    let recovered = read_log(parts)?;
+    let has_log = !recovered.segments.is_empty();
+    let lost = lost_groups(parts, &recovered);
+    let is_log_missing = !parts.is_new && !has_log;
+    if is_log_missing {
+        tracing::error!(
+            "{}: {} holds no log although this node has been started before: its replicas are not \
+             served; put the files back, or remove this node and add it as a new one",
+            parts.addr,
+            parts.directory.path().display()
+        );
+    }
+    let Recovered { wal, groups, suspicion, .. } = recovered;
+    let mut random = Random::new(parts.seed);
+    let mut shard = new_shard(parts, wal, random.next_u64());
+    let held: Vec<&RangeDescriptor> = parts.map.groups_on(parts.addr).collect();
+    let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(held.len()).unwrap_or(u32::MAX));
+    let known: BTreeSet<GroupId> = groups.keys().copied().collect();
+    let mut restored = 0;
+    for (group, found) in groups {
+        if lost.concerns(group) || found.damaged {
+            continue;
+        }
+        let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
+        match take_up(parts, group, found, wait) {
+            Ok(seed) => {
+                shard.add_replica(seed, false);
+                restored += 1;
+            }
+            Err(error) => tracing::error!(
+                "{}: {error}: its replica of {group} is not served; the other replicas go on",
+                parts.addr
+            ),
+        }
+    }
+    // A group of the map that the log does not know has never spoken: it is made now, unless the
+    // log may have lost it.
+    let is_unheard =
+        |group| !(is_log_missing || lost.concerns(group) || suspicion.of_unlisted(group));
+    for range in held {
+        if known.contains(&range.group) || !is_unheard(range.group) {
+            continue;
+        }
+        let wait = first_election(range, parts.addr.node, spread, &mut random);
+        shard.add_replica(create(parts, range, wait), true);
+    }
+    tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
+    Ok(shard)
+}
+
+fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {
+    let drift = parts.limits.support_duration * parts.limits.drift_per_mille_max / 1000;
+    let boot_wait = parts.limits.support_duration + drift;
+    let config = ShardConfig {
+        addr: parts.addr,
+        limits: Rc::new(parts.limits.clone()),
+        seed,
+        support: Arc::clone(&parts.support),
+        may_vote_from: if parts.is_new { Mono(0) } else { parts.now + boot_wait },
+    };
+    let mut shard = Shard::new(config, wal);
+    shard.begin_turn(parts.now, oarlock_types::WallMs(0));
+    shard
+}
+
+fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
+    let mut recovery = Recovery::new(parts.wal);
+    let mut reads = SegmentReads::new(&parts.directory)?;
+    let mut bytes = Vec::new();
+    while let Some((segment, _)) = reads.next_into(&mut bytes)? {
+        recovery.feed(segment, &bytes);
+    }
+    let recovered = recovery.finish();
+    if let Some((segment, offset)) = recovered.torn {
+        tracing::info!("{}: a write of {segment} was cut short at byte {offset}", parts.addr);
+    }
+    for damage in &recovered.damage {
+        let path = parts.directory.segment(damage.segment);
+        tracing::error!("{}: {}: {damage}", parts.addr, path.display());
+    }
+    Ok(recovered)
+}
+
+/// Groups whose log may have lost something.
+enum Lost {
+    None,
+    Some(Vec<GroupId>),
+    All,
+}
+
+impl Lost {
+    fn concerns(&self, group: GroupId) -> bool {
+        match self {
+            Self::None => false,
+            Self::Some(groups) => groups.contains(&group),
+            Self::All => true,
+        }
+    }
+}
+
+fn lost_groups(parts: &RecoverParts, recovered: &Recovered) -> Lost {
+    let mut lost = Vec::new();
+    for damage in &recovered.damage {
+        match &damage.affected {
+            Affected::All => {
+                tracing::error!("{}: no replica of this core is served", parts.addr);
+                return Lost::All;
+            }
+            Affected::Groups(groups) => lost.extend(groups.iter().copied()),
+        }
+    }
+    if lost.is_empty() {
+        return Lost::None;
+    }
+    let names: Vec<String> = lost.iter().map(ToString::to_string).collect();
+    tracing::error!("{}: not served from this log: {}", parts.addr, names.join(" "));
+    Lost::Some(lost)
+}
+
+fn take_up(
+    parts: &RecoverParts,
+    group: GroupId,
+    found: RecoveredGroup,
+    first_election_delay: Duration,
+) -> Result<ReplicaSeed, CheckpointError> {
+    let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
+    let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
+    let store = if checkpoint.position.index > Index(0) {
+        load_checkpoint(parts, group, &checkpoint)?
+    } else {
+        Store::new(Shard::store_limits(&parts.limits))
+    };
+    let epoch = oarlock_shard::epoch_from(&found.details);
+    let restored = Restored {
+        hard_state: found.hard_state,
+        checkpoint,
+        log_start: found.log_start,
+        entries: found.entries,
+        first_election_delay,
+    };
+    Ok(ReplicaSeed { group, epoch, restored, store })
+}
+
+fn load_checkpoint(
+    parts: &RecoverParts,
+    group: GroupId,
+    meta: &SnapshotMeta,
+) -> Result<Store, CheckpointError> {
+    let position = meta.position;
+    let name = CheckpointName { group, index: position.index, term: position.term };
+    let path = parts.directory.checkpoint(name);
+    let loader = Loader::new(Shard::store_limits(&parts.limits));
+    load_file(&path, meta.size_bytes, loader)
+}
+
+fn load_file(path: &Path, size_bytes: u64, mut loader: Loader) -> Result<Store, CheckpointError> {
+    let unread = |source| CheckpointError::Read { path: path.to_owned(), source };
+    let damaged = |source| CheckpointError::Damaged { path: path.to_owned(), source };
+    // The file's own end mark follows the checkpoint.
+    let mut file = File::open(path).map_err(unread)?.take(size_bytes);
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        let count = file.read(&mut bytes).map_err(unread)?;
+        if count == 0 {
+            return loader.finish().map_err(damaged);
+        }
+        loader.feed(&bytes[..count]).map_err(damaged)?;
+    }
+}
+
+fn create(parts: &RecoverParts, range: &RangeDescriptor, wait: Duration) -> ReplicaSeed {
+    let voters = range.replicas.iter().map(|replica| replica.node);
+    let restored = Restored {
+        hard_state: oarlock_raft::HardState::default(),
+        checkpoint: Shard::fresh_checkpoint(Configuration::simple(voters)),
+        log_start: Index(1),
+        entries: Vec::new(),
+        first_election_delay: wait,
+    };
+    let store = Store::new(Shard::store_limits(&parts.limits));
+    ReplicaSeed { group: range.group, epoch: range.epoch, restored, store }
+}
+
+/// The first of a range's replicas stands for election first, so that leaders are spread.
+fn first_election(
+    range: &RangeDescriptor,
+    node: NodeId,
+    spread: Duration,
+    random: &mut Random,
+) -> Duration {
+    let is_first = range.replicas.first().is_some_and(|replica| replica.node == node);
+    let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
+    base + random.between(Duration::ZERO, FIRST_ELECTION + spread)
+}

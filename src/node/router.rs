@@ -1,0 +1,446 @@
+//! The way of a client's request to the core that leads its range, and of the outcome back.
+//!
+//! One per core, for the connections of that core. It decides where a request goes next; the driver
+//! carries it there. It must not send anything twice that may have been applied.
+//!
+//! A request that was bounced (not applied) is tried again until its deadline; one whose fate is
+//! unknown is tried again only if it reads, or carries a `ONCE` id.
+//!
+//! Writes of one connection to one range keep their order: they share a lane. While writes of a
+//! lane are under way, later ones go to the same place or wait; when one is bounced, the lane
+//! stands still until all that were under way have come back, and then goes on in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oarlock_codec::{ForwardRequest, Refusal};
+use oarlock_shard::Outcome;
+use oarlock_store::Request;
+use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
+
+use crate::net::session::{ConnectionId, Ticket};
+
+/// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
+
+/// Whose request it is: what the driver hands back with the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A client's connection on this core.
+    Client {
+        /// The connection.
+        connection: ConnectionId,
+        /// The connection's name for the request.
+        ticket: Ticket,
+    },
+    /// The node itself (the meta group's first map).
+    Node,
+}
+
+/// Where a request goes next.
+#[derive(Debug)]
+pub enum Hop {
+    /// To the shard of a core of this node.
+    Core {
+        /// Which core.
+        core: CoreId,
+        /// The router's name for the request.
+        id: u64,
+        /// The range's group.
+        group: GroupId,
+        /// The range's version.
+        epoch: RangeEpoch,
+        /// What to do.
+        request: Request,
+    },
+    /// To another node.
+    Node(NodeId, ForwardRequest),
+    /// Decided.
+    Done(Asker, Outcome),
+}
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Waiting,
+    Here(CoreId),
+    Node(NodeId),
+}
+
+/// Writes of one connection to one group.
+type LaneKey = (ConnectionId, GroupId);
+
+#[derive(Debug)]
+struct Lane {
+    /// Where the writes under way were sent.
+    at: At,
+    under_way: usize,
+    /// Not under way, in the order of submission.
+    waiting: Vec<u64>,
+    /// A write was bounced: nothing more is sent before all that were under way are back.
+    is_stalled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Retry {
+    One(u64),
+    Lane(LaneKey),
+}
+
+#[derive(Debug)]
+struct Routed {
+    asker: Asker,
+    group: GroupId,
+    lane: Option<LaneKey>,
+    request: Request,
+    at: At,
+    attempts: u32,
+    /// An attempt of it is lost without a word: it may have been applied.
+    is_uncertain: bool,
+}
+
+impl Routed {
+    /// Whether doing it twice does no harm.
+    fn is_repeatable(&self) -> bool {
+        self.request.once.is_some() || self.request.is_read()
+    }
+}
+
+/// A core's router.
+#[derive(Debug)]
+pub struct Router {
+    node: NodeId,
+    core: CoreId,
+    map: Arc<RangeMap>,
+    leaders: FastMap<GroupId, NodeId>,
+    routed: FastMap<u64, Routed>,
+    next: u64,
+    /// Bounced requests and when they are tried again, oldest first.
+    bounced: VecDeque<(Mono, Retry)>,
+    lanes: FastMap<LaneKey, Lane>,
+    /// When each request's patience ends, oldest first: all have the same.
+    deadlines: VecDeque<(Mono, u64)>,
+    patience: Duration,
+    now: Mono,
+    hops: Vec<Hop>,
+}
+
+impl Router {
+    /// A router of this core. Requests are given up `patience` after they came.
+    #[must_use]
+    pub fn new(node: NodeId, core: CoreId, map: Arc<RangeMap>, patience: Duration) -> Self {
+        Self {
+            node,
+            core,
+            map,
+            leaders: FastMap::default(),
+            routed: FastMap::default(),
+            next: 0,
+            bounced: VecDeque::new(),
+            lanes: FastMap::default(),
+            deadlines: VecDeque::new(),
+            patience,
+            now: Mono(0),
+            hops: Vec::new(),
+        }
+    }
+
+    /// The map by which it routes.
+    #[must_use]
+    pub fn map(&self) -> &Arc<RangeMap> {
+        &self.map
+    }
+
+    /// Who leads a group, as far as this core has heard.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.leaders.get(&group).copied()
+    }
+
+    /// Opens a turn.
+    pub fn begin_turn(&mut self, now: Mono) {
+        self.now = now;
+    }
+
+    /// Takes the hops that have been decided since, in order.
+    pub fn take_hops(&mut self, into: &mut Vec<Hop>) {
+        into.append(&mut self.hops);
+    }
+
+    // WRITE 2/9: the range's group, and the node and core that lead it.
+    /// Sends a request on its way.
+    pub fn submit(&mut self, asker: Asker, group: GroupId, request: Request) {
+        self.next += 1;
+        // The core stands in the upper bits, so that an outcome finds back to it from any core.
+        let id = u64::from(self.core.get()) << 48 | self.next;
+        let lane = match asker {
+            Asker::Client { connection, .. } if !request.is_read() => Some((connection, group)),
+            Asker::Client { .. } | Asker::Node => None,
+        };
+        let at = At::Waiting;
+        let routed = Routed { asker, group, lane, request, at, attempts: 0, is_uncertain: false };
+        self.routed.insert(id, routed);
+        self.deadlines.push_back((self.now + self.patience, id));
+        let Some(key) = lane else {
+            self.send_one(id);
+            return;
+        };
+        let empty =
+            || Lane { at: At::Waiting, under_way: 0, waiting: Vec::new(), is_stalled: false };
+        let lane = self.lanes.entry(key).or_insert_with(empty);
+        lane.waiting.push(id);
+        if !lane.is_stalled {
+            self.send_lane(key);
+        }
+    }
+
+    /// The core whose router gave this id.
+    #[must_use]
+    pub fn core_of(id: u64) -> CoreId {
+        CoreId(u16::try_from(id >> 48).unwrap_or(u16::MAX))
+    }
+
+    /// Where a group's requests go now; waiting, if nobody is known to lead it.
+    fn target(&self, group: GroupId, attempts: u32) -> At {
+        let Some(range) = self.map.group(group) else { return At::Waiting };
+        let here = range.core_on(self.node);
+        match (self.leaders.get(&group), here) {
+            (Some(leader), Some(core)) if *leader == self.node => At::Here(core),
+            (Some(leader), _) if *leader != self.node => At::Node(*leader),
+            (None, None) => {
+                // Whoever has a replica hears of the leader from it; others ask one by one.
+                let turn = usize::try_from(attempts).unwrap_or(0) % range.replicas.len();
+                At::Node(range.replicas[turn].node)
+            }
+            (Some(_) | None, _) => At::Waiting,
+        }
+    }
+
+    fn send_one(&mut self, id: u64) {
+        let Some(routed) = self.routed.get(&id) else { return };
+        match self.target(routed.group, routed.attempts) {
+            At::Waiting => self.retry_later(Retry::One(id)),
+            at @ (At::Here(_) | At::Node(_)) => self.send(id, at),
+        }
+    }
+
+    fn send_lane(&mut self, key: LaneKey) {
+        let Some(lane) = self.lanes.get(&key) else { return };
+        if lane.under_way == 0 {
+            let first = lane.waiting.first().and_then(|id| self.routed.get(id));
+            let at = self.target(key.1, first.map_or(0, |routed| routed.attempts));
+            let Some(lane) = self.lanes.get_mut(&key) else { return };
+            lane.at = at;
+            lane.is_stalled = at == At::Waiting;
+            if lane.is_stalled {
+                self.retry_later(Retry::Lane(key));
+                return;
+            }
+        }
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        let at = lane.at;
+        let mut ids = std::mem::take(&mut lane.waiting);
+        lane.under_way += ids.len();
+        for id in ids.drain(..) {
+            self.send(id, at);
+        }
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.waiting = ids;
+        }
+    }
+
+    fn send(&mut self, id: u64, at: At) {
+        let Some(routed) = self.routed.get_mut(&id) else { return };
+        let Some(range) = self.map.group(routed.group) else { return };
+        routed.at = at;
+        routed.attempts = routed.attempts.wrapping_add(1);
+        let (group, epoch, request) = (routed.group, range.epoch, routed.request.clone());
+        self.hops.push(match at {
+            At::Here(core) => Hop::Core { core, id, group, epoch, request },
+            At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, request }),
+            At::Waiting => return,
+        });
+    }
+
+    fn retry_later(&mut self, retry: Retry) {
+        self.bounced.push_back((self.now + RETRY_DELAY, retry));
+    }
+
+    /// A request came back without having been applied: it is tried again, in its order.
+    fn bounce(&mut self, id: u64) {
+        let Some(routed) = self.routed.get_mut(&id) else { return };
+        routed.at = At::Waiting;
+        let Some(key) = routed.lane else {
+            self.retry_later(Retry::One(id));
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.under_way -= 1;
+        lane.is_stalled = true;
+        let place = lane.waiting.partition_point(|other| *other < id);
+        lane.waiting.insert(place, id);
+        if lane.under_way == 0 {
+            self.retry_later(Retry::Lane(key));
+        }
+    }
+
+    /// An outcome came back, from a core of this node or from another node.
+    pub fn outcome(&mut self, id: u64, outcome: Outcome) {
+        let Some(routed) = self.routed.get_mut(&id) else { return };
+        let (group, at) = (routed.group, routed.at);
+        if at == At::Waiting {
+            return; // an answer to an attempt that was given up
+        }
+        match outcome {
+            Err(Refusal::NotLeader { leader }) => {
+                self.learn(group, at, leader);
+                self.bounce(id);
+            }
+            Err(Refusal::StaleEpoch | Refusal::NoSuchGroup) => {
+                self.learn(group, at, None);
+                self.bounce(id);
+            }
+            Err(Refusal::Unknown) if routed.is_repeatable() => {
+                routed.is_uncertain = true;
+                self.bounce(id);
+            }
+            Ok(_)
+            | Err(
+                Refusal::Unknown
+                | Refusal::Busy
+                | Refusal::NoQuorum
+                | Refusal::DiskFull
+                | Refusal::TooLarge,
+            ) => self.done(id, outcome),
+        }
+    }
+
+    /// Whoever was asked does not lead; perhaps it knows who does.
+    fn learn(&mut self, group: GroupId, asked: At, leader: Option<NodeId>) {
+        let asked = match asked {
+            At::Node(node) => Some(node),
+            At::Here(_) => Some(self.node),
+            At::Waiting => None,
+        };
+        if leader.is_some() && leader != asked {
+            // A node's own replica knows best who leads it: only that may name this node.
+            self.leader_changed(group, leader.filter(|leader| *leader != self.node));
+        } else if self.leaders.get(&group).copied() == asked {
+            self.leaders.remove(&group);
+        }
+    }
+
+    fn done(&mut self, id: u64, outcome: Outcome) {
+        let Some(routed) = self.routed.remove(&id) else { return };
+        if let Some(key) = routed.lane
+            && let Some(lane) = self.lanes.get_mut(&key)
+        {
+            if routed.at == At::Waiting {
+                lane.waiting.retain(|other| *other != id);
+            } else {
+                lane.under_way -= 1;
+            }
+            let is_over = lane.under_way == 0 && lane.waiting.is_empty();
+            if is_over {
+                self.lanes.remove(&key);
+            } else if lane.under_way == 0 && routed.at != At::Waiting {
+                self.retry_later(Retry::Lane(key));
+            }
+        }
+        self.hops.push(Hop::Done(routed.asker, outcome));
+    }
+
+    /// This node's replica of a group knows another leader than before, or none.
+    pub fn leader_changed(&mut self, group: GroupId, leader: Option<NodeId>) {
+        let Some(leader) = leader else {
+            self.leaders.remove(&group);
+            return;
+        };
+        if self.leaders.insert(group, leader) == Some(leader) {
+            return;
+        }
+        // What waits for a leader of this group need not wait any longer.
+        for (at, retry) in &mut self.bounced {
+            let concerned = match retry {
+                Retry::One(id) => self.routed.get(id).is_some_and(|r| r.group == group),
+                Retry::Lane((_, of)) => *of == group,
+            };
+            if concerned {
+                *at = self.now;
+            }
+        }
+        self.bounced.make_contiguous().sort_by_key(|(at, _)| *at);
+    }
+
+    fn retry(&mut self, retry: Retry) {
+        match retry {
+            Retry::One(id) => {
+                if self.routed.get(&id).is_some_and(|routed| routed.at == At::Waiting) {
+                    self.send_one(id);
+                }
+            }
+            Retry::Lane(key) => {
+                if self.lanes.get(&key).is_some_and(|lane| lane.under_way == 0) {
+                    self.send_lane(key);
+                }
+            }
+        }
+    }
+
+    /// When the first bounced request is to be tried again.
+    #[must_use]
+    pub fn next_retry(&self) -> Mono {
+        self.bounced.front().map_or(Mono::NEVER, |(at, _)| *at)
+    }
+
+    /// The link to a node broke: what was on its way there may or may not have arrived.
+    pub fn link_down(&mut self, node: NodeId) {
+        let lost: Vec<u64> = self
+            .deadlines
+            .iter()
+            .map(|(_, id)| *id)
+            .filter(|id| self.routed.get(id).is_some_and(|r| r.at == At::Node(node)))
+            .collect();
+        for id in lost {
+            self.outcome(id, Err(Refusal::Unknown));
+        }
+        // Whoever led there is asked again when it can be reached.
+        self.leaders.retain(|_, leader| *leader != node);
+    }
+
+    /// Tries bounced requests again and gives up those whose patience has ended.
+    pub fn tick(&mut self) {
+        while let Some((at, retry)) = self.bounced.front().copied() {
+            if at > self.now {
+                break;
+            }
+            self.bounced.pop_front();
+            self.retry(retry);
+        }
+        while let Some((at, id)) = self.deadlines.front().copied() {
+            if at > self.now {
+                break;
+            }
+            self.deadlines.pop_front();
+            let Some(routed) = self.routed.get(&id) else { continue };
+            // What never left, or only reads, was surely not applied.
+            let never_left = routed.at == At::Waiting && !routed.is_uncertain;
+            let harmless = never_left || routed.request.is_read();
+            let refusal = if harmless { Refusal::NoQuorum } else { Refusal::Unknown };
+            self.done(id, Err(refusal));
+        }
+    }
+
+    /// Whether hops wait to be carried out.
+    #[must_use]
+    pub fn has_hops(&self) -> bool {
+        !self.hops.is_empty()
+    }
+
+    /// Requests on their way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.routed.len()
+    }
+}

@@ -1,0 +1,467 @@
+//! Starts a node and keeps it until it is told to stop: probes, directory, ports, threads, cores.
+//!
+//! Once per process. Whatever can be wrong is found before the first replica is taken up, and said
+//! in one line.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, mpsc};
+
+use oarlock_shard::pulse::PulseConfig;
+use oarlock_shard::support_table::TableConfig;
+use oarlock_shard::{SharedSupport, SupportTable};
+use oarlock_types::range_map::MapError;
+use oarlock_types::{CoreAddr, CoreId, Limits, Mono, NodeId, RangeMap};
+use oarlock_wal::{Owner, WalConfig};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::clock::Clock;
+use super::counters::Counters;
+use super::driver::{Driver, Kept};
+use super::executor::{self, ExecutorError, Executors};
+use super::files::Files;
+use super::front::{Front, NodeFacts};
+use super::inbox::{self, Receiver, Sender};
+use super::log_writer::LogWriter;
+use super::mail::Mail;
+use super::message::CoreMessage;
+use super::outbox::Outbox;
+use super::recover::{RecoverParts, recover};
+use super::watchdog::{CoreProgress, Watchdog, of_core};
+use crate::config::{Config, Cores};
+use crate::disk::buffer::BLOCK_BYTES;
+use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
+use crate::disk::probe::{self, ProbeError};
+use crate::disk::ring::WalRing;
+use crate::disk::segments::SegmentFile;
+use crate::disk::worker::{DiskHandle, DiskWorker, WorkerOptions};
+use crate::net::client_port;
+use crate::net::handshake::{Identity, PeerBook};
+use crate::net::link::{LinkConfig, LinkLimits, PeerLink};
+use crate::net::link_hub::LinkHub;
+use crate::net::listener::Clients;
+use crate::net::peer_listener::{ListenerLimits, PeerBindError, PeerListener, bind_peer_port};
+use crate::net::pulse_socket::{PulseParts, PulseThread};
+use crate::net::session::{Backend, ClientLimits};
+
+/// Letters that an inbox holds. A letter is a batch, so this is plenty; a full one pushes back.
+const INBOX_LETTERS: usize = 4096;
+/// Bytes of frames from other nodes that may wait for a core.
+const HUB_BYTES_MAX: usize = 32 << 20;
+/// The most cores that a node may have: the bound of the tables that are made at the start.
+const CORES_MAX: u16 = 256;
+/// A frame of the log holds the largest entry and what goes around it.
+const FRAME_SLACK_BYTES: usize = 1 << 20;
+
+/// Why a node can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The system lacks something.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The data directory can not be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The peer port can not be had.
+    #[error("{0}: stop what listens there, or choose another peer_listen")]
+    PeerPort(#[from] PeerBindError),
+    /// The client port can not be had.
+    #[error(
+        "cannot listen for clients on {address}: {source}: stop what listens there, or choose \
+         another client_listen"
+    )]
+    ClientPort {
+        /// Where.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The executors can not be started.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// A thread can not be started.
+    #[error("cannot start the {what} thread: {source}")]
+    Thread {
+        /// Which.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The split points do not make a map.
+    #[error("the configured split points do not cut the keyspace: {0:?}")]
+    Map(MapError),
+}
+
+/// All that the cores of a node share, and each needs a copy of.
+#[derive(Clone)]
+struct Shared {
+    config: Arc<Config>,
+    limits: Limits,
+    data: Arc<DataDir>,
+    facts: Arc<NodeFacts>,
+    map: Arc<RangeMap>,
+    table: SharedSupport,
+    book: Arc<PeerBook>,
+    progress: Arc<[CoreProgress]>,
+    inboxes: Vec<Sender<CoreMessage>>,
+    disk: DiskHandle,
+    seed: u64,
+}
+
+/// Runs a node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// One line that says why it can not start, and how to mend it.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    probe::memlock()?;
+    probe::io_uring()?;
+    let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
+    let cores = u16::try_from(config.cores().count()).unwrap_or(CORES_MAX).min(CORES_MAX);
+    let options = DataDirOptions { cluster: config.cluster_id(), node: config.node.node_id, cores };
+    let data = Arc::new(DataDir::open(&config.node.data_dir, &options)?);
+    let client_listen = config.client_listen();
+    client_port::check_free(client_listen)
+        .map_err(|source| ServeError::ClientPort { address: client_listen, source })?;
+    let (peer_tcp, peer_udp) = bind_peer_port(config.peer_listen())?;
+
+    let watchdog =
+        Watchdog::start(cores).map_err(|source| ServeError::Thread { what: "watchdog", source })?;
+    let (inboxes, receivers): (Vec<_>, Vec<_>) =
+        (0..cores).map(|_| inbox::inbox(INBOX_LETTERS)).unzip();
+    let worker = start_worker(&data, &inboxes)?;
+    let shared = share(config, data, &watchdog, inboxes, worker.handle(), cores)?;
+    let executors = start_cores(&shared, receivers)?;
+    let pulses = start_pulses(&shared, peer_udp)?;
+    let to_cores = shared.inboxes.clone();
+    let deliver = move |link: crate::net::link_reader::AcceptedLink| {
+        let core = usize::from(link.to_core.get()) % to_cores.len();
+        // A core whose inbox is full gets no link now; the peer dials again.
+        let _ = to_cores[core].send(CoreMessage::Link(link));
+    };
+    let door = PeerListener::start(
+        peer_tcp,
+        Arc::clone(&shared.book),
+        ListenerLimits {
+            handshakes_max: shared.config.limits.peer_handshakes_max,
+            handshake_timeout: shared.config.limits.peer_connect_timeout_ms,
+        },
+        deliver,
+    )
+    .map_err(|source| ServeError::Thread { what: "peer listener", source })?;
+    tracing::info!(
+        "{} of {} serves clients on {client_listen}, peers on {}, from {}",
+        shared.facts.node,
+        shared.facts.cluster,
+        shared.config.peer_listen(),
+        shared.data.path().display()
+    );
+    // Nothing is left to be made durable at a stop: what was acknowledged is on disk already.
+    let signal = stop.recv().unwrap_or(SIGTERM);
+    tracing::info!("stopping at signal {signal}");
+    drop((door, pulses, worker, watchdog));
+    drop(executors);
+    Ok(())
+}
+
+fn start_worker(
+    data: &Arc<DataDir>,
+    inboxes: &[Sender<CoreMessage>],
+) -> Result<DiskWorker, ServeError> {
+    let inboxes = inboxes.to_vec();
+    let deliver = Box::new(move |done: crate::disk::job::DiskDone| {
+        let core = usize::from(done.core.get());
+        inboxes[core].send(CoreMessage::Disk(done)).map_err(|letter| match letter {
+            CoreMessage::Disk(done) => done,
+            CoreMessage::Requests(_)
+            | CoreMessage::Outcomes(_)
+            | CoreMessage::Forwarded { .. }
+            | CoreMessage::Messages { .. }
+            | CoreMessage::Leader(..)
+            | CoreMessage::StatusWanted { .. }
+            | CoreMessage::Status { .. }
+            | CoreMessage::Link(_) => unreachable!("the letter comes back as it was sent"),
+        })
+    });
+    DiskWorker::start(data.path(), WorkerOptions::default(), deliver)
+        .map_err(|source| ServeError::Thread { what: "disk", source })
+}
+
+fn share(
+    config: Config,
+    data: Arc<DataDir>,
+    watchdog: &Watchdog,
+    inboxes: Vec<Sender<CoreMessage>>,
+    disk: DiskHandle,
+    cores: u16,
+) -> Result<Shared, ServeError> {
+    let clock = Clock;
+    let (node, cluster, incarnation) = (data.node(), data.cluster(), data.incarnation());
+    let nodes = config.initial_nodes();
+    let members: Vec<(NodeId, u16)> = nodes.iter().map(|entry| (entry.id, entry.cores)).collect();
+    let peers: Vec<(NodeId, u16)> =
+        members.iter().copied().filter(|(peer, _)| *peer != node).collect();
+    let split_points: Vec<_> = config.split_points().into_iter().map(Into::into).collect();
+    let map = RangeMap::formation(&members, &split_points, config.replication_factor())
+        .map_err(ServeError::Map)?;
+    let table = Arc::new(SupportTable::new(&TableConfig {
+        node,
+        incarnation,
+        cores,
+        cores_max: CORES_MAX,
+        origin: Mono(0),
+        peers: &peers,
+    }));
+    let identity = Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
+    let book = peer_book(&data, identity, &table, &peers)?;
+    let facts = NodeFacts {
+        node,
+        cluster,
+        incarnation,
+        cores,
+        client_listen: config.client_listen(),
+        started: clock.mono(),
+        counters: (0..cores).map(|_| Arc::new(Counters::default())).collect(),
+        connected: Arc::new(AtomicUsize::new(0)),
+        settings: config.settings(),
+        nodes: nodes.iter().map(|entry| (entry.id, entry.client_address)).collect(),
+    };
+    // Each start draws other delays: two nodes must not go on in step for ever.
+    let seed = u64::try_from(data.disk().get() & u128::from(u64::MAX)).unwrap_or(0)
+        ^ incarnation.get().wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    Ok(Shared {
+        limits: config.limits(),
+        config: Arc::new(config),
+        data,
+        facts: Arc::new(facts),
+        map: Arc::new(map),
+        table,
+        book,
+        progress: watchdog.progress(),
+        inboxes,
+        disk,
+        seed,
+    })
+}
+
+fn peer_book(
+    data: &Arc<DataDir>,
+    identity: Identity,
+    table: &SharedSupport,
+    peers: &[(NodeId, u16)],
+) -> Result<Arc<PeerBook>, ServeError> {
+    let known = data.peer_disks()?;
+    let disks = peers
+        .iter()
+        .filter_map(|(peer, _)| known.known_disk(*peer).map(|disk| (*peer, disk)))
+        .collect();
+    let known = Mutex::new(known);
+    let learned = Box::new(move |node, disk| {
+        let Ok(mut known) = known.lock() else { return };
+        if let Err(error) = known.remember_disk(node, disk) {
+            tracing::error!("cannot write down the disk of {node}: {error}");
+        }
+    });
+    Ok(Arc::new(PeerBook::new(identity, Arc::clone(table), disks, learned)))
+}
+
+fn start_pulses(shared: &Shared, socket: UdpSocket) -> Result<PulseThread, ServeError> {
+    let nodes = shared.config.initial_nodes();
+    let peers = nodes.iter().filter(|entry| entry.id != shared.facts.node);
+    let clock = Clock;
+    let parts = PulseParts {
+        socket,
+        peers: peers.map(|entry| (entry.id, entry.peer_address)).collect(),
+        config: PulseConfig::new(shared.facts.cluster, &shared.limits, shared.seed),
+        table: Arc::clone(&shared.table),
+        progress: Arc::clone(&shared.progress),
+        clock: move || clock.mono(),
+    };
+    PulseThread::start(parts).map_err(|source| ServeError::Thread { what: "pulse", source })
+}
+
+fn start_cores(
+    shared: &Shared,
+    receivers: Vec<Receiver<CoreMessage>>,
+) -> Result<Executors, ServeError> {
+    let configured = match shared.config.cores() {
+        Cores::Count(_) => Vec::new(),
+        Cores::Cpus(cpus) => cpus.into_iter().map(usize::from).collect(),
+    };
+    let available = executor::cpus_available()?;
+    let cpus = executor::assign_cpus(shared.facts.cores, &configured, &available)?;
+    let mut receivers = receivers.into_iter();
+    let name = format!("n{}", shared.facts.node.get());
+    Ok(executor::spawn_pinned(&cpus, &name, |core| {
+        let shared = shared.clone();
+        let inbox = receivers.next().expect("invariant: an inbox for each core");
+        move || run_core(shared, core, inbox)
+    })?)
+}
+
+/// A core's life. Whatever it can not go on from ends the process: half a node is worse than none.
+async fn run_core(shared: Shared, core: CoreId, inbox: Receiver<CoreMessage>) {
+    let failure = match open_core(&shared, core, inbox) {
+        Ok(driver) => {
+            let bell = driver.inbox.doorbell();
+            let progress = Arc::clone(&shared.progress);
+            glommio::spawn_local(async move {
+                of_core(&progress, core).attend(|| bell.ring()).await;
+            })
+            .detach();
+            driver.run().await.to_string()
+        }
+        Err(reason) => reason,
+    };
+    tracing::error!("{core}: {failure}");
+    eprintln!("oarlock: core {}: {failure}", core.get());
+    std::process::exit(i32::from(crate::cli::exit::Exit::Failed.code()));
+}
+
+fn open_core(
+    shared: &Shared,
+    core: CoreId,
+    inbox: Receiver<CoreMessage>,
+) -> Result<Driver, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let addr = CoreAddr::new(shared.facts.node, core);
+    let (ring, mut wakeups) = WalRing::open(core).map_err(|error| text(&error))?;
+    let bell = inbox.doorbell();
+    let wal_bell = bell.clone();
+    glommio::spawn_local(async move {
+        while wakeups.next().await.is_ok() {
+            wal_bell.ring()
+        }
+    })
+    .detach();
+    let wal = wal_config(shared, core);
+    let parts = RecoverParts {
+        addr,
+        directory: shared.data.core(core),
+        wal,
+        is_new: shared.data.is_new(),
+        limits: shared.limits.clone(),
+        map: Arc::clone(&shared.map),
+        support: Arc::clone(&shared.table),
+        seed: shared.seed ^ u64::from(core.get()) << 32,
+        now: Clock.mono(),
+    };
+    let mut shard = recover(&parts).map_err(|error| text(&error))?;
+    let open = |id| SegmentFile::open(&parts.directory, id).map(|file| (id, file));
+    let ready = shard.wal().prepared().map(open).collect::<Result<_, _>>();
+    let ready = ready.map_err(|error| text(&error))?;
+    let counters = Arc::clone(&shared.facts.counters[usize::from(core.get())]);
+    let hub = LinkHub::new(bell.clone(), HUB_BYTES_MAX);
+    let patience = shared.config.limits.request_timeout_ms;
+    let front =
+        Front::new(core, Arc::clone(&shared.facts), Arc::clone(&shared.map), patience, bell);
+    let front = Rc::new(RefCell::new(front));
+    let clients = open_clients(shared, core, &front).map_err(|error| text(&error))?;
+    Ok(Driver {
+        addr,
+        shard,
+        log: LogWriter::new(
+            ring,
+            wal,
+            usize::from(core.get()),
+            Arc::clone(&counters),
+            Arc::clone(&shared.progress),
+            ready,
+        ),
+        files: Files::new(core, shared.disk.clone(), shared.config.limits.disk_reserve_bytes),
+        inbox,
+        mail: Mail::new(&shared.inboxes),
+        outbox: Outbox::default(),
+        links: open_links(shared, core, &hub),
+        hub,
+        table: Arc::clone(&shared.table),
+        frame_bytes_max: shared.limits.frame_bytes_max,
+        front,
+        clients,
+        counters,
+        progress: Arc::clone(&shared.progress),
+        kept: Kept::default(),
+    })
+}
+
+fn wal_config(shared: &Shared, core: CoreId) -> WalConfig {
+    let owner = Owner {
+        cluster: shared.facts.cluster,
+        node: shared.facts.node,
+        disk: shared.data.disk(),
+        core,
+    };
+    let frame_bytes_max =
+        (shared.limits.entry_bytes_max + FRAME_SLACK_BYTES).next_multiple_of(BLOCK_BYTES);
+    WalConfig { owner, segment_bytes: WalConfig::SEGMENT_BYTES_DEFAULT, frame_bytes_max }
+}
+
+fn open_links(shared: &Shared, core: CoreId, hub: &Rc<LinkHub>) -> Vec<PeerLink> {
+    let nodes = shared.config.initial_nodes();
+    let peers = nodes.iter().filter(|entry| entry.id != shared.facts.node);
+    let limits = &shared.config.limits;
+    let open = |(number, entry): (usize, &crate::config::InitialNode)| {
+        let config = LinkConfig {
+            core,
+            peer: entry.id,
+            addr: entry.peer_address,
+            limits: LinkLimits {
+                queue_bytes_max: limits.peer_queue_bytes_max,
+                frame_bytes_max: limits.frame_bytes_max,
+                connect_timeout: limits.peer_connect_timeout_ms,
+                write_timeout: limits.peer_write_timeout_ms,
+                backoff_min: limits.peer_backoff_min_ms,
+                backoff_max: limits.peer_backoff_max_ms,
+            },
+            seed: shared.seed ^ (number as u64) << 16 ^ u64::from(core.get()),
+        };
+        PeerLink::open(config, Arc::clone(&shared.book), Rc::clone(hub))
+    };
+    peers.enumerate().map(open).collect()
+}
+
+fn open_clients(
+    shared: &Shared,
+    core: CoreId,
+    front: &Rc<RefCell<Front>>,
+) -> io::Result<Rc<Clients>> {
+    let limits = client_limits(shared);
+    let listener = client_port::bind(shared.facts.client_listen, &limits)?;
+    let backend: Rc<RefCell<dyn Backend>> = Rc::clone(front) as Rc<RefCell<dyn Backend>>;
+    let connected = Arc::clone(&shared.facts.connected);
+    let seed = shared.seed ^ u64::from(core.get()) << 48;
+    let clients = Clients::new(core, limits, backend, connected, seed);
+    glommio::spawn_local(Rc::clone(&clients).accept(listener)).detach();
+    Ok(clients)
+}
+
+fn client_limits(shared: &Shared) -> ClientLimits {
+    let limits = &shared.config.limits;
+    ClientLimits {
+        clients_max: limits.clients_max,
+        pending_count_max: limits.client_pending_count_max,
+        pending_bytes_max: limits.client_pending_bytes_max,
+        output_pause_bytes: limits.client_output_pause_bytes,
+        output_bytes_max: limits.client_output_bytes_max,
+        idle_timeout: Some(limits.client_idle_timeout_ms).filter(|timeout| !timeout.is_zero()),
+        keepalive: limits.client_keepalive_ms,
+        ..ClientLimits::new(&shared.limits)
+    }
+}
+
+/// Tells of the first signal that asks the process to stop.
+fn stop_signal() -> io::Result<mpsc::Receiver<i32>> {
+    let (tell, told) = mpsc::channel();
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            // Nobody is left to hear of the second one: the node is stopping already.
+            let _ = tell.send(signal);
+        }
+    })?;
+    Ok(told)
+}

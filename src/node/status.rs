@@ -1,0 +1,77 @@
+//! `OARLOCK STATUS`: what a node knows of itself, as one JSON document for people's tools.
+
+use std::time::Duration;
+
+use oarlock_raft::ProgressState;
+use oarlock_shard::status::ReplicaStatus;
+use oarlock_types::CoreId;
+use serde_json::{Map, Value, json};
+
+use super::front::NodeFacts;
+
+/// The document, from what each core says of its replicas.
+#[must_use]
+pub fn document(
+    facts: &NodeFacts,
+    uptime: Duration,
+    answers: &[(CoreId, Vec<ReplicaStatus>)],
+) -> Value {
+    let cores = facts.counters.iter().enumerate().map(|(core, counters)| {
+        let mut fields = Map::new();
+        fields.insert("core".to_owned(), json!(core));
+        for (name, count) in counters.read() {
+            fields.insert(name.to_owned(), json!(count));
+        }
+        Value::Object(fields)
+    });
+    let groups = answers
+        .iter()
+        .flat_map(|(core, replicas)| replicas.iter().map(move |replica| group(*core, replica)));
+    let nodes = facts.nodes.iter().map(
+        |(node, address)| json!({ "node": node.get(), "client_address": address.to_string() }),
+    );
+    json!({
+        "node": facts.node.get(),
+        "cluster": format!("{:032x}", facts.cluster.get()),
+        "incarnation": facts.incarnation.get(),
+        "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+        "cores": cores.collect::<Vec<_>>(),
+        "groups": groups.collect::<Vec<_>>(),
+        "nodes": nodes.collect::<Vec<_>>(),
+    })
+}
+
+fn group(core: CoreId, replica: &ReplicaStatus) -> Value {
+    let followers = replica.followers.iter().map(|follower| {
+        json!({
+            "node": follower.node.get(),
+            "matched": follower.matched.get(),
+            "state": state_name(&follower.state),
+            "reachable": follower.reachable,
+        })
+    });
+    json!({
+        "group": replica.group.get(),
+        "core": core.get(),
+        "epoch": replica.epoch.get(),
+        "role": replica.role,
+        "term": replica.term.get(),
+        "leader": replica.leader.map_or(0, |leader| leader.get()),
+        "commit": replica.commit.get(),
+        "applied": replica.applied.get(),
+        "last": replica.last.index.get(),
+        "log_bytes": replica.log_bytes,
+        "keys": replica.keys,
+        "state_bytes": replica.state_bytes,
+        "lease": replica.lease,
+        "replicas": followers.collect::<Vec<_>>(),
+    })
+}
+
+fn state_name(state: &ProgressState) -> &'static str {
+    match state {
+        ProgressState::Probe { .. } => "probe",
+        ProgressState::Replicate => "replicate",
+        ProgressState::Snapshot(_) => "snapshot",
+    }
+}

@@ -1,0 +1,298 @@
+//! Clients of all kinds: the ones that people use, without an error; and hostile ones, which cost
+//! bounded memory and harm nobody.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::{Cluster, Load, Options, PATIENCE, Shape, eventually};
+use oarlock::bench::client::Answer;
+use redis::Commands;
+
+const MIB: u64 = 1 << 20;
+
+/// Runs a program of the Redis distribution; nothing if it is not installed, and says so.
+fn redis_tool(cluster: &Cluster, tool: &str, args: &[&str]) -> Option<Output> {
+    let port = cluster.local.node(1).client_address.port().to_string();
+    match Command::new(tool).args(["-p", &port]).args(args).output() {
+        Ok(output) => Some(output),
+        Err(_) => {
+            eprintln!("left out: {tool} is not installed");
+            None
+        }
+    }
+}
+
+fn text(output: &Output) -> String {
+    let err = String::from_utf8_lossy(&output.stderr);
+    format!("{}{err}", String::from_utf8_lossy(&output.stdout))
+}
+
+#[test]
+fn redis_cli() {
+    let cluster = Cluster::start("redis-cli", Options::default());
+    for (args, wanted) in [
+        (&["PING"][..], "PONG"),
+        (&["SET", "k", "v"], "OK"),
+        (&["GET", "k"], "v"),
+        (&["INCR", "n"], "1"),
+        (&["-3", "GET", "k"], "v"),
+        (&["NOSUCHCOMMAND"], "ERR unknown command"),
+        (&["OARLOCK", "SCAN", "k", "l"], "v"),
+        (&["DBSIZE"], "2"),
+    ] {
+        let Some(output) = redis_tool(&cluster, "redis-cli", args) else { return };
+        assert!(text(&output).contains(wanted), "{args:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn redis_benchmark() {
+    let cluster = Cluster::start("redis-benchmark", Options::default());
+    for pipeline in ["1", "16"] {
+        let args = [
+            "-t",
+            "set,get,incr,mset",
+            "-c",
+            "64",
+            "-n",
+            "6000",
+            "-r",
+            "5000",
+            "-q",
+            "-P",
+            pipeline,
+        ];
+        let Some(output) = redis_tool(&cluster, "redis-benchmark", &args) else { return };
+        let text = text(&output);
+        assert!(output.status.success(), "{text}");
+        for name in ["SET", "GET", "INCR", "MSET"] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        assert!(text.matches("requests per second").count() >= 4, "{text}");
+        assert!(!text.contains("rror"), "{text}");
+    }
+}
+
+#[test]
+fn the_redis_crate_s_client() {
+    let cluster = Cluster::start("redis-crate", Options::default());
+    for (id, protocol) in [(1, ""), (2, "?protocol=resp3")] {
+        let url = format!("redis://{}/{protocol}", cluster.local.node(id).client_address);
+        let mut redis = redis::Client::open(url).unwrap().get_connection().unwrap();
+        let key = format!("crate-{id}");
+        let () = redis.set(&key, 41).unwrap();
+        assert_eq!(redis.incr::<_, _, i64>(&key, 1).unwrap(), 42);
+        assert_eq!(redis.get::<_, Option<String>>("absent").unwrap(), None);
+        let () = redis.set_ex(&key, "soon", 100).unwrap();
+        assert!((1..=100).contains(&redis.ttl::<_, i64>(&key).unwrap()));
+        assert_eq!(redis.append::<_, _, i64>(&key, "er").unwrap(), 6);
+        assert_eq!(redis.getrange::<_, String>(&key, 1, -2).unwrap(), "oone");
+        let pairs = [("{a}1", "x"), ("{b}2", "y"), ("{c}3", "z")];
+        let () = redis.mset(&pairs).unwrap();
+        let values: Vec<Option<String>> = redis.mget(&["{a}1", "absent", "{c}3"]).unwrap();
+        assert_eq!(values, [Some("x".to_owned()), None, Some("z".to_owned())]);
+        assert_eq!(redis.del::<_, i64>(&["{a}1", "{b}2", "absent"]).unwrap(), 2);
+        let both: (i64, String) =
+            redis::pipe().atomic().incr("counter", 2).get(&key).query(&mut redis).unwrap();
+        assert_eq!(both.1, "sooner");
+        let many: Vec<i64> = (0..1000)
+            .fold(&mut redis::pipe(), |pipe, _| pipe.incr(format!("{key}-pipe"), 1))
+            .query(&mut redis)
+            .unwrap();
+        assert_eq!(many, (1..=1000).collect::<Vec<i64>>());
+        let wrong = redis.incr::<_, _, i64>(&key, 1).unwrap_err();
+        assert!(wrong.to_string().contains("not an integer"), "{wrong}");
+    }
+}
+
+/// A node's resident memory.
+fn memory(cluster: &Cluster, id: u64) -> u64 {
+    let pid = cluster.local.node(id).pid().unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Does something hostile to node 1 while others use the cluster. Node 1 may use at most so much
+/// more memory, everybody else is served without an error, and fresh connections are good.
+fn withstands(name: &str, memory_max: u64, hostile: impl FnOnce(&Cluster)) {
+    let mut cluster = Cluster::start(name, Options::default());
+    let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
+    load.progress(500);
+    let before = memory(&cluster, 1);
+    hostile(&cluster);
+    let grown = memory(&cluster, 1).saturating_sub(before);
+    assert!(grown <= memory_max, "{} MiB more than before", grown / MIB);
+    load.progress(500);
+    let (recorded, measured) = load.stop();
+    assert_eq!(measured.errors_total(), 0, "others noticed: {:?}", measured.errors);
+    assert!(cluster.client(1).call(&[b"SET", b"after", b"all"]).unwrap().is_ok());
+    cluster.wait_for_leaders();
+    cluster.verify(recorded);
+}
+
+fn raw(cluster: &Cluster) -> TcpStream {
+    let stream = TcpStream::connect(cluster.local.node(1).client_address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream
+}
+
+/// Reads until the server closes, at most so many bytes.
+fn until_closed(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => text.extend_from_slice(&chunk[..read]),
+            // Closed while bytes of ours were still unread.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the server neither answers nor closes: {error}"),
+        }
+        assert!(text.len() < 1 << 20);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn garbage_is_answered_with_an_error_and_the_connection_closed() {
+    withstands("garbage", 64 * MIB, |cluster| {
+        for garbage in [
+            &b"*1\r\n:7\r\n"[..],
+            b"*1\r\n$-5\r\n",
+            b"*-9999999999999999999\r\n",
+            b"*2\r\n$3\r\nGET\r\n$1\r\nkXX",
+            b"$5\r\nhello\r\n\r\n*1\r\n$x\r\n",
+        ] {
+            let mut stream = raw(cluster);
+            stream.write_all(garbage).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            until_closed(&mut stream);
+        }
+        let mut noise = Vec::new();
+        let mut random = oarlock_types::Random::new(5);
+        for _ in 0..4096 {
+            noise.extend(random.next_u64().to_be_bytes());
+        }
+        for start in 0..64 {
+            let mut stream = raw(cluster);
+            // The server may close before it has taken all.
+            stream.write_all(&noise[start * 100..]).ok();
+            stream.shutdown(std::net::Shutdown::Write).ok();
+            until_closed(&mut stream);
+        }
+    });
+}
+
+#[test]
+fn half_commands_cost_next_to_nothing() {
+    withstands("half", 64 * MIB, |cluster| {
+        let halves: Vec<TcpStream> = (0..200)
+            .map(|_| {
+                let mut stream = raw(cluster);
+                stream.write_all(b"*3\r\n$3\r\nSET\r\n$4\r\nhal").unwrap();
+                stream
+            })
+            .collect();
+        let mut last = raw(cluster);
+        last.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
+        let mut pong = [0; 7];
+        last.read_exact(&mut pong).unwrap();
+        assert_eq!(&pong, b"+PONG\r\n");
+        drop(halves);
+    });
+}
+
+#[test]
+fn huge_headers_are_refused_before_anything_is_allocated_for_them() {
+    withstands("huge", 64 * MIB, |cluster| {
+        for header in [
+            &b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1073741824\r\n"[..],
+            b"*1000000\r\n",
+            b"*2147483647\r\n",
+        ] {
+            let mut stream = raw(cluster);
+            stream.write_all(header).unwrap();
+            // What is refused at once is closed; what is within Redis's own bounds may wait for
+            // its elements, and gets them until it is refused or complete.
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            until_closed(&mut stream);
+        }
+        let mut stream = raw(cluster);
+        let mut array = b"*1000000\r\n$3\r\nDEL\r\n".to_vec();
+        for _ in 1..1_000_000 {
+            array.extend_from_slice(b"$1\r\nk\r\n");
+        }
+        if stream.write_all(&array).is_ok() {
+            stream.shutdown(std::net::Shutdown::Write).ok();
+            until_closed(&mut stream);
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_never_reads_is_held_back_or_disconnected() {
+    withstands("never-reads", 128 * MIB, |cluster| {
+        let mut client = cluster.client(1);
+        let value = vec![b'x'; 512 << 10];
+        assert!(client.call(&[b"SET", b"big", &value]).unwrap().is_ok());
+        let mut stream = raw(cluster);
+        // Half a gigabyte of replies is asked for. At some point the server takes no more, or
+        // closes.
+        let mut command = Vec::new();
+        oarlock::bench::resp::command(&mut command, &[b"GET", b"big"]);
+        let asked = (0..1000).take_while(|_| stream.write_all(&command).is_ok()).count();
+        // It has had the time to do its worst once it answers another after all that.
+        eventually("an answer to somebody else", || {
+            match cluster.client(1).call(&[b"GET", b"big"]) {
+                Ok(Answer::Bulk(found)) if found == value => Ok(()),
+                Ok(answer) => Err(answer.to_string()),
+                Err(error) => Err(format!("after {asked} commands: {error}")),
+            }
+        });
+    });
+}
+
+#[test]
+fn a_deep_pipeline_is_answered_in_order() {
+    withstands("pipeline", 128 * MIB, |cluster| {
+        let mut client = cluster.client(1);
+        let mut reader_ahead = 0;
+        let mut out = Vec::new();
+        for number in 0..20_000u32 {
+            oarlock::bench::resp::command(&mut out, &[b"ECHO", number.to_string().as_bytes()]);
+            if out.len() > 16 << 10 {
+                client.send_raw(&out).unwrap();
+                out.clear();
+                while reader_ahead < number {
+                    let echoed = client.receive().unwrap();
+                    assert_eq!(echoed, Answer::Bulk(reader_ahead.to_string().into_bytes()));
+                    reader_ahead += 1;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    withstands("come-and-go", 64 * MIB, |cluster| {
+        for _ in 0..3000 {
+            let mut stream = raw(cluster);
+            stream.write_all(b"PING\r\n").unwrap();
+        }
+        let pid = cluster.local.node(1).pid().unwrap();
+        eventually("closed connections are let go", || {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+            if open < 500 { Ok(()) } else { Err(format!("{open} descriptors are open")) }
+        });
+    });
+}

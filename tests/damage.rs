@@ -1,0 +1,146 @@
+//! A stopped node's files are damaged: when it starts again it says what and where, and nothing
+//! that its peers have is lost or changed by it.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use common::{Cluster, Load, Options, Shape, eventually, files};
+use oarlock::bench::verify::Recorded;
+
+const BLOCK: usize = 4096;
+const DAMAGED: u64 = 3;
+
+/// A cluster whose node 3 was killed after some load; what was written is on all three.
+fn stopped(name: &str, limits: Vec<(&'static str, u64)>) -> (Cluster, Recorded) {
+    let options = Options { cores: 1, ranges: 4, limits, ..Options::default() };
+    let mut cluster = Cluster::start(name, options);
+    let load = Load::start(&cluster, &Shape { value_bytes: 512, ..Shape::default() });
+    load.progress(3000);
+    let (recorded, _) = load.stop();
+    let committed = cluster.local.committed(DAMAGED).unwrap();
+    cluster.wait_for_applied(DAMAGED, &committed);
+    cluster.kill(DAMAGED);
+    (cluster, recorded)
+}
+
+/// The last block of a file that is not all zeros.
+fn used_blocks(file: &Path) -> u64 {
+    let mut file = File::open(file).unwrap();
+    let mut block = [0; BLOCK];
+    let (mut at, mut used) = (0, 0);
+    while file.read_exact(&mut block).is_ok() {
+        at += 1;
+        if block.iter().any(|byte| *byte != 0) {
+            used = at;
+        }
+    }
+    used
+}
+
+/// The segment that holds most, and how many of its blocks are used.
+fn fullest_segment(cluster: &Cluster, id: u64) -> (PathBuf, u64) {
+    let segments = files(&cluster.data_dir(id), "wal-", ".seg").into_iter();
+    let counted = segments.map(|file| {
+        let used = used_blocks(&file);
+        (file, used)
+    });
+    counted.max_by_key(|(_, used)| *used).unwrap()
+}
+
+/// Starts the damaged node and waits until its log names the file; it may then end or stay.
+fn starts_and_names(cluster: &mut Cluster, file: &Path) -> String {
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    let log = cluster.local.node(DAMAGED).log_file();
+    let before = fs::read(&log).unwrap().len();
+    cluster.restart(DAMAGED);
+    eventually("the node names the damaged file", || {
+        let text = fs::read(&log).unwrap();
+        let text = String::from_utf8_lossy(&text[before..]).into_owned();
+        match text.lines().find(|line| line.contains(&name)) {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(format!("it says so far:\n{text}")),
+        }
+    })
+}
+
+/// The others serve everything, with the damaged node there or not.
+fn nothing_is_lost(mut cluster: Cluster, recorded: Recorded) {
+    let shape = Shape { value_bytes: 512, ..Shape::default() };
+    let load = Load::go_on(&cluster, &shape, recorded);
+    load.progress(500);
+    let (recorded, _) = load.stop();
+    cluster.kill(DAMAGED);
+    cluster.wait_for_leaders_without(DAMAGED);
+    cluster.verify(recorded);
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_of_the_log_is_named_with_its_place() {
+    let (mut cluster, recorded) = stopped("bit", Vec::new());
+    let (segment, used) = fullest_segment(&cluster, DAMAGED);
+    assert!(used > 20, "{used} blocks are used: enough to have a middle");
+    let at = used / 2 * BLOCK as u64 + 100;
+    let mut file = File::options().read(true).write(true).open(&segment).unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    byte[0] ^= 0x10;
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&byte).unwrap();
+    drop(file);
+    let line = starts_and_names(&mut cluster, &segment);
+    assert!(line.contains("offset"), "it says where: {line}");
+    nothing_is_lost(cluster, recorded);
+}
+
+#[test]
+fn a_truncated_segment_is_named() {
+    let (mut cluster, recorded) = stopped("truncated", Vec::new());
+    let (segment, used) = fullest_segment(&cluster, DAMAGED);
+    File::options().write(true).open(&segment).unwrap().set_len(used / 2 * BLOCK as u64).unwrap();
+    starts_and_names(&mut cluster, &segment);
+    nothing_is_lost(cluster, recorded);
+}
+
+#[test]
+fn a_segment_of_another_node_is_named_and_not_believed() {
+    let (mut cluster, recorded) = stopped("foreign", Vec::new());
+    let (segment, _) = fullest_segment(&cluster, DAMAGED);
+    cluster.kill(1);
+    let (foreign, _) = fullest_segment(&cluster, 1);
+    fs::copy(foreign, &segment).unwrap();
+    cluster.restart(1);
+    starts_and_names(&mut cluster, &segment);
+    nothing_is_lost(cluster, recorded);
+}
+
+#[test]
+fn a_missing_checkpoint_is_named() {
+    let limits = vec![("compact_log_bytes_min", 65_536), ("compact_tail_bytes", 0)];
+    let (mut cluster, recorded) = stopped("checkpoint", limits);
+    let mut checkpoints = files(&cluster.data_dir(DAMAGED), "g", ".ckpt");
+    checkpoints.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with("g0-"));
+    let missing = checkpoints.pop().expect("logs were cut, so there are checkpoints");
+    fs::remove_file(&missing).unwrap();
+    starts_and_names(&mut cluster, &missing);
+    nothing_is_lost(cluster, recorded);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_the_node_goes_on() {
+    let (mut cluster, recorded) = stopped("torn", Vec::new());
+    let segments = files(&cluster.data_dir(DAMAGED), "wal-", ".seg");
+    let newest = segments.iter().rfind(|file| used_blocks(file) > 0).unwrap();
+    let used = used_blocks(newest);
+    let mut file = File::options().write(true).open(newest).unwrap();
+    file.seek(SeekFrom::Start((used - 1) * BLOCK as u64)).unwrap();
+    file.write_all(&[0; BLOCK / 2]).unwrap();
+    drop(file);
+    cluster.restart_and_catch_up(DAMAGED);
+    nothing_is_lost(cluster, recorded);
+}

@@ -1,0 +1,161 @@
+//! A disk that fills up: writes get `-DISKFULL`, reads go on, and freed space brings writes back
+//! without a restart.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Cluster, Load, Options, Shape, eventually, folder};
+use oarlock::bench::client::Answer;
+
+const MIB: u64 = 1 << 20;
+
+/// Takes space, at once and without writing it; gives it back when dropped.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn take(folder: &Path, bytes: u64) -> io::Result<Self> {
+        let path = folder.join("ballast");
+        let file = File::create(&path)?;
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, bytes)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+fn free_bytes(folder: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(folder).unwrap();
+    stat.f_bavail * stat.f_frsize
+}
+
+/// Writes until the wanted kind of answer comes; each write is of its own.
+fn write_until(cluster: &Cluster, id: u64, wanted: &str) {
+    let mut number = 0;
+    eventually(&format!("{wanted} as the answer to a write"), || {
+        number += 1;
+        let key = format!("{}until-{number}", char::from(b'a' + number % 26));
+        let answer = cluster
+            .local
+            .node(id)
+            .client()
+            .and_then(|mut client| client.call(&[b"SET", key.as_bytes(), &[b'x'; 512]]))
+            .map_err(|error| error.to_string())?;
+        let kind = answer.error_kind().unwrap_or("OK");
+        if kind == wanted { Ok(()) } else { Err(answer.to_string()) }
+    });
+}
+
+fn reads_go_on(cluster: &Cluster, id: u64) {
+    let mut client = cluster.client(id);
+    for key in [&b"kept-1"[..], b"\x90kept-2"] {
+        assert_eq!(client.call(&[b"GET", key]).unwrap(), Answer::Bulk(b"value".to_vec()));
+    }
+}
+
+fn keep_values(cluster: &Cluster, id: u64) {
+    let mut client = cluster.client(id);
+    for key in [&b"kept-1"[..], b"\x90kept-2"] {
+        assert!(client.call(&[b"SET", key, b"value"]).unwrap().is_ok());
+    }
+}
+
+#[test]
+fn when_space_falls_under_the_reserve_writes_are_refused_until_it_is_back() {
+    let probe = folder("reserve");
+    // The reserve lies a little under what is free now. Others may use this disk at the same
+    // time, so the step is larger than what they are likely to take.
+    let step = 2048 * MIB;
+    let free = free_bytes(probe.path());
+    assert!(free > 3 * step, "this test needs {} MiB of free disk", 3 * step / MIB);
+    let limits = vec![("disk_reserve_bytes", free - step)];
+    let mut cluster = Cluster::start("disk-full", Options { limits, ..Options::default() });
+    let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
+    load.progress(500);
+    keep_values(&cluster, 1);
+    let ballast = Ballast::take(probe.path(), 2 * step).unwrap();
+    write_until(&cluster, 1, "DISKFULL");
+    reads_go_on(&cluster, 1);
+    reads_go_on(&cluster, 2);
+    cluster.wait_for_leaders();
+    drop(ballast);
+    write_until(&cluster, 1, "OK");
+    load.progress(500);
+    let (recorded, measured) = load.stop();
+    assert!(measured.errors.contains_key("DISKFULL"), "{:?}", measured.errors);
+    cluster.verify(recorded);
+}
+
+/// A small file system in a file. Only root may mount one.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Nothing if this user or machine cannot mount one; says so.
+    fn mount(bytes: u64) -> Option<Self> {
+        let folder = folder("small-disk");
+        let image = folder.path().join("image");
+        File::create(&image).unwrap().set_len(bytes).unwrap();
+        let disk = Self { folder };
+        fs::create_dir(disk.path()).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status();
+        let mounted =
+            || Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()).status();
+        let ok = |status: io::Result<std::process::ExitStatus>| status.is_ok_and(|s| s.success());
+        if ok(made) && ok(mounted()) {
+            return Some(disk);
+        }
+        eprintln!("left out: a file system can be mounted only by root, with mkfs.ext4 and mount");
+        None
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg(self.path()).status().ok();
+    }
+}
+
+#[test]
+fn a_full_file_system_neither_corrupts_nor_wedges_a_node() {
+    let Some(disk) = SmallDisk::mount(768 * MIB) else { return };
+    let data = disk.path().join("data");
+    let options = Options {
+        nodes: 1,
+        cores: 1,
+        ranges: 2,
+        limits: vec![("disk_reserve_bytes", 32 * MIB), ("compact_log_bytes_min", 65_536)],
+        data_dir: Some(data),
+    };
+    let mut cluster = Cluster::start("small-disk", options);
+    keep_values(&cluster, 1);
+    // More than the reserve is taken: also what is running has no room to finish.
+    let free = free_bytes(&disk.path());
+    let ballast = Ballast::take(&disk.path(), free - MIB).unwrap();
+    write_until(&cluster, 1, "DISKFULL");
+    reads_go_on(&cluster, 1);
+    drop(ballast);
+    write_until(&cluster, 1, "OK");
+    // What filled the log before it was refused has not hurt it.
+    cluster.kill_all();
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    reads_go_on(&cluster, 1);
+    // The node must be gone before its file system is.
+    drop(cluster);
+}
