@@ -201,16 +201,22 @@ impl Log {
         }
     }
 
-    /// The first index of the last `bytes` of entries up to `end`, as far as they are in memory.
+    /// The first index of about the last `bytes` of entries up to `end`: exact as far as they are
+    /// in memory, and by the mean size of the evicted ones before that.
     pub(crate) fn tail_start(&self, end: Index, bytes: u64) -> Index {
         let mut left = bytes;
         let mut start = end.next();
         for entry in self.cached.iter().rev().skip_while(|entry| entry.at.index > end) {
-            let Some(rest) = left.checked_sub(entry.size_bytes() as u64) else { break };
+            let Some(rest) = left.checked_sub(entry.size_bytes() as u64) else { return start };
             left = rest;
             start = entry.at.index;
         }
-        start
+        let start = start.min(self.cached_first());
+        let evicted = start.prev().0.saturating_sub(self.checkpoint.0);
+        let count = (u128::from(left) * u128::from(evicted))
+            .checked_div(u128::from(self.evicted_bytes))
+            .map_or(0, |count| u64::try_from(count).unwrap_or(u64::MAX));
+        Index(start.0 - count.min(evicted)).max(self.first)
     }
 
     /// Gives up the memory of entries up to `upto`, as far as they are durable.
@@ -365,5 +371,16 @@ mod tests {
         assert_eq!(log.bytes_since_checkpoint(), 2 * each);
         assert_eq!((log.term(Index(1)), log.term(Index(2))), (None, Some(Term(1))));
         log.check_invariants();
+    }
+
+    #[test]
+    fn a_tail_reaches_back_behind_what_is_cached() {
+        let mut log = log(&[1; 10]);
+        let each = entry(1, 1).size_bytes() as u64;
+        assert_eq!(log.tail_start(Index(9), 3 * each), Index(7));
+        log.evict(Index(8));
+        assert_eq!(log.tail_start(Index(9), 3 * each), Index(7));
+        assert_eq!(log.tail_start(Index(9), 100 * each), Index(1));
+        assert_eq!(log.tail_start(Index(9), 0), Index(10));
     }
 }
