@@ -63,7 +63,7 @@ fn a_sound_log_is_shown_and_verified() {
     stopped_node(dir.path());
     let out = ends_with(&["inspect"], dir.path(), 0);
     assert!(out.starts_with("core 0: 2 groups\nsegment"), "{out}");
-    assert!(out.contains("0000000000000001       3  1-3"), "{out}");
+    assert!(out.contains("0000000000000001       3   1-3"), "{out}");
     assert!(out.contains("unused"), "{out}");
     let json = ends_with(&["inspect", "--json"], dir.path(), 0);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
