@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
+use std::time::Instant;
 
 use bytes::Bytes;
 use oarlock_store::{Batch, Reply, Request, Store, StoreLimits};
@@ -26,7 +27,8 @@ pub(crate) struct FakeBackend {
     stores: Vec<Store>,
     pub(crate) queue: VecDeque<Submitted>,
     pub(crate) wall_ms: u64,
-    pub(crate) now: Mono,
+    /// When the monotonic clock began.
+    begun: Instant,
     /// Groups that refuse, with what.
     pub(crate) refusing: Vec<(GroupId, Refusal)>,
     /// Woken by each request.
@@ -40,7 +42,7 @@ impl FakeBackend {
             stores: (0..=splits.len()).map(|_| Store::new(StoreLimits::default())).collect(),
             queue: VecDeque::new(),
             wall_ms: 1_700_000_000_000,
-            now: Mono(0),
+            begun: Instant::now(),
             refusing: Vec::new(),
             waker: None,
         }
@@ -133,7 +135,7 @@ impl Backend for FakeBackend {
     }
 
     fn now(&self) -> Mono {
-        self.now
+        Mono(u64::try_from(self.begun.elapsed().as_micros()).expect("a test is short"))
     }
 
     fn wall_us(&self) -> u64 {

@@ -64,11 +64,9 @@ impl Node {
 
 /// Answers what was submitted, newest first but for writes, until told to stop.
 async fn drive(clients: &Clients, backend: &RefCell<FakeBackend>, stop: &Stop) {
-    let begun = std::time::Instant::now();
     poll_fn(|context| {
         *stop.waker.lock().unwrap() = Some(context.waker().clone());
         backend.borrow_mut().waker = Some(context.waker().clone());
-        backend.borrow_mut().now = Mono(u64::try_from(begun.elapsed().as_micros()).unwrap());
         while !backend.borrow().queue.is_empty() {
             let last = backend.borrow().queue.len() - 1;
             let at = if backend.borrow().queue[last].request.is_read() { last } else { 0 };
