@@ -85,7 +85,8 @@ fn the_redis_crate_s_client() {
     let cluster = Cluster::start("redis-crate", Options::default());
     for (id, protocol) in [(1, ""), (2, "?protocol=resp3")] {
         let url = format!("redis://{}/{protocol}", cluster.local.node(id).client_address);
-        let mut redis = redis::Client::open(url).unwrap().get_connection().unwrap();
+        let opened = redis::Client::open(url).unwrap();
+        let mut redis = opened.get_connection().unwrap();
         let key = format!("crate-{id}");
         let () = redis.set(&key, 41).unwrap();
         assert_eq!(redis.incr::<_, _, i64>(&key, 1).unwrap(), 42);
@@ -102,6 +103,17 @@ fn the_redis_crate_s_client() {
         let both: (i64, String) =
             redis::pipe().atomic().incr("counter", 2).get(&key).query(&mut redis).unwrap();
         assert_eq!(both.1, "sooner");
+        let () = redis::cmd("WATCH").arg(&key).query(&mut redis).unwrap();
+        let () = opened.get_connection().unwrap().set(&key, "other").unwrap();
+        let undone: Option<Vec<i64>> =
+            redis::pipe().atomic().strlen(&key).query(&mut redis).unwrap();
+        assert_eq!(undone, None, "somebody else changed what was watched");
+        let (length,): (i64,) = redis::transaction(&mut redis, &[&key], |redis, pipe| {
+            let seen: String = redis.get(&key)?;
+            pipe.append(&key, seen).query(redis)
+        })
+        .unwrap();
+        assert_eq!(length, 10);
         let many: Vec<i64> = (0..1000)
             .fold(&mut redis::pipe(), |pipe, _| pipe.incr(format!("{key}-pipe"), 1))
             .query(&mut redis)

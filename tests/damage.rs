@@ -10,10 +10,14 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use common::{Cluster, Load, Options, Shape, eventually, files};
+use oarlock::bench::cluster_map;
+use oarlock::bench::processes::LocalCluster;
 use oarlock::bench::verify::Recorded;
 
 const BLOCK: usize = 4096;
 const DAMAGED: u64 = 3;
+/// No frame of these tests is longer.
+const FRAME_BYTES_MAX: u64 = 1 << 20;
 
 /// A cluster whose node 3 was killed after some load; what was written is on all three.
 fn stopped(name: &str, limits: Vec<(&'static str, u64)>) -> (Cluster, Recorded) {
@@ -35,7 +39,7 @@ fn used_blocks(file: &Path) -> u64 {
     let (mut at, mut used) = (0, 0);
     while file.read_exact(&mut block).is_ok() {
         at += 1;
-        if block.iter().any(|byte| *byte != 0) {
+        if block != [0; BLOCK] {
             used = at;
         }
     }
@@ -68,6 +72,34 @@ fn starts_and_names(cluster: &mut Cluster, file: &Path) -> String {
     })
 }
 
+/// The groups of which a node serves a replica.
+fn groups(local: &LocalCluster, id: u64) -> Result<Vec<u64>, String> {
+    let status = local.node(id).client().and_then(|mut client| cluster_map::status(&mut client));
+    let status = status.map_err(|error| error.to_string())?;
+    Ok(status.groups.into_iter().map(|group| group.group).collect())
+}
+
+/// Checks that the damaged node serves exactly these of its replicas, now and after another start:
+/// what the log no longer shows must not be forgotten.
+#[track_caller]
+fn serves_only(cluster: &mut Cluster, is_served: impl Fn(u64) -> bool) {
+    let all = cluster.eventually("a status of a sound node", |local| groups(local, 1));
+    let wanted: Vec<u64> = all.into_iter().filter(|group| is_served(*group)).collect();
+    for start in ["the first", "the second"] {
+        let served =
+            cluster.eventually("a status of the damaged node", |local| groups(local, DAMAGED));
+        assert_eq!(served, wanted, "after {start} start");
+        // Those that it serves are not held up by the others.
+        let mut committed = cluster.local.committed(DAMAGED).unwrap();
+        committed.retain(|group, _| is_served(*group));
+        if !committed.is_empty() {
+            cluster.wait_for_applied(DAMAGED, &committed);
+        }
+        cluster.kill(DAMAGED);
+        cluster.restart(DAMAGED);
+    }
+}
+
 /// The others serve everything, with the damaged node there or not.
 fn nothing_is_lost(mut cluster: Cluster, recorded: Recorded) {
     let shape = Shape { value_bytes: 512, ..Shape::default() };
@@ -94,7 +126,15 @@ fn a_flipped_bit_in_the_middle_of_the_log_is_named_with_its_place() {
     file.write_all(&byte).unwrap();
     drop(file);
     let line = starts_and_names(&mut cluster, &segment);
-    assert!(line.contains("offset"), "it says where: {line}");
+    let place = line.split_once(" at byte ").expect("it says where").1.split(':').next().unwrap();
+    let place: u64 = place.parse().unwrap();
+    assert!((at - FRAME_BYTES_MAX..=at).contains(&place), "{at} was changed: {line}");
+    let concerned = line.rsplit_once('(').expect("it says whom it concerns").1.to_owned();
+    let is_served = |group: u64| {
+        let named = concerned.trim_end_matches(')').split(", ").any(|g| g == format!("g{group}"));
+        !(named || concerned.starts_with("all"))
+    };
+    serves_only(&mut cluster, is_served);
     nothing_is_lost(cluster, recorded);
 }
 
@@ -104,6 +144,7 @@ fn a_truncated_segment_is_named() {
     let (segment, used) = fullest_segment(&cluster, DAMAGED);
     File::options().write(true).open(&segment).unwrap().set_len(used / 2 * BLOCK as u64).unwrap();
     starts_and_names(&mut cluster, &segment);
+    serves_only(&mut cluster, |_| false);
     nothing_is_lost(cluster, recorded);
 }
 
@@ -116,6 +157,7 @@ fn a_segment_of_another_node_is_named_and_not_believed() {
     fs::copy(foreign, &segment).unwrap();
     cluster.restart(1);
     starts_and_names(&mut cluster, &segment);
+    serves_only(&mut cluster, |_| false);
     nothing_is_lost(cluster, recorded);
 }
 
@@ -127,7 +169,11 @@ fn a_missing_checkpoint_is_named() {
     checkpoints.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with("g0-"));
     let missing = checkpoints.pop().expect("logs were cut, so there are checkpoints");
     fs::remove_file(&missing).unwrap();
-    starts_and_names(&mut cluster, &missing);
+    let line = starts_and_names(&mut cluster, &missing);
+    let name = missing.file_stem().unwrap().to_string_lossy().into_owned();
+    let group: u64 = name[1..].split('-').next().unwrap().parse().unwrap();
+    assert!(line.contains(&format!("g{group} is not served")), "{line}");
+    serves_only(&mut cluster, |other| other != group);
     nothing_is_lost(cluster, recorded);
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use common::{Cluster, Load, Options, Shape, eventually, leads_most};
+use common::{Cluster, Load, Options, Shape, eventually, files, leads_most};
 use oarlock::bench::client::{Answer, Client};
 
 #[test]
@@ -82,6 +82,31 @@ fn nodes_are_killed_while_they_recover() {
     }
     cluster.local.start_all().unwrap();
     cluster.wait_for_leaders();
+    cluster.verify(recorded);
+}
+
+#[test]
+fn nodes_are_killed_while_the_cluster_is_formed() {
+    let mut cluster = Cluster::prepare("formation", Options::default());
+    // Each start gets a little further than the one before.
+    for (start, end) in [("identity", ""), ("begun", ""), ("wal-", ".seg")] {
+        cluster.local.start_all().unwrap();
+        eventually("the file that says how far the start has come", || {
+            let found = (1..=3).any(|id| !files(&cluster.data_dir(id), start, end).is_empty());
+            if found { Ok(()) } else { Err(format!("there is no {start}{end} yet")) }
+        });
+        cluster.kill_all();
+    }
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    let load = Load::start(&cluster, &Shape::default());
+    load.progress(1000);
+    let (recorded, _) = load.stop();
+    let committed = cluster.local.committed(0).unwrap();
+    for id in 1..=3 {
+        assert_eq!(cluster.status(id).unwrap().groups.len(), 17, "all ranges and the meta group");
+        cluster.wait_for_applied(id, &committed);
+    }
     cluster.verify(recorded);
 }
 

@@ -396,10 +396,7 @@ fn new_identity(options: &DataDirOptions) -> Result<Identity, DataDirError> {
 
 fn check(path: &Path, found: Identity, wanted: &DataDirOptions) -> Result<Identity, DataDirError> {
     let path = path.to_owned();
-    if found.cluster != wanted.cluster {
-        let (found, wanted) = (found.cluster, wanted.cluster);
-        return Err(DataDirError::OtherCluster { path, found, wanted });
-    }
+    // The cluster comes last: its id may be derived from the other two, and then says less.
     if found.node != wanted.node {
         let (found, wanted) = (found.node, wanted.node);
         return Err(DataDirError::OtherNode { path, found, wanted });
@@ -407,6 +404,10 @@ fn check(path: &Path, found: Identity, wanted: &DataDirOptions) -> Result<Identi
     if found.cores != wanted.cores {
         let (found, wanted) = (found.cores, wanted.cores);
         return Err(DataDirError::OtherCores { path, found, wanted });
+    }
+    if found.cluster != wanted.cluster {
+        let (found, wanted) = (found.cluster, wanted.cluster);
+        return Err(DataDirError::OtherCluster { path, found, wanted });
     }
     Ok(found)
 }

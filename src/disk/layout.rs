@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! DIR/identity  DIR/peers  DIR/lock
+//! DIR/core-<c>/begun                                the log has begun
+//! DIR/core-<c>/lost                                 replicas that lost a part of their log
 //! DIR/core-<c>/wal-<segment, 16 hex digits>.seg     a segment of the log
 //! DIR/core-<c>/spare-<segment, 16 hex digits>.seg   a segment out of use, to be used again
 //! DIR/core-<c>/ckpt/g<group>-<index>-<term>.ckpt    a checkpoint
@@ -19,6 +21,9 @@ pub const TEMPORARY_SUFFIX: &str = ".tmp";
 const PART_SUFFIX: &str = ".part";
 const SEGMENT_SUFFIX: &str = ".seg";
 const CHECKPOINT_SUFFIX: &str = ".ckpt";
+
+/// The file that says that a core's log has begun.
+pub(super) const BEGUN: &str = "begun";
 
 /// The directory of one core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,12 @@ impl CoreDir {
     #[must_use]
     pub fn preparing(&self, segment: SegmentId) -> PathBuf {
         self.path.join(format!("prepare-{:016x}{TEMPORARY_SUFFIX}", segment.get()))
+    }
+
+    /// The mark that the log has begun: from then on its absence is a loss.
+    #[must_use]
+    pub fn begun(&self) -> PathBuf {
+        self.path.join(BEGUN)
     }
 
     /// Where the checkpoints are.

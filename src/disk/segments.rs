@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use oarlock_types::SegmentId;
 use rustix::fs::FallocateFlags;
 
-use super::atomic_file::sync_directory;
+use super::atomic_file::{replace, sync_directory};
 use super::buffer::{AlignedBytes, BLOCK_BYTES};
 use super::job::{Action, DiskError, refused};
-use super::layout::CoreDir;
+use super::layout::{BEGUN, CoreDir};
 
 /// The length of a segment file.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -138,7 +138,9 @@ impl Preparation {
         Ok(None)
     }
 
-    /// The header is durable before the name: a file with a segment's name has its header.
+    /// The header is durable before the name: a file with a segment's name has its header. The mark
+    /// that the log has begun is durable after the first segment's name and before anything is
+    /// written there: with the mark a log without segments is a loss, without it nothing was.
     fn put_in_place(&self) -> Result<SegmentFile, DiskError> {
         let path = &self.path;
         let file = open_direct(path).map_err(refused(Action::Open, path))?;
@@ -147,6 +149,10 @@ impl Preparation {
         fs::rename(path, &target).map_err(refused(Action::Rename, path))?;
         let directory = self.directory.path();
         sync_directory(directory).map_err(refused(Action::Sync, directory))?;
+        if self.segment == SegmentId(1) {
+            let begun = self.directory.begun();
+            replace(directory, BEGUN, b"").map_err(refused(Action::Create, &begun))?;
+        }
         Ok(SegmentFile { id: self.segment, path: target, file })
     }
 }

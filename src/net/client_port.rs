@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
+use std::time::{Duration, Instant};
 
 use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -14,12 +15,30 @@ use super::session::ClientLimits;
 /// Clients that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
+/// How long a port may stay taken after the process that had it ended: its sockets go only when the
+/// kernel has taken its io_uring down, which it does in the background.
+const LINGERING: Duration = Duration::from_secs(2);
+const LINGERING_POLL: Duration = Duration::from_millis(20);
+
 /// Checks that nobody listens on `address`: listening sockets that share a port would share its
-/// clients, and so two nodes that were given the same port would not notice.
+/// clients, and so two nodes that were given the same port would not notice. A node that is started
+/// again right after it was killed waits here for the kernel; it blocks.
 ///
 /// # Errors
 /// Such as that the port is taken or the address not this machine's.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + LINGERING;
+    loop {
+        match try_listen(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(LINGERING_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn try_listen(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -57,5 +76,18 @@ mod tests {
         let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let error = check_free(taken.local_addr().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_that_is_given_up_a_moment_later_is_waited_for() {
+        let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = taken.local_addr().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while try_listen(address).is_ok() {}
+                drop(taken);
+            });
+            check_free(address).unwrap();
+        });
     }
 }

@@ -23,6 +23,7 @@ use oarlock_wal::{Affected, Recovered, RecoveredGroup, Recovery, Wal, WalConfig}
 use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
 use crate::disk::layout::{CheckpointName, CoreDir};
+use crate::disk::lost;
 
 /// Bytes of a checkpoint that are read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -83,26 +84,19 @@ enum CheckpointError {
 /// concerns are left out.
 pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let recovered = read_log(parts)?;
-    let has_log = !recovered.segments.is_empty();
-    let lost = lost_groups(parts, &recovered);
-    let is_log_missing = !parts.is_new && !has_log;
-    if is_log_missing {
-        tracing::error!(
-            "{}: {} holds no log although this node has been started before: its replicas are not \
-             served; put the files back, or remove this node and add it as a new one",
-            parts.addr,
-            parts.directory.path().display()
-        );
-    }
-    let Recovered { wal, groups, suspicion, .. } = recovered;
+    let held: Vec<&RangeDescriptor> = parts.map.groups_on(parts.addr).collect();
+    let (lost, destroyed) = lost_groups(parts, &recovered, &held)?;
+    let Recovered { wal, groups, .. } = recovered;
     let mut random = Random::new(parts.seed);
     let mut shard = new_shard(parts, wal, random.next_u64());
-    let held: Vec<&RangeDescriptor> = parts.map.groups_on(parts.addr).collect();
+    for group in destroyed {
+        shard.forget_replica(group);
+    }
     let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(held.len()).unwrap_or(u32::MAX));
     let known: BTreeSet<GroupId> = groups.keys().copied().collect();
     let mut restored = 0;
     for (group, found) in groups {
-        if lost.concerns(group) || found.damaged {
+        if lost.contains(&group) {
             continue;
         }
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
@@ -117,16 +111,12 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
             ),
         }
     }
-    // A group of the map that the log does not know has never spoken: it is made now, unless the
-    // log may have lost it.
-    let is_unheard =
-        |group| !(is_log_missing || lost.concerns(group) || suspicion.of_unlisted(group));
+    // A group of the map that the log does not know has never spoken: it is made now.
     for range in held {
-        if known.contains(&range.group) || !is_unheard(range.group) {
-            continue;
+        if !known.contains(&range.group) && !lost.contains(&range.group) {
+            let wait = first_election(range, parts.addr.node, spread, &mut random);
+            shard.add_replica(create(parts, range, wait), true);
         }
-        let wait = first_election(range, parts.addr.node, spread, &mut random);
-        shard.add_replica(create(parts, range, wait), true);
     }
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
@@ -165,40 +155,71 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
     Ok(recovered)
 }
 
-/// Groups whose log may have lost something.
-enum Lost {
-    None,
-    Some(Vec<GroupId>),
-    All,
-}
-
-impl Lost {
-    fn concerns(&self, group: GroupId) -> bool {
-        match self {
-            Self::None => false,
-            Self::Some(groups) => groups.contains(&group),
-            Self::All => true,
-        }
+/// The groups whose replica here may have lost a part of its log, now or at an earlier start, and
+/// those of them that the log shall forget. They are written down before the log goes on.
+fn lost_groups(
+    parts: &RecoverParts,
+    recovered: &Recovered,
+    held: &[&RangeDescriptor],
+) -> Result<(BTreeSet<GroupId>, Vec<GroupId>), RecoverError> {
+    let mut lost = lost::read(&parts.directory)?;
+    let known = lost.len();
+    if known > 0 {
+        tell_lost(parts, "damage was found at an earlier start, and not served are", &lost);
     }
+    let damaged = damaged_groups(recovered);
+    let is_whole_core = is_log_missing(parts, recovered) || damaged.is_none();
+    let mut destroyed = Vec::new();
+    if is_whole_core {
+        tracing::error!("{}: no replica of this core is served", parts.addr);
+        lost.extend(recovered.groups.keys().copied());
+        lost.extend(held.iter().map(|range| range.group));
+    } else if let Some(damaged) = damaged.filter(|damaged| !damaged.is_empty()) {
+        tell_lost(parts, "not served from this log are", &damaged);
+        lost.extend(damaged.iter().copied());
+        destroyed.extend(damaged);
+    }
+    let suspect = |group: &GroupId| {
+        !recovered.groups.contains_key(group) && recovered.suspicion.of_unlisted(*group)
+    };
+    lost.extend(held.iter().map(|range| range.group).filter(suspect));
+    if lost.len() > known {
+        lost::write(&parts.directory, &lost)?;
+    }
+    Ok((lost, destroyed))
 }
 
-fn lost_groups(parts: &RecoverParts, recovered: &Recovered) -> Lost {
-    let mut lost = Vec::new();
+fn tell_lost(parts: &RecoverParts, what: &str, groups: &BTreeSet<GroupId>) {
+    let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    let file = lost::path(&parts.directory);
+    tracing::error!("{}: {what} {} (kept in {})", parts.addr, names.join(" "), file.display());
+}
+
+/// A log that had begun and is gone.
+fn is_log_missing(parts: &RecoverParts, recovered: &Recovered) -> bool {
+    let missing = recovered.segments.is_empty() && parts.directory.begun().exists();
+    if missing {
+        tracing::error!(
+            "{}: {} holds no log although it had one: put the files back, or remove this node and \
+             add it as a new one",
+            parts.addr,
+            parts.directory.path().display()
+        );
+    }
+    missing
+}
+
+/// The groups that damage concerns; `None` where it may concern any.
+fn damaged_groups(recovered: &Recovered) -> Option<BTreeSet<GroupId>> {
+    let is_damaged = |(group, found): (&GroupId, &RecoveredGroup)| found.damaged.then_some(*group);
+    let mut damaged: BTreeSet<GroupId> = recovered.groups.iter().filter_map(is_damaged).collect();
     for damage in &recovered.damage {
         match &damage.affected {
-            Affected::All => {
-                tracing::error!("{}: no replica of this core is served", parts.addr);
-                return Lost::All;
-            }
-            Affected::Groups(groups) => lost.extend(groups.iter().copied()),
+            Affected::All => return None,
+            Affected::Groups(groups) => damaged.extend(groups.iter().copied()),
         }
     }
-    if lost.is_empty() {
-        return Lost::None;
-    }
-    let names: Vec<String> = lost.iter().map(ToString::to_string).collect();
-    tracing::error!("{}: not served from this log: {}", parts.addr, names.join(" "));
-    Lost::Some(lost)
+    Some(damaged)
 }
 
 fn take_up(

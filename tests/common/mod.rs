@@ -72,6 +72,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts it and waits until every range has a leader.
     pub(crate) fn start(name: &str, options: Options) -> Self {
+        let mut cluster = Self::prepare(name, options);
+        cluster.local.start_all().unwrap();
+        cluster.wait_for_leaders();
+        cluster
+    }
+
+    /// Prepares one that the test starts itself.
+    pub(crate) fn prepare(name: &str, options: Options) -> Self {
         let turn = turn();
         let folder = folder(name);
         let number = |n: u64| Value::Integer(i64::try_from(n).unwrap());
@@ -92,10 +100,7 @@ impl Cluster {
             variables: Vec::new(),
         };
         let local = LocalCluster::prepare(options, folder.path()).unwrap();
-        let mut cluster = Self { local, folder, _turn: turn };
-        cluster.local.start_all().unwrap();
-        cluster.wait_for_leaders();
-        cluster
+        Self { local, folder, _turn: turn }
     }
 
     /// Waits until every range has a leader.

@@ -16,6 +16,9 @@ const MAKING_MAX: usize = 2;
 /// Bytes of one slice: about 50 µs of a turn by the store's own measurement.
 const SLICE_BYTES: usize = 64 << 10;
 
+/// How much longer than usual a log may grow while a follower receives the newest checkpoint.
+const SENDING_LOG_FACTOR: u64 = 4;
+
 /// A log of so few segments is left as it is.
 const SEGMENTS_QUIET: usize = 8;
 /// A group with more than this in the oldest segment is checkpointed instead of copied.
@@ -46,8 +49,15 @@ impl Shard {
     pub(crate) fn consider_checkpoint(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get(&group) else { return };
         let log_bytes = self.wal.group_log_bytes(group);
-        let state_bytes = replica.store.size_bytes();
-        if log_bytes > self.limits.compact_log_bytes_min.max(state_bytes) {
+        let log_bytes_max = self.limits.compact_log_bytes_min.max(replica.store.size_bytes());
+        if log_bytes <= log_bytes_max {
+            return;
+        }
+        // A new checkpoint takes away the one that is being sent and the log behind it: a follower
+        // that needs longer than the log takes to grow would begin anew for ever.
+        let waits = log_bytes <= log_bytes_max.saturating_mul(SENDING_LOG_FACTOR)
+            && replica.is_sending_checkpoint();
+        if !waits {
             self.start_checkpoint(group);
         }
     }

@@ -10,7 +10,7 @@ use crate::shard::Shard;
 impl Shard {
     pub(crate) fn perform(&mut self, group: GroupId) {
         let mut effects = std::mem::take(&mut self.effects);
-        self.write_ahead(group, &mut effects);
+        let appended = self.write_ahead(group, &mut effects);
         let envelope = |(node, message)| (node, GroupMessage { group, message });
         self.out.messages.extend(effects.send_now.drain(..).map(envelope));
         for (node, message) in effects.send_after_durable.drain(..) {
@@ -31,6 +31,11 @@ impl Shard {
         let snapshot_writes = std::mem::take(&mut effects.snapshot_writes);
         // From here on steps may nest: the buffer goes back first.
         self.effects = effects;
+        if appended {
+            // Not before the entries that this step committed are applied: Raft counts them as
+            // applied already, and the checkpoint says that it holds what Raft counts.
+            self.consider_checkpoint(group);
+        }
         if status_changed && let Some(replica) = self.replicas.get(&group) {
             self.out.leaders.push((group, replica.raft.leader()));
         }
@@ -46,7 +51,8 @@ impl Shard {
     }
 
     /// Puts hard state and entries into the turn's frame, and notes who hears when it is durable.
-    fn write_ahead(&mut self, group: GroupId, effects: &mut oarlock_raft::Effects) {
+    /// Whether there were entries.
+    fn write_ahead(&mut self, group: GroupId, effects: &mut oarlock_raft::Effects) -> bool {
         let hard_state = effects.hard_state.take();
         if let Some(hard_state) = hard_state {
             self.log(&Record::HardState { group, hard_state });
@@ -55,12 +61,12 @@ impl Shard {
         if last.is_some() {
             self.newest_lsn = self.wal.append_entries(group, &effects.append);
             effects.append.clear();
-            self.consider_checkpoint(group);
         }
         if hard_state.is_some() || last.is_some() {
             let ack = (self.newest_lsn, group, Durable { hard_state, last });
             self.after_durable.acks.push_back(ack);
         }
+        last.is_some()
     }
 
     /// Messages of one frame from another node's core, in order.

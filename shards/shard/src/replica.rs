@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use oarlock_raft::{Group, LogPosition, SnapshotMeta};
+use oarlock_raft::{Group, LogPosition, ProgressState, SnapshotMeta};
 use oarlock_store::{Request, Store};
 use oarlock_types::{Mono, RangeEpoch, WallMs};
 
@@ -67,6 +67,13 @@ impl Replica {
             making: None,
             incoming: None,
         }
+    }
+
+    /// Whether a follower that can be reached is receiving the newest checkpoint from here.
+    pub(crate) fn is_sending_checkpoint(&self) -> bool {
+        self.raft.progress().any(|follower| {
+            follower.reachable && matches!(follower.state, ProgressState::Snapshot(_))
+        })
     }
 
     /// Whether a change of support may concern this group: its leader's, or a member's.

@@ -169,6 +169,12 @@ impl Shard {
         }
     }
 
+    /// Lets the log go of a group that has no replica here any more.
+    pub fn forget_replica(&mut self, group: GroupId) {
+        debug_assert!(!self.has_replica(group), "invariant: it was not taken up");
+        self.log(&Record::Destroy { group });
+    }
+
     /// Puts a record into this turn's frame.
     pub(crate) fn log(&mut self, record: &Record) -> Lsn {
         self.newest_lsn = self.wal.append(record);
