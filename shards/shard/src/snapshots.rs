@@ -250,6 +250,7 @@ impl Shard {
         if old.position.index > Index(0) && old.position != meta.position {
             self.delete(CheckpointFile { group, position: old.position });
         }
+        replica.applied = meta.position.index;
         self.forget_outcomes(group, meta.position.index);
         let installed =
             self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
