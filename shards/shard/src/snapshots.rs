@@ -246,11 +246,11 @@ impl Shard {
         let Stage::Marked(store) = incoming.stage else { return };
         let meta = incoming.meta;
         self.graveyard.push(std::mem::replace(&mut replica.store, *store));
+        replica.applied = meta.position.index;
         let old = std::mem::replace(&mut replica.checkpoint, meta.clone());
         if old.position.index > Index(0) && old.position != meta.position {
             self.delete(CheckpointFile { group, position: old.position });
         }
-        replica.applied = meta.position.index;
         self.forget_outcomes(group, meta.position.index);
         let installed =
             self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
