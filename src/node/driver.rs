@@ -20,6 +20,7 @@ use super::front::{Front, client_outcome};
 use super::inbox::Receiver;
 use super::log_writer::{LogFailure, LogWriter};
 use super::mail::Mail;
+use super::map_keeper::MapKeeper;
 use super::message::{CoreMessage, CoreRequest};
 use super::outbox::Outbox;
 use super::router::{Asker, Hop, Router};
@@ -58,6 +59,8 @@ pub struct Driver {
     pub table: SharedSupport,
     /// Largest frame taken from another node.
     pub frame_bytes_max: usize,
+    /// Puts the map into the meta group, on the core that has it.
+    pub map_keeper: MapKeeper,
     /// What the connections see.
     pub front: Rc<RefCell<Front>>,
     /// The connections.
@@ -129,7 +132,13 @@ impl Driver {
         self.files.upkeep(self.kept.now, &mut self.log, self.shard.wal());
         self.shard.set_disk_full(self.files.is_disk_full());
         self.shard.tick();
-        self.front.borrow_mut().router.tick();
+        let mut front = self.front.borrow_mut();
+        front.router.tick();
+        let leads = front.router.leader(GroupId::META) == Some(self.addr.node);
+        if let Some(request) = self.map_keeper.next_request(leads) {
+            front.router.submit(Asker::Node, GroupId::META, request);
+        }
+        drop(front);
         let (replicas, leaders) = self.shard.counts();
         self.counters.replicas.set(replicas as u64);
         self.counters.leaders.set(leaders as u64);
@@ -246,13 +255,12 @@ impl Driver {
                     self.counters.requests_forwarded.add(1);
                     self.outbox.forward(node, request);
                 }
-                // WRITE 9/9: the outcome goes to its connection, whose replies leave in one write.
                 Hop::Done(Asker::Client { connection, ticket }, outcome) => {
                     let front = &mut *self.front.borrow_mut();
                     let outcome = client_outcome(outcome);
                     self.clients.complete(front, connection, ticket, outcome);
                 }
-                Hop::Done(Asker::Node, _) => {}
+                Hop::Done(Asker::Node, outcome) => self.map_keeper.outcome(&outcome),
             }
         }
         self.kept.hops = hops;

@@ -3,7 +3,7 @@
 //!
 //! Map: [`serve`] starts it, [`recover`] brings a core back from its disk, [`driver`] is a core's
 //! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] towards clients,
-//! [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
+//! [`map_keeper`] towards the meta group, [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
 //! [`files`] towards the disk, [`counters`] and [`status`] towards people. Underneath: [`executor`],
 //! [`watchdog`], [`inbox`], [`clock`].
 
@@ -16,6 +16,7 @@ pub mod front;
 pub mod inbox;
 pub mod log_writer;
 pub mod mail;
+pub mod map_keeper;
 pub mod message;
 pub mod outbox;
 pub mod recover;

@@ -29,6 +29,7 @@ use super::front::{Front, NodeFacts};
 use super::inbox::{self, Receiver, Sender};
 use super::log_writer::LogWriter;
 use super::mail::Mail;
+use super::map_keeper::MapKeeper;
 use super::message::CoreMessage;
 use super::outbox::Outbox;
 use super::recover::{RecoverParts, recover};
@@ -380,6 +381,7 @@ fn open_core(
         hub,
         table: Arc::clone(&shared.table),
         frame_bytes_max: shared.limits.frame_bytes_max,
+        map_keeper: MapKeeper::new(&shared.map, addr),
         front,
         clients,
         counters,

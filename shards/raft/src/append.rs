@@ -289,6 +289,7 @@ impl Group {
         self.finish(ctx, std::time::Duration::ZERO);
     }
 
+    // WRITE 6/9: a follower appends what fits its log, and acknowledges after its disk.
     pub(crate) fn on_append(
         &mut self,
         ctx: &Context<'_>,

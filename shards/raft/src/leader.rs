@@ -283,6 +283,7 @@ impl Group {
         self.plan_notice(ctx);
     }
 
+    // WRITE 7/9: a quorum has it on disk: it is committed.
     /// Commits what a quorum has on disk, if it ends with an entry of this term (Raft §5.4.2).
     pub(crate) fn advance_commit(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };

@@ -10,7 +10,7 @@ use crate::shard::Shard;
 impl Shard {
     pub(crate) fn perform(&mut self, group: GroupId) {
         let mut effects = std::mem::take(&mut self.effects);
-        let appended = self.write_ahead(group, &mut effects);
+        let has_appended = self.write_ahead(group, &mut effects);
         let envelope = |(node, message)| (node, GroupMessage { group, message });
         self.out.messages.extend(effects.send_now.drain(..).map(envelope));
         for (node, message) in effects.send_after_durable.drain(..) {
@@ -24,6 +24,10 @@ impl Shard {
         for entry in effects.apply.drain(..) {
             self.apply(group, &entry);
         }
+        // Only now does the store hold what Raft counts as applied: a checkpoint names that.
+        if has_appended {
+            self.consider_checkpoint(group);
+        }
         self.settle_reads(&mut effects.reads);
         let status_changed = std::mem::take(&mut effects.status_changed);
         let log_reads = std::mem::take(&mut effects.log_reads);
@@ -31,11 +35,6 @@ impl Shard {
         let snapshot_writes = std::mem::take(&mut effects.snapshot_writes);
         // From here on steps may nest: the buffer goes back first.
         self.effects = effects;
-        if appended {
-            // Not before the entries that this step committed are applied: Raft counts them as
-            // applied already, and the checkpoint says that it holds what Raft counts.
-            self.consider_checkpoint(group);
-        }
         if status_changed && let Some(replica) = self.replicas.get(&group) {
             self.out.leaders.push((group, replica.raft.leader()));
         }

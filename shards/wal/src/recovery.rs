@@ -28,6 +28,9 @@ use crate::replay::{RecoveredGroup, Replay, Suspicion};
 use crate::segments::Segments;
 use crate::wal::{Wal, WalConfig, note_of};
 
+/// How many LSNs ahead a frame without a head is looked for by its stamps.
+const LATER_LSNS: u64 = 8;
+
 /// What a log held.
 #[derive(Debug)]
 pub struct Recovered {
@@ -448,11 +451,18 @@ impl Recovery {
     fn later_frame(&self, key: FrameKey, bytes: &[u8], offset: usize) -> Option<(usize, Lsn)> {
         (offset..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
             let rest = &bytes[at..];
-            let head = layout::read_head(key, rest)?;
-            let later = self.expected.map_or(at > offset, |expected| head.lsn > expected);
-            // The stamp keeps payload bytes that only look like a head from being taken for one.
-            let stamped = layout::stamps(key, head.lsn, layout::SECTOR_BYTES, rest).first;
-            (later && stamped).then_some((at, head.lsn))
+            if let Some(head) = layout::read_head(key, rest) {
+                let later = self.expected.map_or(at > offset, |expected| head.lsn > expected);
+                // The stamp keeps payload bytes that only look like a head from being taken for one.
+                let stamped = layout::stamps(key, head.lsn, layout::SECTOR_BYTES, rest).first;
+                return (later && stamped).then_some((at, head.lsn));
+            }
+            // A head may be gone and other sectors of its block still be there.
+            let next = self.expected.filter(|_| at > offset)?.next();
+            let near = (next.get()..next.get() + LATER_LSNS).map(Lsn);
+            near.into_iter()
+                .find(|lsn| layout::stamps(key, *lsn, BLOCK_BYTES, rest).any)
+                .map(|lsn| (at, lsn))
         })
     }
 

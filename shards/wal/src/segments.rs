@@ -119,11 +119,12 @@ impl Segments {
         if self.list.len() > 1 { self.list.front().map(|segment| segment.id) } else { None }
     }
 
-    /// Takes out the oldest segment if nothing in it is needed, and durably so.
+    /// Takes out the oldest segment if nothing in it is needed, and durably so: a durable frame
+    /// behind it names the oldest segment that the log still needs.
     pub(crate) fn retire(&mut self, durable: Lsn) -> Option<SegmentId> {
-        self.oldest_full()?;
         let oldest = self.list.front()?;
-        if oldest.live > 0 || oldest.dead_since > durable {
+        let is_behind = self.of(durable).is_some_and(|segment| segment > oldest.id);
+        if oldest.live > 0 || oldest.dead_since > durable || !is_behind {
             return None;
         }
         self.list.pop_front().map(|segment| segment.id)

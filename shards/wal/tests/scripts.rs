@@ -341,6 +341,7 @@ scripts! {
     large_batch_is_split,
     recycled_segment_is_void,
     replaced_entries,
+    retire_waits,
     short_segment,
     stragglers_move,
     torn_tail,
