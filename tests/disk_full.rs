@@ -175,3 +175,41 @@ fn a_full_file_system_neither_corrupts_nor_wedges_a_node() {
     // The node must be gone before its file system is.
     drop(cluster);
 }
+
+#[test]
+fn a_log_that_gets_no_further_segment_refuses_writes_until_there_is_room() {
+    let Some(disk) = SmallDisk::mount(640 * MIB) else { return };
+    let options = Options {
+        nodes: 1,
+        cores: 1,
+        ranges: 2,
+        // Nothing is held back: the disk is full only when the log cannot grow.
+        limits: vec![("disk_reserve_bytes", 0)],
+        data_dir: Some(disk.path().join("data")),
+    };
+    let mut cluster = Cluster::start("no-segment", options);
+    keep_values(&cluster, 1);
+    let ballast = Ballast::take(&disk.path(), free_bytes(&disk.path()) - MIB).unwrap();
+    let value = vec![b'x'; 900 << 10];
+    let mut client = cluster.client(1);
+    let written = (0..400u32)
+        .take_while(|number| {
+            let key = format!("large-{}", number % 8);
+            let answer = client.call(&[b"SET", key.as_bytes(), &value]).unwrap();
+            assert!(answer.is_ok() || answer.error_kind() == Some("DISKFULL"), "{answer}");
+            answer.is_ok()
+        })
+        .count();
+    assert!((1..400).contains(&written), "{written} large values were written");
+    reads_go_on(&cluster, 1);
+    let log = std::fs::read_to_string(cluster.local.node(1).log_file()).unwrap();
+    let complaints = log.lines().filter(|line| line.contains("no room on the disk")).count();
+    assert!((1..20).contains(&complaints), "it is said, and not again and again: {complaints}");
+    drop(ballast);
+    write_until(&cluster, 1, "OK");
+    cluster.kill_all();
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    reads_go_on(&cluster, 1);
+    drop(cluster);
+}

@@ -64,8 +64,14 @@ impl Shard {
         while self.files.budget_bytes >= chunk as u64
             && let Some((group, wanted)) = self.files.unsent.pop_front()
         {
+            let newest = self.replicas.get(&group).map(|replica| &replica.checkpoint);
+            let Some(meta) = newest.filter(|meta| meta.position == wanted.position) else {
+                // A newer checkpoint has replaced that file: begin anew.
+                self.send_piece(group, wanted, FileDone::Failed);
+                continue;
+            };
+            let size_bytes = meta.size_bytes;
             self.files.budget_bytes -= chunk as u64;
-            let size_bytes = self.replicas.get(&group).map_or(0, |r| r.checkpoint.size_bytes);
             let file = CheckpointFile { group, position: wanted.position };
             let offset_bytes = wanted.offset_bytes.unwrap_or(0);
             let len_bytes = up_to(size_bytes, offset_bytes, chunk);
@@ -79,7 +85,7 @@ impl Shard {
         let meta = replica.checkpoint.clone();
         let data = match done {
             FileDone::Read(data) if meta.position == wanted.position => data,
-            // A newer checkpoint has replaced that file, or the disk failed: begin anew.
+            // A newer checkpoint has replaced that file meanwhile, or the disk failed: begin anew.
             FileDone::Read(_) | FileDone::Written | FileDone::Failed => {
                 self.with_group(group, |raft, ctx, out| {
                     raft.snapshot_read_failed(ctx, wanted.to_node, out);
