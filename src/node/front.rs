@@ -133,7 +133,6 @@ impl Front {
 }
 
 /// What a connection hears of a refusal; the router mends the others itself.
-#[must_use]
 pub fn client_outcome(outcome: oarlock_shard::Outcome) -> Outcome {
     outcome.map_err(|refusal| match refusal {
         Refusal::Busy => backend::Refusal::Busy,
