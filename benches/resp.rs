@@ -1,6 +1,8 @@
 //! A pipeline of `SET`s: our parser beside the `redis-protocol` crate's, and writing replies.
 //! `cargo bench --bench resp`
 
+#![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
+
 use std::hint::black_box;
 
 use bytes::BytesMut;

@@ -17,12 +17,12 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("raft", &["types"], &["bytes", "rkyv"]),
     ("store", &["types"], &["bytes", "crc32fast", "rkyv", "xxhash-rust"]),
     ("codec", &["types", "raft", "store"], &["bytes", "crc32fast", "rkyv", "thiserror"]),
-    ("wal", &["types", "raft", "codec"], &["ahash", "bytes", "crc32fast", "thiserror"]),
-    ("shard", &["types", "raft", "store", "codec", "wal"], &["ahash", "bytes"]),
+    ("wal", &["types", "raft", "codec"], &["bytes", "crc32fast", "thiserror"]),
+    ("shard", &["types", "raft", "store", "codec", "wal"], &["bytes"]),
 ];
 
-/// What tests under `shards/` may use besides.
-const TEST_CRATES: &[&str] = &["goldenscript", "proptest"];
+/// What tests and benches under `shards/` may use besides.
+const TEST_CRATES: &[&str] = &["criterion", "goldenscript", "proptest"];
 
 /// What touches the world belongs into the root package alone.
 const ROOT_ONLY: &[&str] =
@@ -403,7 +403,7 @@ fn the_way_of_a_write_is_marked_where_the_document_says() {
     let mut rest = text.as_str();
     for step in 1..=9 {
         let files = marked.remove(&format!("{step}/9")).unwrap_or_default();
-        assert!(files.len() <= 1, "step {step} is marked once, not in {files:?}");
+        assert_eq!(files.len(), 1, "step {step} is marked once, not in {files:?}");
         let heading = format!("\n## {step}. ");
         let at = rest.find(&heading).unwrap_or_else(|| panic!("no heading {heading:?} in order"));
         rest = &rest[at + heading.len()..];

@@ -154,6 +154,11 @@ impl Config {
             hash.number(point.len());
             hash.bytes(&point);
         }
+        // Replicas answer alike only with the same bound, and leases fit only the same promises.
+        let limits = self.limits();
+        hash.number(limits.value_bytes_max);
+        hash.bytes(&limits.support_duration.as_micros().to_le_bytes());
+        hash.bytes(&limits.drift_per_mille_max.to_le_bytes());
         ClusterId(hash.0)
     }
 }
@@ -251,13 +256,16 @@ mod tests {
     #[test]
     fn whatever_nodes_must_agree_on_changes_the_cluster_id() {
         let base = three().cluster_id();
-        let changes: [fn(&mut Config); 6] = [
+        let changes: [fn(&mut Config); 9] = [
             |c| c.cluster.cluster_name.push('x'),
             |c| c.cluster.initial_nodes[1].peer_address.set_port(9),
             |c| c.cluster.initial_nodes[1].cores = 3,
             |c| c.cluster.initial_ranges = Some(17),
             |c| c.cluster.replication_factor = Some(1),
             |c| c.cluster.initial_nodes[2].id = NodeId(4),
+            |c| c.limits.value_bytes_max += 1,
+            |c| c.limits.support_duration_ms *= 2,
+            |c| c.limits.drift_per_mille_max += 1,
         ];
         for change in changes {
             let mut config = three();
@@ -283,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_derived_cluster_id_never_changes_between_versions() {
-        assert_eq!(format!("{:032x}", three().cluster_id().0), "693c3357d7c239f7e4fa84e69da89a41");
+        assert_eq!(format!("{:032x}", three().cluster_id().0), "95b7f5afb62724bc6d7b592ffb94c9e9");
         let mut config = three();
         config.cluster.cluster_id = Some(ClusterId(5));
         assert_eq!(config.cluster_id(), ClusterId(5));

@@ -37,8 +37,9 @@ settings! {
         /// Tells clusters apart: it goes into the derived cluster id.
         cluster_name: String = "oarlock".to_owned();
         /// The cluster's identity, 32 hexadecimal digits. Nodes of another one are refused.
-        /// Unset: derived from all of this section but the client addresses. Before you change
-        /// a node's address, set it to what `oarlock config show` prints.
+        /// Unset: derived from all of this section but the client addresses, and from the limits that
+        /// must be the same on every node. Before you change a node's address, set it to what
+        /// `oarlock config show` prints.
         cluster_id: Option<ClusterId> = None, like "\"6f61726c6f636b000000000000000001\"";
         /// The nodes that form the cluster, with the addresses (IP:port) at which other nodes and
         /// clients reach them. Empty: this node alone is the cluster.
@@ -72,7 +73,7 @@ settings! {
     limits: LimitsSection {
         /// Longest key.
         key_bytes_max: usize = ENGINE.key_bytes_max, in 16..=1_048_576;
-        /// Longest value.
+        /// Longest value. It must be the same on every node.
         value_bytes_max: usize = ENGINE.value_bytes_max, in 1_024..=536_870_912;
         /// Most arguments of one command.
         command_args_max: usize = ENGINE.command_args_max, in 16..=1_048_576;
@@ -135,7 +136,8 @@ settings! {
         /// How long support lasts after a pulse: about the time to fail over a dead node.
         /// It must be the same on every node.
         support_duration_ms: Duration = ENGINE.support_duration, in 50..=60_000;
-        /// What is taken off a lease for clocks that drift, in thousandths of its length.
+        /// By how much any node's clock may run fast or slow, in thousandths; twice that is taken off a
+        /// lease. It must be the same on every node.
         drift_per_mille_max: u32 = ENGINE.drift_per_mille_max, in 1..=500;
         /// Shortest randomized wait of a replica that has lost its leader.
         election_delay_min_ms: Duration = ENGINE.election_delay_min, in 1..=60_000;

@@ -1,6 +1,8 @@
 //! What consensus itself costs: one entry through a leader and two followers, all in memory, with
 //! disks that confirm at once. `cargo bench -p oarlock-raft`.
 
+#![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
+
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;

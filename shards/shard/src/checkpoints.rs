@@ -77,7 +77,8 @@ impl Shard {
             return;
         }
         assert_eq!(replica.applied, position.index, "invariant: the store is what the meta says");
-        let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
+        let tail_bytes = self.limits.compact_tail_bytes;
+        let keep_from = self.wal.tail_start(group, position.index, tail_bytes);
         replica.store.checkpoint_begin();
         let making = Making { meta, keep_from, whole: false, marked: false };
         replica.making = Some(Box::new(making));
@@ -150,6 +151,12 @@ impl Shard {
         if self.wal.segments_count() <= SEGMENTS_QUIET || self.files.is_rewriting() {
             return;
         }
+        // A log may be long because much of it is needed. Copying that would free nothing, and
+        // would never end.
+        let live_bytes: u64 = self.wal.live_bytes().values().sum();
+        if live_bytes * 2 > self.wal.size_bytes() {
+            return;
+        }
         let stragglers = self.wal.stragglers();
         let large = stragglers.iter().filter(|straggler| self.is_better_checkpointed(straggler));
         let large: Vec<GroupId> = large.map(|straggler| straggler.group).collect();
@@ -170,7 +177,9 @@ impl Shard {
         let Some((first, last)) = straggler.entries else { return false };
         let Some(replica) = self.replicas.get(&straggler.group) else { return false };
         let middle = first.get().midpoint(last.get());
-        let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
+        let applied = replica.raft.applied();
+        let tail_bytes = self.limits.compact_tail_bytes;
+        let keep_from = self.wal.tail_start(straggler.group, applied, tail_bytes);
         straggler.bytes > REWRITE_BYTES_MAX
             && replica.incoming.is_none()
             && replica.raft.commit() > replica.checkpoint.position.index

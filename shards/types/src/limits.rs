@@ -39,7 +39,8 @@ pub struct Limits {
     pub pulse_interval: Duration,
     /// How long support lasts after a pulse.
     pub support_duration: Duration,
-    /// What is taken off a lease for clock drift, in thousandths of its length.
+    /// By how much any node's clock may run fast or slow, in thousandths. Both ends of a promise
+    /// may be off, so twice that is taken off a lease.
     pub drift_per_mille_max: u32,
     /// Shortest randomized wait of a replica that has lost its leader.
     pub election_delay_min: Duration,
