@@ -62,6 +62,7 @@ impl Shard {
         if busy || nothing_new || replica.making.is_some() || replica.incoming.is_some() {
             return;
         }
+        assert_eq!(replica.applied, position.index, "invariant: the store is what the meta says");
         let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
         replica.store.checkpoint_begin();
         let making = Making { meta, keep_from, whole: false, marked: false };

@@ -10,7 +10,7 @@ use crate::shard::Shard;
 impl Shard {
     pub(crate) fn perform(&mut self, group: GroupId) {
         let mut effects = std::mem::take(&mut self.effects);
-        self.write_ahead(group, &mut effects);
+        let has_appended = self.write_ahead(group, &mut effects);
         let envelope = |(node, message)| (node, GroupMessage { group, message });
         self.out.messages.extend(effects.send_now.drain(..).map(envelope));
         for (node, message) in effects.send_after_durable.drain(..) {
@@ -23,6 +23,10 @@ impl Shard {
         }
         for entry in effects.apply.drain(..) {
             self.apply(group, &entry);
+        }
+        // Only now does the store hold what Raft counts as applied: a checkpoint names that.
+        if has_appended {
+            self.consider_checkpoint(group);
         }
         self.settle_reads(&mut effects.reads);
         let status_changed = std::mem::take(&mut effects.status_changed);
@@ -46,7 +50,8 @@ impl Shard {
     }
 
     /// Puts hard state and entries into the turn's frame, and notes who hears when it is durable.
-    fn write_ahead(&mut self, group: GroupId, effects: &mut oarlock_raft::Effects) {
+    /// Whether there were entries.
+    fn write_ahead(&mut self, group: GroupId, effects: &mut oarlock_raft::Effects) -> bool {
         let hard_state = effects.hard_state.take();
         if let Some(hard_state) = hard_state {
             self.log(&Record::HardState { group, hard_state });
@@ -55,12 +60,12 @@ impl Shard {
         if last.is_some() {
             self.newest_lsn = self.wal.append_entries(group, &effects.append);
             effects.append.clear();
-            self.consider_checkpoint(group);
         }
         if hard_state.is_some() || last.is_some() {
             let ack = (self.newest_lsn, group, Durable { hard_state, last });
             self.after_durable.acks.push_back(ack);
         }
+        last.is_some()
     }
 
     /// Messages of one frame from another node's core, in order.

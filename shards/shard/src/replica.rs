@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use oarlock_raft::{Group, LogPosition, SnapshotMeta};
 use oarlock_store::{Request, Store};
-use oarlock_types::{Mono, RangeEpoch, WallMs};
+use oarlock_types::{Index, Mono, RangeEpoch, WallMs};
 
 use crate::checkpoints::Making;
 use crate::snapshots::Incoming;
@@ -18,9 +18,12 @@ pub(crate) struct Replica {
     pub(crate) epoch: RangeEpoch,
     /// The deadline that the timers know of; never later than the group's own.
     pub(crate) armed: Mono,
+    /// What the store holds.
+    pub(crate) applied: Index,
     /// Writes of this turn.
     pub(crate) queued: Vec<Queued>,
-    /// Entries proposed here whose fate is open, in log order.
+    /// Entries proposed here whose fate is open, in the order of their indices: a later term's may
+    /// stand before an earlier one's that was cut from the log.
     pub(crate) pending: VecDeque<PendingEntry>,
     /// The newest stamp that this leader gave.
     pub(crate) stamp: WallMs,
@@ -55,11 +58,13 @@ impl Replica {
         checkpoint: SnapshotMeta,
     ) -> Self {
         let armed = raft.deadline();
+        let applied = checkpoint.position.index;
         Self {
             raft,
             store,
             epoch,
             armed,
+            applied,
             queued: Vec::new(),
             pending: VecDeque::new(),
             stamp: WallMs(0),

@@ -152,6 +152,8 @@ impl Shard {
             }
             Payload::Noop | Payload::Config(_) => {}
         }
+        assert_eq!(replica.applied.next(), entry.at.index, "invariant: applied once, in order");
+        replica.applied = entry.at.index;
         while replica.pending.front().is_some_and(|front| front.at.index <= entry.at.index) {
             let Some(front) = replica.pending.pop_front() else { break };
             self.admission.release(front.tokens.len(), front.bytes);

@@ -246,6 +246,7 @@ impl Shard {
         let Stage::Marked(store) = incoming.stage else { return };
         let meta = incoming.meta;
         self.graveyard.push(std::mem::replace(&mut replica.store, *store));
+        replica.applied = meta.position.index;
         let old = std::mem::replace(&mut replica.checkpoint, meta.clone());
         if old.position.index > Index(0) && old.position != meta.position {
             self.delete(CheckpointFile { group, position: old.position });
