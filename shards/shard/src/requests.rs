@@ -126,7 +126,8 @@ impl Shard {
             Some(Ok(at)) => {
                 let entry = PendingEntry { at, tokens, bytes, since };
                 if let Some(replica) = self.replicas.get_mut(&group) {
-                    replica.pending.push_back(entry);
+                    let behind = replica.pending.partition_point(|e| e.at.index <= at.index);
+                    replica.pending.insert(behind, entry);
                 }
                 return;
             }
@@ -196,8 +197,10 @@ impl Shard {
     /// Gives up on outcomes that have been open for too long: they may still come to pass.
     pub(crate) fn expire_outcomes(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        while replica.pending.front().is_some_and(|e| self.now.since(e.since) > OUTCOME_WAIT_MAX) {
-            let Some(entry) = replica.pending.pop_front() else { break };
+        let now = self.now;
+        let overdue = |e: &PendingEntry| now.since(e.since) > OUTCOME_WAIT_MAX;
+        while let Some(place) = replica.pending.iter().position(overdue) {
+            let Some(entry) = replica.pending.remove(place) else { break };
             self.admission.release(entry.tokens.len(), entry.bytes);
             let unknown = entry.tokens.into_iter().map(|token| (token, Err(Refusal::Unknown)));
             self.out.replies.extend(unknown);
