@@ -257,6 +257,12 @@ impl Shard {
         self.timers.next()
     }
 
+    /// Hints of deadlines that are kept: what a busy core's groups cost the timers.
+    #[must_use]
+    pub fn timers_armed(&self) -> usize {
+        self.timers.len()
+    }
+
     /// Writes that this shard's leaders have acknowledged.
     #[must_use]
     pub fn writes_acknowledged(&self) -> u64 {
@@ -264,8 +270,11 @@ impl Shard {
     }
 
     fn run_timers(&mut self) {
-        while let Some(group) = self.timers.due(self.now) {
+        while let Some((at, group)) = self.timers.due(self.now) {
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            if replica.armed != at {
+                continue; // an earlier hint has taken its place, and has armed the next
+            }
             replica.armed = Mono::NEVER;
             let deadline = replica.raft.deadline();
             if deadline <= self.now {

@@ -19,13 +19,17 @@ impl Timers {
         }
     }
 
-    /// The next group whose hint is due.
-    pub(crate) fn due(&mut self, now: Mono) -> Option<GroupId> {
+    /// The next hint that is due, and its group.
+    pub(crate) fn due(&mut self, now: Mono) -> Option<(Mono, GroupId)> {
         let Reverse((at, group)) = *self.heap.peek()?;
         (at <= now).then(|| {
             self.heap.pop();
-            group
+            (at, group)
         })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     pub(crate) fn next(&self) -> Mono {
