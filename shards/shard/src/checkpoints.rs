@@ -54,6 +54,7 @@ impl Shard {
 
     pub(crate) fn start_checkpoint(&mut self, group: GroupId) {
         let busy = self.files.making >= MAKING_MAX;
+        self.drop_overtaken(group);
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let mut meta = replica.raft.applied_meta();
         meta.size_bytes = 0;

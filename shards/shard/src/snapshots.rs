@@ -257,6 +257,20 @@ impl Shard {
         assert_eq!(installed, Some(true), "invariant: nothing was said to the group meanwhile");
     }
 
+    /// Gives a transfer up that the log has overtaken: another leader went on from where this
+    /// replica stood, and nobody will finish it. A checkpoint that is being loaded finds out itself.
+    pub(crate) fn drop_overtaken(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let commit = replica.raft.commit();
+        let overtaken = replica.incoming.take_if(|incoming| {
+            matches!(incoming.stage, Stage::Receiving | Stage::Finishing)
+                && incoming.meta.position.index <= commit
+        });
+        if let Some(incoming) = overtaken {
+            self.delete(CheckpointFile { group, position: incoming.meta.position });
+        }
+    }
+
     /// Gives a received checkpoint up; the leader's next offer begins anew.
     fn drop_incoming(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
@@ -265,6 +279,9 @@ impl Shard {
             self.delete(CheckpointFile { group, position: incoming.meta.position });
         }
         let (node, position) = (incoming.from_node, incoming.meta.position);
+        if let Stage::Loading(loader, _) = incoming.stage {
+            self.graveyard.push(loader.abandon());
+        }
         self.with_group(group, |raft, ctx, out| {
             raft.snapshot_written(ctx, node, position, 0, out);
         });
