@@ -5,7 +5,7 @@ use oarlock_codec::Record;
 use oarlock_raft::SnapshotMeta;
 use oarlock_store::CheckpointProgress;
 use oarlock_types::{GroupId, Index};
-use oarlock_wal::FrameSpan;
+use oarlock_wal::{FrameSpan, Straggler};
 
 use crate::files::Purpose;
 use crate::output::{CheckpointFile, FileDone, FileJob};
@@ -18,8 +18,11 @@ const SLICE_BYTES: usize = 64 << 10;
 
 /// A log of so few segments is left as it is.
 const SEGMENTS_QUIET: usize = 8;
-/// A group with more than this in the oldest segment is checkpointed instead of copied.
+/// A group with more than this in the oldest segment is checkpointed instead of copied, where that
+/// frees most of it.
 const REWRITE_BYTES_MAX: u64 = 1 << 20;
+/// Reads, of at most about 1 MiB each, that are copied at once: more would hold clients' writes up.
+const REWRITE_READS_MAX: usize = 4;
 
 /// A mark in the log that something waits for.
 #[derive(Clone, Copy, Debug)]
@@ -138,16 +141,30 @@ impl Shard {
             return;
         }
         let stragglers = self.wal.stragglers();
-        let large = stragglers.iter().filter(|straggler| straggler.bytes > REWRITE_BYTES_MAX);
+        let large = stragglers.iter().filter(|straggler| self.is_better_checkpointed(straggler));
         let large: Vec<GroupId> = large.map(|straggler| straggler.group).collect();
         for group in &large {
             self.start_checkpoint(*group);
         }
         if large.is_empty() {
-            for span in self.wal.straggler_reads() {
+            for span in self.wal.straggler_reads().into_iter().take(REWRITE_READS_MAX) {
                 self.start_job(Purpose::Rewrite(span), FileJob::ReadFrames(span));
             }
         }
+    }
+
+    /// Whether a checkpoint frees most of what a group has in the oldest segment. One that would
+    /// not (what is there is not applied yet, or is the tail that stays) must not be waited for: no
+    /// other group's segment would ever go.
+    fn is_better_checkpointed(&self, straggler: &Straggler) -> bool {
+        let Some((first, last)) = straggler.entries else { return false };
+        let Some(replica) = self.replicas.get(&straggler.group) else { return false };
+        let middle = first.get().midpoint(last.get());
+        let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
+        straggler.bytes > REWRITE_BYTES_MAX
+            && replica.incoming.is_none()
+            && replica.raft.commit() > replica.checkpoint.position.index
+            && keep_from.get() > middle
     }
 
     pub(crate) fn frame_to_rewrite(&mut self, span: FrameSpan, done: &FileDone) {

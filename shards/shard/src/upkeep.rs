@@ -12,6 +12,9 @@ use crate::support_changes::SupportChange;
 /// once stand for election over two seconds, not all in one turn.
 const SPREAD_PER_GROUP: Duration = Duration::from_micros(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the oldest segment of the log is looked at: a core that writes a segment in less would
+/// outrun its reclamation.
+const RELIEVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes freed per turn of a store that was replaced.
 const FREE_BYTES_PER_TURN: u64 = 192 << 10;
 
@@ -20,6 +23,7 @@ const FREE_BYTES_PER_TURN: u64 = 192 << 10;
 pub(crate) struct Upkeep {
     changes: Vec<SupportChange>,
     swept_at: Mono,
+    relieved_at: Mono,
 }
 
 impl Shard {
@@ -36,6 +40,10 @@ impl Shard {
         if self.now.since(self.upkeep.swept_at) >= SWEEP_INTERVAL {
             self.upkeep.swept_at = self.now;
             self.sweep();
+        }
+        if self.now.since(self.upkeep.relieved_at) >= RELIEVE_INTERVAL {
+            self.upkeep.relieved_at = self.now;
+            self.relieve_oldest_segment();
         }
     }
 
@@ -58,7 +66,6 @@ impl Shard {
             let group = self.ids[place];
             self.expire_outcomes(group);
         }
-        self.relieve_oldest_segment();
     }
 
     pub(crate) fn free_slice(&mut self) {
