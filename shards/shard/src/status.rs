@@ -30,6 +30,8 @@ pub struct ReplicaStatus {
     pub keys: u64,
     /// Bytes in its store.
     pub state_bytes: u64,
+    /// The hash of its store: equal wherever `applied` is.
+    pub state_hash: u64,
     /// Whether it may answer reads from its lease now.
     pub lease: bool,
     /// At a leader, each other member: how far it has the log, and in which state it is followed.
@@ -74,6 +76,7 @@ impl Shard {
             log_bytes: self.wal.group_log_bytes(group),
             keys: replica.store.len() as u64,
             state_bytes: replica.store.size_bytes(),
+            state_hash: replica.store.state_hash(),
             lease: raft.lease_valid(&ctx),
             followers: raft.progress().collect(),
         })

@@ -1,0 +1,364 @@
+//! Golden scripts over whole nodes: one scenario each, read as a sequence diagram.
+//! `UPDATE_GOLDENFILES=1` rewrites them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use goldenscript::{Command, Context};
+use oarlock_store::{self as store, Expiry, Request, SetCondition};
+use oarlock_types::{GroupId, Limits, NodeId};
+use support::{World, plan};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+#[derive(Default)]
+struct Script {
+    world: Option<World>,
+    /// Requests that are not answered yet, with what they asked.
+    open: Vec<u64>,
+}
+
+fn node(text: &str) -> Result<NodeId, Box<dyn Error>> {
+    Ok(NodeId(text.strip_prefix('n').ok_or("a node is n1, n2, …")?.parse()?))
+}
+
+fn group(text: &str) -> Result<GroupId, Box<dyn Error>> {
+    Ok(GroupId(text.strip_prefix('g').ok_or("a group is g1, g2, …")?.parse()?))
+}
+
+fn set_limit(limits: &mut Limits, key: &str, value: u64) -> Outcome {
+    let count = usize::try_from(value)?;
+    match key {
+        "pending_count_max" => limits.pending_count_max = count,
+        "pending_bytes_max" => limits.pending_bytes_max = count,
+        "inflight_bytes_max" => limits.inflight_bytes_max = count,
+        "append_bytes_max" => limits.append_bytes_max = count,
+        "log_cache_bytes_max" => limits.log_cache_bytes_max = count,
+        "entry_bytes_max" => limits.entry_bytes_max = count,
+        "snapshot_chunk_bytes" => limits.snapshot_chunk_bytes = count,
+        "snapshot_bytes_per_s_max" => limits.snapshot_bytes_per_s_max = value,
+        "compact_log_bytes_min" => limits.compact_log_bytes_min = value,
+        "compact_tail_bytes" => limits.compact_tail_bytes = value,
+        "retry_ms" => limits.retry_interval = Duration::from_millis(value),
+        other => return Err(format!("no limit {other}").into()),
+    }
+    Ok(())
+}
+
+impl Script {
+    fn w(&mut self) -> &mut World {
+        self.world.as_mut().expect("`cluster` comes first")
+    }
+
+    /// `cluster nodes=3 cores=1 groups=1 limit=value…`: forms one, and lets it settle.
+    fn form(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let mut take = |key: &str, default: u64| -> Result<u64, Box<dyn Error>> {
+            Ok(args.take_key(key).map_or(Ok(default), str::parse)?)
+        };
+        let (nodes, cores) = (take("nodes", 3)?, take("cores", 1)?);
+        let (groups, settle) = (take("groups", 1)?, take("settle", 1500)?);
+        let segment_bytes = take("segment_bytes", 1 << 20)?;
+        let mut limits = Limits { entry_bytes_max: 200 << 10, ..Limits::default() };
+        while let Some((key, value)) = args.next_key() {
+            set_limit(&mut limits, key, value.parse()?)?;
+        }
+        let mut plan = plan(nodes, u16::try_from(cores)?, groups, limits);
+        plan.segment_bytes = segment_bytes;
+        let mut world = World::new(plan, 1);
+        world.run_ms(settle);
+        world.trace.lines.clear();
+        self.world = Some(world);
+        self.leaders();
+        Ok(())
+    }
+
+    fn leaders(&mut self) {
+        let w = self.w();
+        let groups: Vec<GroupId> = w.plan.ranges.iter().map(|range| range.group).collect();
+        for group in groups {
+            let line = match w.leader(group) {
+                Some(leader) => {
+                    let term = w.status(leader, group).unwrap().term;
+                    format!("{group} is led by {leader} in term {}", term.get())
+                }
+                None => format!("{group} has no leader"),
+            };
+            w.trace.line(line);
+        }
+    }
+
+    /// `write n1 g1 key=value`, `incr n1 g1 key`, `read n1 g1 key`: hands a request over. With
+    /// `once=id`, `epoch=2`, `size=100` (of the value), `count=10` (so many requests).
+    fn ask(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let once = args.take_key("once").map(|id| Bytes::from(id.to_owned()));
+        let epoch: u64 = args.take_key("epoch").unwrap_or("1").parse()?;
+        let size: Option<usize> = args.take_key("size").map(str::parse).transpose()?;
+        let count: u64 = args.take_key("count").unwrap_or("1").parse()?;
+        let to = node(args.next_pos().ok_or("to whom?")?)?;
+        let group = group(args.next_pos().ok_or("which group?")?)?;
+        let (key, value) = match args.next_key() {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None => (args.next_pos().ok_or("which key?")?.to_owned(), String::new()),
+        };
+        args.reject_next()?;
+        for number in 0..count {
+            let numbered = if count > 1 { format!("{key}{number}") } else { key.clone() };
+            let key = Bytes::from(numbered);
+            let command = match command.name.as_str() {
+                "write" => store::Command::Set {
+                    key,
+                    value: size.map_or(value.clone().into(), |size| vec![b'v'; size].into()),
+                    condition: SetCondition::Always,
+                    expiry: Expiry::None,
+                    get: false,
+                },
+                "incr" => store::Command::IncrBy { key, delta: 1 },
+                _ => store::Command::Get { key },
+            };
+            let request = Request { once: once.clone(), ..Request::one(command) };
+            let token = self.w().ask(to, group, epoch, request);
+            self.open.push(token);
+        }
+        Ok(())
+    }
+
+    /// `run 10` lets so many milliseconds pass; `settle` as long as requests are open, at most 5 s.
+    fn pass(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let quiet = args.take_key("quiet").is_some();
+        match args.next_pos() {
+            Some(ms) => {
+                let ms = ms.parse()?;
+                self.w().run_ms(ms);
+            }
+            None => {
+                let open = self.open.clone();
+                let w = self.w();
+                let waits =
+                    |w: &mut World| !open.iter().all(|token| w.outcomes.contains_key(token));
+                let answered = w.run_while(5000, waits);
+                if !answered {
+                    w.trace.line("not everything is answered".to_owned());
+                }
+            }
+        }
+        let w = self.world.as_mut().unwrap();
+        self.open.retain(|token| !w.outcomes.contains_key(token));
+        if quiet {
+            w.trace.lines.clear();
+        }
+        Ok(())
+    }
+
+    /// `hold n1 wal`, `free n1 wal`: also `files`, `core`, `node`; `full`: the disk is.
+    fn hold(&mut self, command: &Command) -> Outcome {
+        let on = command.name == "hold";
+        let mut args = command.consume_args();
+        let core: usize = args.take_key("core").unwrap_or("0").parse()?;
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let what = args.next_pos().ok_or("what?")?;
+        let node = self.w().node(id);
+        match what {
+            "wal" => node.faults[core].wal_held = on,
+            "files" => node.faults[core].files_held = on,
+            "core" => node.faults[core].stuck = on,
+            "full" => node.faults[core].disk_full = on,
+            "node" => node.paused = on,
+            other => return Err(format!("cannot hold {other}").into()),
+        }
+        Ok(())
+    }
+
+    /// `fail n1 wal`: the next write; `fail n1 files` all of them until `fail n1 none`.
+    fn fail(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let what = args.next_pos().ok_or("what?")?;
+        let node = self.w().node(id);
+        match what {
+            "wal" => node.faults[0].wal_fails = true,
+            "files" => node.disks[0].fails = true,
+            "none" => node.disks[0].fails = false,
+            other => return Err(format!("cannot fail {other}").into()),
+        }
+        Ok(())
+    }
+
+    /// `cut n1 n2` and `join n1 n2`; `cut n1 n2 data=only` leaves pulses; `drop n1 n2 3` loses the
+    /// next three messages.
+    fn network(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let data_only = args.take_key("data").is_some();
+        let a = node(args.next_pos().ok_or("who?")?)?;
+        let b = node(args.next_pos().ok_or("from whom?")?)?;
+        let count = args.next_pos().unwrap_or("1").parse()?;
+        let w = self.w();
+        match (command.name.as_str(), data_only) {
+            ("cut", true) => {
+                for (from, to) in [(a, b), (b, a)] {
+                    w.cut.insert((from, to));
+                    w.break_link(from, to);
+                }
+            }
+            ("cut", false) => w.separate(a, b),
+            ("join", _) => w.join(a, b),
+            _ => {
+                w.drop.insert((a, b), count);
+            }
+        }
+        Ok(())
+    }
+
+    /// `crash n1 torn=512`: power is lost; `restart n1`.
+    fn lifecycle(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let torn: usize = args.take_key("torn").unwrap_or("0").parse()?;
+        let id = node(args.next_pos().ok_or("who?")?)?;
+        let w = self.w();
+        match command.name.as_str() {
+            "crash" => w.crash(id, torn),
+            _ => w.restart(id),
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let mut only = Vec::new();
+        while let Some(arg) = args.next_pos() {
+            only.push(node(arg)?);
+        }
+        let w = self.w();
+        let ids = if only.is_empty() { w.plan.nodes.clone() } else { only };
+        let groups: Vec<GroupId> = w.plan.ranges.iter().map(|range| range.group).collect();
+        for id in ids {
+            if w.node(id).life.is_none() {
+                w.trace.line(format!("{id} is down"));
+            }
+            for group in &groups {
+                let Some(s) = w.status(id, *group) else { continue };
+                let (term, applied, last) = (s.term.get(), s.applied.get(), s.last);
+                let lease = if s.lease { " lease" } else { "" };
+                let (role, keys) = (s.role, s.keys);
+                w.trace.line(format!(
+                    "{id} {group} {role} term={term} applied={applied} last={last} keys={keys}{lease}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = args.next_pos().map(node).transpose()?;
+        let w = self.w();
+        let ids = id.map_or_else(|| w.plan.nodes.clone(), |id| vec![id]);
+        for id in ids {
+            let disks = &w.node(id).disks;
+            let mut lines = Vec::new();
+            for (core, disk) in disks.iter().enumerate() {
+                if command.name == "segments" {
+                    lines.push(format!("{id}/core-{core} has {} segments", disk.segments.len()));
+                    continue;
+                }
+                let finished = disk.files.iter().map(|(file, _)| support::show::file(file));
+                let parts = disk.parts.keys();
+                let parts = parts.map(|file| format!("unfinished {}", support::show::file(file)));
+                let all: Vec<String> = finished.chain(parts).collect();
+                let all = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
+                lines.push(format!("{id}/core-{core} holds {all}"));
+            }
+            lines.into_iter().for_each(|line| w.trace.line(line));
+        }
+        Ok(())
+    }
+
+    /// Whether all replicas that run have the same state.
+    fn compare(&mut self) {
+        let w = self.w();
+        let groups: Vec<GroupId> = w.plan.ranges.iter().map(|range| range.group).collect();
+        for group in groups {
+            let ids = w.plan.nodes.clone();
+            let all: Vec<_> = ids.into_iter().filter_map(|id| w.status(id, group)).collect();
+            let first = (all[0].applied, all[0].state_hash);
+            let same = all.iter().all(|s| (s.applied, s.state_hash) == first);
+            let verdict = if same { "are the same" } else { "differ" };
+            let (count, applied) = (all.len(), first.0.get());
+            w.trace.line(format!("{count} replicas of {group} {verdict} at {applied}"));
+        }
+    }
+
+    fn carry_out(&mut self, command: &Command) -> Outcome {
+        match command.name.as_str() {
+            "cluster" => self.form(command),
+            "write" | "incr" | "read" => self.ask(command),
+            "run" | "settle" => self.pass(command),
+            "hold" | "free" => self.hold(command),
+            "fail" => self.fail(command),
+            "cut" | "join" | "drop" => self.network(command),
+            "crash" | "restart" => self.lifecycle(command),
+            "status" => self.status(command),
+            "files" | "segments" => self.show(command),
+            "leaders" => {
+                self.leaders();
+                Ok(())
+            }
+            "compare" => {
+                self.compare();
+                Ok(())
+            }
+            "trace" => {
+                let mut args = command.consume_args();
+                let w = self.w();
+                w.trace.wanted.clear();
+                while let Some(what) = args.next_pos() {
+                    w.trace.wanted.insert(what.to_owned());
+                }
+                Ok(())
+            }
+            other => Err(format!("unknown command {other}").into()),
+        }
+    }
+}
+
+impl goldenscript::Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        self.carry_out(command)?;
+        let w = self.world.as_mut().unwrap();
+        let mut text = w.trace.lines.join("\n");
+        w.trace.lines.clear();
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        Ok(text)
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident)*) => { $(
+        #[test]
+        fn $name() {
+            let path = concat!("tests/scripts/", stringify!($name));
+            goldenscript::run(&mut Script::default(), path).expect("the script runs as written");
+        }
+    )* };
+}
+
+scripts! {
+    one_write
+    silent_until_durable
+    failed_write
+    one_frame_per_turn
+    admission
+    disk_full
+    refusals
+}

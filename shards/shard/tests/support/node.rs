@@ -1,0 +1,273 @@
+//! One node in memory: its disks, which last, and the life of its process, which does not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use oarlock_codec::GroupMessage;
+use oarlock_raft::{Configuration, HardState, Restored};
+use oarlock_shard::pulse::{CoreProgress, PulseAgent, PulseConfig};
+use oarlock_shard::support_table::{SupportTable, TableConfig};
+use oarlock_shard::{
+    CheckpointFile, FileDone, FileJob, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
+    SharedSupport, epoch_from,
+};
+use oarlock_store::{Loader, Request, Store};
+use oarlock_types::{
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
+    Pulse, Random, RangeEpoch, WallMs,
+};
+use oarlock_wal::{FrameWrite, RecoveredGroup, WalConfig};
+
+use super::disk::Disk;
+
+pub const CLUSTER: ClusterId = ClusterId(1);
+/// A core looks at the pulses about so often.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// A range and its replicas; the first of them is the one that should lead.
+#[derive(Clone, Debug)]
+pub struct Range {
+    pub group: GroupId,
+    pub replicas: Vec<CoreAddr>,
+}
+
+/// What nodes are made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub nodes: Vec<NodeId>,
+    pub cores: u16,
+    pub ranges: Vec<Range>,
+    pub limits: Rc<Limits>,
+    pub segment_bytes: u64,
+    pub frame_bytes_max: usize,
+}
+
+/// A frame on its way to the disk.
+#[derive(Debug)]
+pub struct Writing {
+    pub frame: FrameWrite,
+    pub bytes: Vec<u8>,
+    pub done_at: u64,
+}
+
+/// A request on its way to a shard.
+#[derive(Debug)]
+pub struct Ask {
+    pub token: u64,
+    pub group: GroupId,
+    pub epoch: RangeEpoch,
+    pub request: Request,
+}
+
+/// A running core.
+#[derive(Debug)]
+pub struct Core {
+    pub shard: Shard,
+    pub letters: Vec<(CoreAddr, Vec<GroupMessage>)>,
+    pub links: Vec<(NodeId, bool)>,
+    pub asks: Vec<Ask>,
+    pub writing: Option<Writing>,
+    pub durable: Option<Lsn>,
+    pub jobs: VecDeque<(JobToken, FileJob, u64)>,
+    pub done: Vec<(JobToken, FileDone)>,
+    pub progress: CoreProgress,
+    pub ticked_at: Mono,
+    pub output: Output,
+}
+
+impl Core {
+    /// Whether it has a reason to run a turn.
+    pub fn wants_turn(&self, now: Mono) -> bool {
+        !self.letters.is_empty()
+            || !self.links.is_empty()
+            || !self.asks.is_empty()
+            || !self.done.is_empty()
+            || self.durable.is_some()
+            || now.since(self.ticked_at) >= TICK
+            || self.shard.next_deadline() <= now
+    }
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct Life {
+    pub table: SharedSupport,
+    pub agent: PulseAgent,
+    pub cores: Vec<Core>,
+    pub pulses: Vec<Pulse>,
+}
+
+/// What a test does to a core.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Its loop does not run.
+    pub stuck: bool,
+    /// Writes of the log do not end.
+    pub wal_held: bool,
+    /// The next write of the log fails: the process stops.
+    pub wal_fails: bool,
+    /// File jobs do not end.
+    pub files_held: bool,
+    /// The disk is nearly full.
+    pub disk_full: bool,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub id: NodeId,
+    pub incarnation: Incarnation,
+    /// Its clock's thousandths to one of real time's.
+    pub rate: u64,
+    pub clock_origin: u64,
+    pub disks: Vec<Disk>,
+    pub faults: Vec<Faults>,
+    /// The whole process does not run.
+    pub paused: bool,
+    pub life: Option<Life>,
+}
+
+impl Node {
+    pub fn new(id: NodeId, plan: &Plan) -> Self {
+        let disk = |core| {
+            let owner = oarlock_wal::Owner { cluster: CLUSTER, node: id, disk: DiskId(7), core };
+            let (segment_bytes, frame_bytes_max) = (plan.segment_bytes, plan.frame_bytes_max);
+            Disk::new(WalConfig { owner, segment_bytes, frame_bytes_max })
+        };
+        Self {
+            id,
+            incarnation: Incarnation(0),
+            rate: 1000,
+            clock_origin: 1_000_000 * id.get(),
+            disks: (0..plan.cores).map(CoreId).map(disk).collect(),
+            faults: vec![Faults::default(); usize::from(plan.cores)],
+            paused: false,
+            life: None,
+        }
+    }
+
+    pub fn now(&self, real: u64) -> Mono {
+        Mono(self.clock_origin + real * self.rate / 1000)
+    }
+
+    /// Starts the process over what its disks hold.
+    pub fn start(&mut self, plan: &Plan, real: u64, random: &mut Random) {
+        assert!(self.life.is_none(), "it runs already");
+        let now = self.now(real);
+        self.incarnation = self.incarnation.next();
+        let others = plan.nodes.iter().filter(|n| **n != self.id);
+        let peers: Vec<(NodeId, u16)> = others.map(|n| (*n, plan.cores)).collect();
+        let table = SharedSupport::new(SupportTable::new(&TableConfig {
+            node: self.id,
+            incarnation: self.incarnation,
+            cores: plan.cores,
+            cores_max: plan.cores,
+            origin: now,
+            peers: &peers,
+        }));
+        let config = PulseConfig::new(CLUSTER, &plan.limits, random.next_u64());
+        let agent = PulseAgent::new(config, &table, now);
+        let cores =
+            (0..plan.cores).map(CoreId).map(|core| self.core(core, plan, &table, now, random));
+        let cores = cores.collect();
+        self.life = Some(Life { table, agent, cores, pulses: Vec::new() });
+    }
+
+    fn core(
+        &mut self,
+        core: CoreId,
+        plan: &Plan,
+        table: &SharedSupport,
+        now: Mono,
+        random: &mut Random,
+    ) -> Core {
+        let addr = CoreAddr::new(self.id, core);
+        let disk = &mut self.disks[usize::from(core.get())];
+        let recovered = disk.recover();
+        assert!(recovered.damage.is_empty(), "{addr}: {:?}", recovered.damage);
+        let wait = plan.limits.support_duration;
+        let drift = wait * plan.limits.drift_per_mille_max / 1000;
+        let is_new = self.incarnation == Incarnation(1);
+        let config = ShardConfig {
+            addr,
+            limits: Rc::clone(&plan.limits),
+            seed: random.next_u64(),
+            support: SharedSupport::clone(table),
+            may_vote_from: if is_new { Mono(0) } else { now + wait + drift },
+        };
+        let mut shard = Shard::new(config, recovered.wal);
+        shard.begin_turn(now, WallMs(0));
+        let held: Vec<&Range> =
+            plan.ranges.iter().filter(|range| range.replicas.contains(&addr)).collect();
+        let spread = Duration::from_micros(100) * u32::try_from(held.len()).unwrap();
+        let groups: BTreeMap<GroupId, RecoveredGroup> = recovered.groups;
+        for (group, found) in &groups {
+            assert!(!found.damaged, "{addr}: {group} is damaged");
+            let delay = wait + random.between(Duration::ZERO, spread * 2);
+            shard.add_replica(take_up(disk, &plan.limits, *group, found, delay), false);
+        }
+        for range in held.into_iter().filter(|range| !groups.contains_key(&range.group)) {
+            let is_first = range.replicas.first() == Some(&addr);
+            let base = Duration::from_millis(if is_first { 50 } else { 1000 }) + spread;
+            let delay = base + random.between(Duration::ZERO, spread);
+            shard.add_replica(create(range, &plan.limits, delay), true);
+        }
+        disk.serve(shard.wal());
+        Core {
+            shard,
+            letters: Vec::new(),
+            links: Vec::new(),
+            asks: Vec::new(),
+            writing: None,
+            durable: None,
+            jobs: VecDeque::new(),
+            done: Vec::new(),
+            progress: CoreProgress::default(),
+            ticked_at: Mono(0),
+            output: Output::default(),
+        }
+    }
+}
+
+fn take_up(
+    disk: &Disk,
+    limits: &Limits,
+    group: GroupId,
+    found: &RecoveredGroup,
+    first_election_delay: Duration,
+) -> ReplicaSeed {
+    let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
+    let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
+    let store = if checkpoint.position.index > Index(0) {
+        let file = CheckpointFile { group, position: checkpoint.position };
+        let bytes =
+            disk.files.get(&file).unwrap_or_else(|| panic!("{file:?} is marked, not there"));
+        assert_eq!(bytes.len() as u64, checkpoint.size_bytes);
+        let mut loader = Loader::new(Shard::store_limits(limits));
+        loader.feed(bytes).expect("a checkpoint loads");
+        loader.finish().expect("a checkpoint is whole")
+    } else {
+        Store::new(Shard::store_limits(limits))
+    };
+    let restored = Restored {
+        hard_state: found.hard_state,
+        checkpoint,
+        log_start: found.log_start,
+        entries: found.entries.clone(),
+        first_election_delay,
+    };
+    ReplicaSeed { group, epoch: epoch_from(&found.details), restored, store }
+}
+
+fn create(range: &Range, limits: &Limits, first_election_delay: Duration) -> ReplicaSeed {
+    let voters = range.replicas.iter().map(|replica| replica.node);
+    let restored = Restored {
+        hard_state: HardState::default(),
+        checkpoint: Shard::fresh_checkpoint(Configuration::simple(voters)),
+        log_start: Index(1),
+        entries: Vec::new(),
+        first_election_delay,
+    };
+    let store = Store::new(Shard::store_limits(limits));
+    ReplicaSeed { group: range.group, epoch: RangeEpoch(1), restored, store }
+}
