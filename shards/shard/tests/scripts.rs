@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{Command, Context};
+use oarlock_codec::GroupMessage;
+use oarlock_raft::{Body, Message, Release};
 use oarlock_store::{self as store, Expiry, Request, SetCondition};
-use oarlock_types::{GroupId, Limits, NodeId};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, Term};
 use support::{World, plan};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -70,6 +72,7 @@ impl Script {
         }
         let mut plan = plan(nodes, u16::try_from(cores)?, groups, limits);
         plan.segment_bytes = segment_bytes;
+        plan.frame_bytes_max = plan.frame_bytes_max.min(usize::try_from(segment_bytes / 4)?);
         let mut world = World::new(plan, 1);
         world.run_ms(settle);
         world.trace.lines.clear();
@@ -191,8 +194,8 @@ impl Script {
         Ok(())
     }
 
-    /// `cut n1 n2` and `join n1 n2`; `cut n1 n2 data=only` leaves pulses; `drop n1 n2 3` loses the
-    /// next three messages.
+    /// `cut n1 n2` and `join n1 n2`; `cut n1 n2 data=only` leaves pulses; `deaf n1 n2` loses the
+    /// pulses from n1 to n2; `drop n1 n2 3` loses the next three messages.
     fn network(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let data_only = args.take_key("data").is_some();
@@ -209,10 +212,26 @@ impl Script {
             }
             ("cut", false) => w.separate(a, b),
             ("join", _) => w.join(a, b),
+            ("deaf", _) => {
+                w.deaf.insert((a, b));
+            }
             _ => {
                 w.drop.insert((a, b), count);
             }
         }
+        Ok(())
+    }
+
+    /// `release n1 n2 g9`: n1's former leader of term 1 releases n2's replica of a group.
+    fn release(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let from = node(args.next_pos().ok_or("from whom?")?)?;
+        let to = node(args.next_pos().ok_or("to whom?")?)?;
+        let group = group(args.next_pos().ok_or("which group?")?)?;
+        let body = Body::Release(Release { leader: from, term: Term(1) });
+        let message = GroupMessage { group, message: Message { term: Term(4), body } };
+        let life = self.w().node(to).life.as_mut().ok_or("it is down")?;
+        life.cores[0].letters.push((CoreAddr::new(from, CoreId(0)), vec![message]));
         Ok(())
     }
 
@@ -302,7 +321,8 @@ impl Script {
             "run" | "settle" => self.pass(command),
             "hold" | "free" => self.hold(command),
             "fail" => self.fail(command),
-            "cut" | "join" | "drop" => self.network(command),
+            "cut" | "join" | "drop" | "deaf" => self.network(command),
+            "release" => self.release(command),
             "crash" | "restart" => self.lifecycle(command),
             "status" => self.status(command),
             "files" | "segments" => self.show(command),
@@ -361,4 +381,19 @@ scripts! {
     admission
     disk_full
     refusals
+    overwritten_write
+    unknown_fate
+    read_index
+    new_epoch
+    stuck_core
+    boot_wait
+    checkpoint
+    checkpoint_restart
+    snapshot
+    snapshot_resumed
+    snapshot_crashes
+    snapshot_overtaken
+    log_read
+    stragglers
+    release_of_absent_group
 }

@@ -1,0 +1,91 @@
+//! Many groups on few cores: what idle ones cost, how ten thousand of them find leaders again, and
+//! what a busy one leaves behind.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use oarlock_store::{Command, Request};
+use oarlock_types::{GroupId, Limits, Mono, NodeId};
+use support::{World, plan};
+
+fn world(groups: u64, limits: Limits) -> World {
+    let mut plan = plan(3, 1, groups, limits);
+    plan.segment_bytes = 16 << 20;
+    plan.frame_bytes_max = 4 << 20;
+    let mut world = World::new(plan, 7);
+    world.trace.wanted.insert("no-outcomes".to_owned());
+    world
+}
+
+/// How many groups the nodes that are up lead.
+fn led(world: &World) -> usize {
+    let lives = world.nodes.iter().filter_map(|node| node.life.as_ref());
+    lives.flat_map(|life| &life.cores).map(|core| core.shard.counts().1).sum()
+}
+
+fn frames(world: &World) -> u64 {
+    world.nodes.iter().flat_map(|node| &node.disks).map(|disk| disk.frames_count).sum()
+}
+
+#[test]
+fn idle_groups_cost_nothing() {
+    let mut world = world(1000, Limits::default());
+    assert!(world.run_while(5000, |w| led(w) < 1000), "{} have leaders", led(&world));
+    world.run_ms(1000);
+    let (messages, frames_before) = (world.messages_sent, frames(&world));
+    for _ in 0..100 {
+        world.run_ms(100);
+        for node in &world.nodes {
+            let shard = &node.life.as_ref().unwrap().cores[0].shard;
+            assert_eq!((shard.timers_armed(), shard.next_deadline()), (0, Mono::NEVER));
+        }
+    }
+    assert_eq!(world.messages_sent, messages, "idle groups say nothing");
+    assert_eq!(frames(&world), frames_before, "and write nothing");
+    assert_eq!(led(&world), 1000, "and keep their leaders");
+    assert!(world.pulses_sent > 1000, "the pulses go on");
+}
+
+/// The leaders' node dies: a third of all groups lose their leader at once. They stand for election
+/// spread over two seconds, not all in one turn.
+#[test]
+fn ten_thousand_groups_find_leaders_again_without_a_storm() {
+    const GROUPS: u64 = 10_000;
+    let mut world = world(GROUPS, Limits::default());
+    let all = usize::try_from(GROUPS).unwrap();
+    assert!(world.run_while(15_000, |w| led(w) < all), "{} have leaders", led(&world));
+    world.run_ms(1000);
+    world.crash(NodeId(1), 0);
+    let (mut most, mut total) = (0, 0);
+    let mut ticks = 0;
+    while led(&world) < all {
+        let before = world.messages_sent;
+        world.run_ms(10);
+        most = most.max(world.messages_sent - before);
+        total += world.messages_sent - before;
+        ticks += 1;
+        assert!(ticks < 500, "{} have leaders after 5 s", led(&world));
+    }
+    println!("{total} messages in {ticks} ticks, {most} in the busiest");
+    assert!(most < GROUPS / 4, "{most} messages in one tick");
+}
+
+/// Deadlines that move closer and away again leave nothing behind.
+#[test]
+fn a_busy_group_keeps_few_timers() {
+    let mut world = world(1, Limits::default());
+    assert!(world.run_while(2000, |w| led(w) < 1));
+    let leader = world.leader(GroupId(1)).unwrap();
+    for round in 0..2000 {
+        let command = Command::IncrBy { key: "k".into(), delta: 1 };
+        world.ask(leader, GroupId(1), 1, Request::one(command));
+        world.run_ms(if round % 10 == 0 { 30 } else { 3 });
+    }
+    world.run_ms(50);
+    assert_eq!(world.outcomes.len(), 2000);
+    for node in &world.nodes {
+        let armed = node.life.as_ref().unwrap().cores[0].shard.timers_armed();
+        assert!(armed < 20, "{} keeps {armed} hints for one group", node.id);
+    }
+}
