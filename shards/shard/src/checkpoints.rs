@@ -67,7 +67,8 @@ impl Shard {
             return;
         }
         assert_eq!(replica.applied, position.index, "invariant: the store is what the meta says");
-        let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
+        let tail_bytes = self.limits.compact_tail_bytes;
+        let keep_from = self.wal.tail_start(group, position.index, tail_bytes);
         replica.store.checkpoint_begin();
         let making = Making { meta, keep_from, whole: false, marked: false };
         replica.making = Some(Box::new(making));
@@ -160,7 +161,9 @@ impl Shard {
         let Some((first, last)) = straggler.entries else { return false };
         let Some(replica) = self.replicas.get(&straggler.group) else { return false };
         let middle = first.get().midpoint(last.get());
-        let keep_from = replica.raft.tail_start(self.limits.compact_tail_bytes);
+        let applied = replica.raft.applied();
+        let tail_bytes = self.limits.compact_tail_bytes;
+        let keep_from = self.wal.tail_start(straggler.group, applied, tail_bytes);
         straggler.bytes > REWRITE_BYTES_MAX
             && replica.incoming.is_none()
             && replica.raft.commit() > replica.checkpoint.position.index

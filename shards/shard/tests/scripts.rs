@@ -97,13 +97,15 @@ impl Script {
     }
 
     /// `write n1 g1 key=value`, `incr n1 g1 key`, `read n1 g1 key`: hands a request over. With
-    /// `once=id`, `epoch=2`, `size=100` (of the value), `count=10` (so many requests).
+    /// `once=id`, `epoch=2`, `size=100` (of the value), `count=10` (so many requests), `each=5` (so
+    /// many milliseconds after each).
     fn ask(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let once = args.take_key("once").map(|id| Bytes::from(id.to_owned()));
         let epoch: u64 = args.take_key("epoch").unwrap_or("1").parse()?;
         let size: Option<usize> = args.take_key("size").map(str::parse).transpose()?;
         let count: u64 = args.take_key("count").unwrap_or("1").parse()?;
+        let each: u64 = args.take_key("each").unwrap_or("0").parse()?;
         let to = node(args.next_pos().ok_or("to whom?")?)?;
         let group = group(args.next_pos().ok_or("which group?")?)?;
         let (key, value) = match args.next_key() {
@@ -128,6 +130,7 @@ impl Script {
             let request = Request { once: once.clone(), ..Request::one(command) };
             let token = self.w().ask(to, group, epoch, request);
             self.open.push(token);
+            self.w().run_ms(each);
         }
         Ok(())
     }

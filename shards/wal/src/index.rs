@@ -147,6 +147,24 @@ impl GroupIndex {
         self.log_bytes = live.map(|run| run.bytes).sum();
     }
 
+    /// The first of the last `bytes` of entries up to `end`, by each run's average.
+    pub(crate) fn tail_start(&self, end: Index, bytes: u64) -> Index {
+        let mut left = bytes;
+        let mut start = end.next();
+        for run in self.runs.iter().rev().filter_map(|run| run.clip(Index(0), end)) {
+            if run.last.next() != start {
+                break;
+            }
+            let fit = (run.count() * left).checked_div(run.bytes).unwrap_or(run.count());
+            start = Index(start.get() - fit.min(run.count()));
+            if fit < run.count() {
+                break;
+            }
+            left -= run.bytes;
+        }
+        start
+    }
+
     /// Drops entries outside `first..=last`, by order of frame `by`.
     fn keep(&mut self, first: Index, last: Index, by: Lsn, segments: &mut Segments) {
         self.runs.retain_mut(|run| match run.clip(first, last) {

@@ -341,6 +341,19 @@ impl Wal {
         self.segments.count()
     }
 
+    /// Bytes of the segments that hold, or held, frames.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.count() as u64 * self.config.segment_bytes
+    }
+
+    /// Where `group`'s log should begin for about the last `bytes` of its entries up to `end` to
+    /// stay in it; one past `end` if none of them is in a frame.
+    #[must_use]
+    pub fn tail_start(&self, group: GroupId, end: Index, bytes: u64) -> Index {
+        self.index.groups.get(&group).map_or(end.next(), |group| group.tail_start(end, bytes))
+    }
+
     /// Bytes of `group`'s entries in the log behind its newest checkpoint.
     #[must_use]
     pub fn group_log_bytes(&self, group: GroupId) -> u64 {
