@@ -141,6 +141,12 @@ impl Shard {
         if self.wal.segments_count() <= SEGMENTS_QUIET || self.files.is_rewriting() {
             return;
         }
+        // A log may be long because much of it is needed. Copying that would free nothing, and
+        // would never end.
+        let live_bytes: u64 = self.wal.live_bytes().values().sum();
+        if live_bytes * 2 > self.wal.size_bytes() {
+            return;
+        }
         let stragglers = self.wal.stragglers();
         let large = stragglers.iter().filter(|straggler| self.is_better_checkpointed(straggler));
         let large: Vec<GroupId> = large.map(|straggler| straggler.group).collect();
