@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock_raft::{Configuration, Restored, SnapshotMeta};
-use oarlock_shard::{ReplicaSeed, Shard, ShardConfig, SharedSupport};
+use oarlock_raft::{Configuration, LogPosition, Restored, SnapshotMeta};
+use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::{
     CoreAddr, GroupId, Index, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
@@ -128,8 +128,23 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         let wait = first_election(range, parts.addr.node, spread, &mut random);
         shard.add_replica(create(parts, range, wait), true);
     }
+    sweep_checkpoints(parts, &mut shard);
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
+}
+
+fn sweep_checkpoints(parts: &RecoverParts, shard: &mut Shard) {
+    match parts.directory.checkpoint_list() {
+        Ok(found) => shard.sweep_checkpoints(found.into_iter().map(|(name, _)| {
+            let CheckpointName { group, index, term } = name;
+            CheckpointFile { group, position: LogPosition { term, index } }
+        })),
+        Err(error) => tracing::warn!(
+            "{}: cannot list {}: {error}: old checkpoints may be left there",
+            parts.addr,
+            parts.directory.checkpoints().display()
+        ),
+    }
 }
 
 fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {

@@ -98,6 +98,18 @@ impl Shard {
         self.out.file_jobs.push((token, FileJob::Delete { file }));
     }
 
+    /// Removes those of the checkpoints found on the disk that no replica here goes by: a crash came
+    /// between a file and its mark, or between a mark and the removal of the file before. For
+    /// recovery, once all replicas are taken up. Files of groups without one are left alone.
+    pub fn sweep_checkpoints(&mut self, found: impl IntoIterator<Item = CheckpointFile>) {
+        for file in found {
+            let replica = self.replicas.get(&file.group);
+            if replica.is_some_and(|replica| replica.checkpoint.position != file.position) {
+                self.delete(file);
+            }
+        }
+    }
+
     /// A file job ended.
     pub fn file_done(&mut self, token: JobToken, done: FileDone) {
         let Some(purpose) = self.files.under_way.remove(&token) else { return };

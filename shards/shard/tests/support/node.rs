@@ -212,6 +212,7 @@ impl Node {
             let delay = base + random.between(Duration::ZERO, spread);
             shard.add_replica(create(range, &plan.limits, delay), true);
         }
+        shard.sweep_checkpoints(disk.files.keys().copied());
         disk.serve(shard.wal());
         Core {
             shard,
