@@ -98,13 +98,14 @@ impl Script {
 
     /// `write n1 g1 key=value`, `incr n1 g1 key`, `read n1 g1 key`: hands a request over. With
     /// `once=id`, `epoch=2`, `size=100` (of the value), `count=10` (so many requests), `each=5` (so
-    /// many milliseconds after each).
+    /// many milliseconds after each), `same=key` (for all of them).
     fn ask(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let once = args.take_key("once").map(|id| Bytes::from(id.to_owned()));
         let epoch: u64 = args.take_key("epoch").unwrap_or("1").parse()?;
         let size: Option<usize> = args.take_key("size").map(str::parse).transpose()?;
         let count: u64 = args.take_key("count").unwrap_or("1").parse()?;
+        let same = args.take_key("same").is_some();
         let each: u64 = args.take_key("each").unwrap_or("0").parse()?;
         let to = node(args.next_pos().ok_or("to whom?")?)?;
         let group = group(args.next_pos().ok_or("which group?")?)?;
@@ -114,7 +115,7 @@ impl Script {
         };
         args.reject_next()?;
         for number in 0..count {
-            let numbered = if count > 1 { format!("{key}{number}") } else { key.clone() };
+            let numbered = if count > 1 && !same { format!("{key}{number}") } else { key.clone() };
             let key = Bytes::from(numbered);
             let command = match command.name.as_str() {
                 "write" => store::Command::Set {
@@ -398,5 +399,7 @@ scripts! {
     snapshot_overtaken
     log_read
     stragglers
+    long_log_of_live_entries
+    tail_stays
     release_of_absent_group
 }
