@@ -43,6 +43,10 @@ impl Incoming {
 impl Shard {
     /// A follower wants a piece of this replica's newest checkpoint.
     pub(crate) fn read_snapshot(&mut self, group: GroupId, wanted: SnapshotRead) {
+        // What was wanted before, by a transfer that has started over since, is wanted no more.
+        let is_other =
+            |&(of, read): &(GroupId, SnapshotRead)| of != group || read.to_node != wanted.to_node;
+        self.files.unsent.retain(is_other);
         if wanted.offset_bytes.is_some() {
             self.files.unsent.push_back((group, wanted));
             self.feed_snapshots();
