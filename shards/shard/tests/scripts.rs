@@ -291,7 +291,7 @@ impl Script {
                     lines.push(format!("{id}/core-{core} has {} segments", disk.segments.len()));
                     continue;
                 }
-                let finished = disk.files.iter().map(|(file, _)| support::show::file(file));
+                let finished = disk.files.keys().map(support::show::file);
                 let parts = disk.parts.keys();
                 let parts = parts.map(|file| format!("unfinished {}", support::show::file(file)));
                 let all: Vec<String> = finished.chain(parts).collect();
