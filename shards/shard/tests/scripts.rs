@@ -183,7 +183,8 @@ impl Script {
         Ok(())
     }
 
-    /// `fail n1 wal`: the next write; `fail n1 files` all of them until `fail n1 none`.
+    /// `fail n1 wal`: the next write; `fail n1 files` all of them, `fail n1 appends` those to
+    /// checkpoints, until `fail n1 none`.
     fn fail(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let id = node(args.next_pos().ok_or("whose?")?)?;
@@ -192,7 +193,11 @@ impl Script {
         match what {
             "wal" => node.faults[0].wal_fails = true,
             "files" => node.disks[0].fails = true,
-            "none" => node.disks[0].fails = false,
+            "appends" => node.disks[0].appends_fail = true,
+            "none" => {
+                node.disks[0].fails = false;
+                node.disks[0].appends_fail = false;
+            }
             other => return Err(format!("cannot fail {other}").into()),
         }
         Ok(())
@@ -397,6 +402,7 @@ scripts! {
     snapshot_resumed
     snapshot_crashes
     snapshot_overtaken
+    snapshot_marked
     log_read
     stragglers
     long_log_of_live_entries

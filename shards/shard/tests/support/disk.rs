@@ -21,6 +21,8 @@ pub struct Disk {
     pub parts: BTreeMap<CheckpointFile, Vec<u8>>,
     /// Every file job fails.
     pub fails: bool,
+    /// No checkpoint can be written.
+    pub appends_fail: bool,
     /// No segment is made ready.
     pub full: bool,
     pub frames_count: u64,
@@ -35,6 +37,7 @@ impl Disk {
             files: BTreeMap::new(),
             parts: BTreeMap::new(),
             fails: false,
+            appends_fail: false,
             full: false,
             frames_count: 0,
         }
@@ -82,7 +85,8 @@ impl Disk {
             self.parts.remove(&file);
             return None;
         }
-        if self.fails {
+        let is_append = matches!(job, FileJob::Append { .. });
+        if self.fails || (self.appends_fail && is_append) {
             return Some(FileDone::Failed);
         }
         Some(match job {
