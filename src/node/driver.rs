@@ -30,8 +30,10 @@ use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
 
-/// How often a core looks at the pulses, at bounced requests and at its gauges.
+/// How often a core looks at the pulses and at bounced requests.
 const TICK: Duration = Duration::from_millis(10);
+/// How often the replicas are counted: each count looks at all of them.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Marks the shard's token of a request that another node forwarded; a router's ids have it clear.
 const FORWARDED: u64 = 1 << 63;
 
@@ -79,6 +81,7 @@ pub struct Kept {
     clock: Clock,
     now: Mono,
     ticked_at: Mono,
+    gauged_at: Mono,
     /// Who forwarded a request, by the shard's token.
     forwarded: FastMap<u64, (CoreAddr, u64)>,
     next_token: u64,
@@ -139,9 +142,12 @@ impl Driver {
             front.router.submit(Asker::Node, GroupId::META, request);
         }
         drop(front);
-        let (replicas, leaders) = self.shard.counts();
-        self.counters.replicas.set(replicas as u64);
-        self.counters.leaders.set(leaders as u64);
+        if self.kept.now.since(self.kept.gauged_at) >= GAUGE_INTERVAL {
+            self.kept.gauged_at = self.kept.now;
+            let (replicas, leaders) = self.shard.counts();
+            self.counters.replicas.set(replicas as u64);
+            self.counters.leaders.set(leaders as u64);
+        }
         self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());
         self.counters.waiting.set(self.shard.waiting() as u64);
         self.ask_questions();
