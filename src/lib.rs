@@ -2,7 +2,7 @@
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
-//! executors and their turns, [`bench`] the load driver, [`abort`] ends the process on a bug.
+//! executors and their turns, [`mod@bench`] the load driver, [`abort`] ends the process on a bug.
 
 pub mod abort;
 pub mod bench;

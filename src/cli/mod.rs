@@ -1,7 +1,7 @@
 //! The command line: parses it, runs one command, ends with its exit code.
 //!
-//! A command is a file with its arguments (`XArgs`) and `run`. To add one: a line in [`Command`]
-//! and a line in [`run`]. Must not hold what a command does.
+//! A command is a file with its arguments (`XArgs`) and `run`. To add one: a line in `Command`
+//! and a line in `run`. Must not hold what a command does.
 //!
 //! Map: `exit` the exit codes, `settings` the configuration's flags, then a file for each command.
 

@@ -1,6 +1,6 @@
 //! `oarlock demo`: a real cluster of this very binary on this machine, under load, losing a node
 //! and getting it back, with every acknowledged write read back at the end. One after the other:
-//! [`stages`] does each step, this file takes arguments and tells the end.
+//! `stages` does each step, this file takes arguments and tells the end.
 
 mod as_node;
 mod figures;
