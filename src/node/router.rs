@@ -388,12 +388,6 @@ impl Router {
         }
     }
 
-    /// When the first bounced request is to be tried again.
-    #[must_use]
-    pub fn next_retry(&self) -> Mono {
-        self.bounced.front().map_or(Mono::NEVER, |(at, _)| *at)
-    }
-
     /// The link to a node broke: what was on its way there may or may not have arrived.
     pub fn link_down(&mut self, node: NodeId) {
         let lost: Vec<u64> = self
@@ -430,12 +424,6 @@ impl Router {
             let refusal = if harmless { Refusal::NoQuorum } else { Refusal::Unknown };
             self.done(id, Err(refusal));
         }
-    }
-
-    /// Whether hops wait to be carried out.
-    #[must_use]
-    pub fn has_hops(&self) -> bool {
-        !self.hops.is_empty()
     }
 
     /// Requests on their way.

@@ -181,12 +181,6 @@ impl Store {
             self.debris.push(checkpoint.changed);
         }
     }
-
-    /// Whether a checkpoint is under way.
-    #[must_use]
-    pub fn checkpoint_running(&self) -> bool {
-        self.checkpoint.is_some()
-    }
 }
 
 impl Checkpoint {

@@ -122,12 +122,6 @@ impl Store {
         self.once.len()
     }
 
-    /// Bytes of remembered `ONCE` ids and replies.
-    #[must_use]
-    pub fn once_bytes(&self) -> u64 {
-        self.once.bytes()
-    }
-
     /// Keys that may be read as of `now`, expired ones not counted.
     #[must_use]
     pub fn live_count(&self, now: WallMs) -> usize {
