@@ -2,7 +2,7 @@
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
-//! executors and their turns, [`mod@bench`] the load driver, [`abort`] ends the process on a bug.
+//! executors and their turns, [`runtime`] what their tasks run on, [`mod@bench`] the load driver, [`abort`] ends the process on a bug.
 
 pub mod abort;
 pub mod bench;
@@ -12,3 +12,4 @@ pub mod disk;
 pub mod logging;
 pub mod net;
 pub mod node;
+pub mod runtime;

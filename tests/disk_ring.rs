@@ -1,4 +1,4 @@
-//! The WAL ring, inboxes and watchdog on real executors, also when these are starved of CPU.
+//! The WAL ring and inboxes on real executors, also when these are starved of CPU.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::cell::RefCell;
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use oarlock::disk::buffer::BLOCK_BYTES;
 use oarlock::disk::probe;
-use oarlock::disk::ring::{FIXED_FRAME_BYTES, RingWakeups, WalRing, WalWriteError, Written};
+use oarlock::disk::ring::{FIXED_FRAME_BYTES, WalRing, WalWriteError, Written};
 use oarlock::disk::segments::SegmentFile;
 use oarlock::node::executor::{ExecutorError, assign_cpus, cpus_available, spawn_pinned};
 use oarlock::node::inbox::{Receiver, Sender, inbox};
-use oarlock::node::watchdog::{Watchdog, of_core};
+use oarlock::runtime;
 use oarlock_types::{CoreId, SegmentId};
 use tempfile::TempDir;
 
@@ -62,9 +62,16 @@ fn fill(ring: &mut WalRing, byte: u8, blocks: usize) {
     ring.buffer().extend_from_slice(&vec![byte; blocks * BLOCK_BYTES]);
 }
 
-async fn outcome(ring: &mut WalRing, wakeups: &mut RingWakeups) -> Result<Written, WalWriteError> {
+/// A ring, and the bell that its completions ring.
+fn open_ring() -> (WalRing, Receiver<()>) {
+    let (_, bell) = inbox::<()>(1);
+    let doorbell = bell.doorbell();
+    (WalRing::open(CoreId(0), move || doorbell.ring()).unwrap(), bell)
+}
+
+async fn outcome(ring: &mut WalRing, bell: &mut Receiver<()>) -> Result<Written, WalWriteError> {
     loop {
-        wakeups.next().await.unwrap();
+        bell.wait().await;
         if let Some(outcome) = ring.try_complete() {
             return outcome;
         }
@@ -78,15 +85,15 @@ fn frames_are_written_in_order_and_each_completion_wakes_the_executor() {
     let segment = segment(directory.path(), 1, FRAMES);
     let path = segment.path.clone();
     on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, mut bell) = open_ring();
         assert_eq!(ring.segment(), None);
         ring.set_segment(segment).unwrap();
         for n in 0..FRAMES {
             fill(&mut ring, u8::try_from(n).unwrap(), 1);
             let offset = (n * BLOCK_BYTES) as u64;
-            ring.submit(offset).unwrap();
+            ring.submit(offset);
             assert!(ring.is_in_flight() && ring.buffer().is_empty());
-            let written = outcome(&mut ring, &mut wakeups).await.unwrap();
+            let written = outcome(&mut ring, &mut bell).await.unwrap();
             assert_eq!(written, Written { segment: SegmentId(1), offset, len: BLOCK_BYTES });
             assert!(!ring.is_in_flight());
             assert!(ring.try_complete().is_none(), "a completion is reported once");
@@ -103,13 +110,13 @@ fn the_next_frame_is_collected_while_one_is_in_flight() {
     let segment = segment(directory.path(), 1, 8);
     let path = segment.path.clone();
     on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, mut bell) = open_ring();
         ring.set_segment(segment).unwrap();
         fill(&mut ring, 1, 1);
         for n in 0..8u8 {
-            ring.submit(u64::from(n) * BLOCK_BYTES as u64).unwrap();
+            ring.submit(u64::from(n) * BLOCK_BYTES as u64);
             fill(&mut ring, n + 2, 1);
-            outcome(&mut ring, &mut wakeups).await.unwrap();
+            outcome(&mut ring, &mut bell).await.unwrap();
         }
     });
     for (n, block) in fs::read(path).unwrap().chunks(BLOCK_BYTES).enumerate() {
@@ -124,17 +131,17 @@ fn frames_larger_than_the_registered_part_and_other_segments_are_written_too() {
     let segments = [1, 2].map(|id| segment(directory.path(), id, large + 1));
     let paths = segments.each_ref().map(|segment| segment.path.clone());
     on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, mut bell) = open_ring();
         for segment in segments {
             let id = segment.id;
             ring.set_segment(segment).unwrap();
             fill(&mut ring, 1, large);
-            ring.submit(0).unwrap();
-            let written = outcome(&mut ring, &mut wakeups).await.unwrap();
+            ring.submit(0);
+            let written = outcome(&mut ring, &mut bell).await.unwrap();
             assert_eq!((written.segment, written.len), (id, large * BLOCK_BYTES));
             fill(&mut ring, 2, 1);
-            ring.submit((large * BLOCK_BYTES) as u64).unwrap();
-            outcome(&mut ring, &mut wakeups).await.unwrap();
+            ring.submit((large * BLOCK_BYTES) as u64);
+            outcome(&mut ring, &mut bell).await.unwrap();
         }
     });
     for path in paths {
@@ -156,43 +163,17 @@ fn an_executor_that_waits_for_its_ring_uses_no_cpu() {
     let directory = directory();
     let segment = segment(directory.path(), 1, 1);
     on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, mut bell) = open_ring();
         ring.set_segment(segment).unwrap();
-        let waiting = glommio::spawn_local(async move { wakeups.next().await }).detach();
+        let waiting = runtime::spawn(async move { bell.wait().await });
         let before = thread_cpu_ticks();
-        glommio::timer::sleep(Duration::from_secs(1)).await;
+        runtime::sleep(Duration::from_secs(1)).await;
         let used = thread_cpu_ticks() - before;
         assert!(used < 10, "{used} ticks of 10 ms in a second of waiting");
         fill(&mut ring, 1, 1);
-        ring.submit(0).unwrap();
-        waiting.await.unwrap().unwrap();
+        ring.submit(0);
+        waiting.await;
         ring.try_complete().expect("woken after the completion").unwrap();
-    });
-}
-
-#[test]
-fn wakes_that_nobody_reads_do_no_harm() {
-    // More than a socket holds.
-    const FRAMES: u64 = 600;
-    let directory = directory();
-    let segment = segment(directory.path(), 1, 1);
-    on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
-        ring.set_segment(segment).unwrap();
-        for _ in 0..FRAMES {
-            fill(&mut ring, 1, 1);
-            ring.submit(0).unwrap();
-            // A turn that never sleeps finds the completion by looking.
-            while ring.try_complete().transpose().unwrap().is_none() {
-                std::hint::spin_loop();
-            }
-        }
-        wakeups.next().await.unwrap();
-        for _ in 0..FRAMES {
-            fill(&mut ring, 1, 1);
-            ring.submit(0).unwrap();
-            outcome(&mut ring, &mut wakeups).await.unwrap();
-        }
     });
 }
 
@@ -204,11 +185,11 @@ fn a_failed_write_wakes_the_executor_and_is_reported_once() {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
     let read_only = SegmentFile { id: SegmentId(1), path: path.clone(), file };
     on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, mut bell) = open_ring();
         ring.set_segment(read_only).unwrap();
         fill(&mut ring, 1, 1);
-        ring.submit(0).unwrap();
-        let error = outcome(&mut ring, &mut wakeups).await.unwrap_err();
+        ring.submit(0);
+        let error = outcome(&mut ring, &mut bell).await.unwrap_err();
         assert!(matches!(error, WalWriteError::Failed { segment: SegmentId(1), .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("cannot write 4096 bytes at offset 0 of"), "{text}");
@@ -258,11 +239,11 @@ fn a_short_write_is_an_error() {
         .unwrap();
     limit(rustix::process::Resource::Fsize, 2 * BLOCK_BYTES as u64);
     on_executor(move || async move {
-        let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, mut bell) = open_ring();
         ring.set_segment(SegmentFile { id: SegmentId(1), path, file }).unwrap();
         fill(&mut ring, 1, 4);
-        ring.submit(0).unwrap();
-        let error = outcome(&mut ring, &mut wakeups).await.unwrap_err();
+        ring.submit(0);
+        let error = outcome(&mut ring, &mut bell).await.unwrap_err();
         assert!(matches!(error, WalWriteError::Short { written: 8192, len: 16384, .. }), "{error}");
     });
 }
@@ -273,10 +254,10 @@ fn a_ring_with_a_write_in_flight_can_be_dropped() {
     let segment = segment(directory.path(), 1, 1);
     let path = segment.path.clone();
     on_executor(move || async move {
-        let (mut ring, _wakeups) = WalRing::open(CoreId(0)).unwrap();
+        let (mut ring, _bell) = open_ring();
         ring.set_segment(segment).unwrap();
         fill(&mut ring, 9, 1);
-        ring.submit(0).unwrap();
+        ring.submit(0);
         drop(ring);
     });
     assert!(fs::read(path).unwrap().iter().all(|&b| b == 9), "the drop waited for the write");
@@ -294,8 +275,6 @@ fn too_low_a_memlock_limit_is_a_clear_message_and_no_panic() {
     for words in ["RLIMIT_MEMLOCK", "is 262144 bytes", "ulimit -l", "LimitMEMLOCK"] {
         assert!(text.contains(words), "{text}");
     }
-    let started = spawn_pinned(&cpus_available().unwrap()[..1], "test", |_| || async {});
-    assert!(matches!(started, Err(ExecutorError::Executor { .. })), "{started:?}");
 }
 
 #[test]
@@ -346,41 +325,6 @@ fn executors_are_pinned_and_none_runs_unless_all_could_be_set_up() {
     assert!(!has_run.load(Ordering::SeqCst));
 }
 
-/// A short preempt timer on a busy machine has now and then fired before the first task is looked
-/// at, as the default one has more rarely: glommio then parks with tasks ready to run. Nothing but
-/// the watchdog ends that park: without it this hangs in most runs.
-#[test]
-fn the_watchdog_ends_a_park_with_runnable_tasks() {
-    const YIELDS: u32 = 200_000;
-    let is_over = Arc::new(AtomicBool::new(false));
-    let hogs = hog_cpus(&is_over);
-    let watchdog = Watchdog::start(1).unwrap();
-    let progress = watchdog.progress();
-    let yields = Arc::new(AtomicU32::new(0));
-    let (done, is_done) = mpsc::channel();
-    let executor = glommio::LocalExecutorBuilder::default()
-        .preempt_timer(Duration::from_micros(50))
-        .spawn({
-            let yields = Arc::clone(&yields);
-            move || async move {
-                glommio::spawn_local(async move {
-                    of_core(&progress, CoreId(0)).attend(|| {}).await;
-                })
-                .detach();
-                for _ in 0..YIELDS {
-                    futures_lite::future::yield_now().await;
-                    yields.fetch_add(1, Ordering::Relaxed);
-                }
-                done.send(()).unwrap();
-            }
-        })
-        .unwrap();
-    is_done.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("parked for ever after {yields:?}"));
-    is_over.store(true, Ordering::Relaxed);
-    executor.join().unwrap();
-    hogs.into_iter().for_each(|hog| hog.join().unwrap());
-}
-
 /// Two threads for each CPU that never rest.
 fn hog_cpus(is_over: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
     (0..cpus_available().unwrap().len().min(4) * 2)
@@ -416,31 +360,30 @@ async fn starved_body(
     let is_over = Rc::new(RefCell::new(false));
     for _ in 0..2 {
         let is_over = Rc::clone(&is_over);
-        glommio::spawn_local(async move {
+        runtime::spawn(async move {
             while !*is_over.borrow() {
                 let begun = Instant::now();
                 while begun.elapsed() < Duration::from_micros(300) {
                     std::hint::spin_loop();
                 }
-                glommio::timer::sleep(Duration::from_micros(500)).await;
+                runtime::sleep(Duration::from_micros(500)).await;
             }
         })
         .detach();
     }
-    let writing = glommio::spawn_local({
+    let writing = runtime::spawn({
         let counts = Arc::clone(&counts);
         async move {
-            let (mut ring, mut wakeups) = WalRing::open(CoreId(0)).unwrap();
+            let (mut ring, mut bell) = open_ring();
             ring.set_segment(segment).unwrap();
             for n in 0..WRITES {
                 fill(&mut ring, 1, 1);
-                ring.submit(u64::from(n % 64) * BLOCK_BYTES as u64).unwrap();
-                outcome(&mut ring, &mut wakeups).await.unwrap();
+                ring.submit(u64::from(n % 64) * BLOCK_BYTES as u64);
+                outcome(&mut ring, &mut bell).await.unwrap();
                 counts.writes[core].store(n + 1, Ordering::Relaxed);
             }
         }
-    })
-    .detach();
+    });
     let mut got = Vec::new();
     if core == 0 {
         to_other.send(0).unwrap();
@@ -454,12 +397,12 @@ async fn starved_body(
         to_other.send(got[0] + 1).unwrap();
         counts.rounds[core].store(n + 1, Ordering::Relaxed);
     }
-    writing.await.unwrap();
+    writing.await;
     *is_over.borrow_mut() = true;
 }
 
-/// The executors share their CPUs with threads that never rest, which is when glommio may park
-/// with runnable tasks: everything still gets done, because of the watchdog.
+/// The executors share their CPUs with threads that never rest, and each has tasks that hog it:
+/// everything still gets done.
 #[test]
 fn nothing_hangs_on_starved_executors() {
     let directory = directory();
@@ -467,7 +410,6 @@ fn nothing_hangs_on_starved_executors() {
     let cpus = assign_cpus(2, &[], &available).unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let hogs = hog_cpus(&is_over);
-    let watchdog = Watchdog::start(2).unwrap();
     let counts = Arc::new(Counts::default());
     let (to_first, at_first) = inbox(4);
     let (to_second, at_second) = inbox(4);
@@ -479,12 +421,9 @@ fn nothing_hangs_on_starved_executors() {
     let executors = spawn_pinned(&cpus, "starved", |core| {
         let index = usize::from(core.get());
         let (segment, to_other, here) = parts[index].take().unwrap();
-        let (progress, counts, done) = (watchdog.progress(), Arc::clone(&counts), done.clone());
+        let (counts, done) = (Arc::clone(&counts), done.clone());
         move || async move {
-            let attending =
-                glommio::spawn_local(async move { of_core(&progress, core).attend(|| {}).await });
             starved_body(index, segment, to_other, here, counts).await;
-            attending.cancel().await;
             done.send(()).unwrap();
         }
     })

@@ -12,8 +12,6 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
-use glommio::timer::Timer;
-use glommio::{LocalExecutorBuilder, Placement};
 use oarlock::net::handshake::{HANDSHAKE_BYTES_MAX, Identity, PeerBook};
 use oarlock::net::link::{LinkConfig, LinkLimits, PeerLink};
 use oarlock::net::link_hub::{Incoming, LinkEvent, LinkHub};
@@ -21,7 +19,8 @@ use oarlock::net::link_reader::{AcceptedLink, read_link};
 use oarlock::net::peer_listener::{ListenerLimits, PeerListener, bind_peer_port};
 use oarlock::net::pulse_socket::{PulseParts, PulseThread};
 use oarlock::node::inbox::{Receiver, inbox};
-use oarlock::node::watchdog::{CoreProgress, Watchdog};
+use oarlock::node::watchdog::{BEAT, CoreProgress};
+use oarlock::runtime::{self, Runtime, sleep};
 use oarlock_codec::{
     ForwardReply, Frame, Handshake, HandshakeRefusal, HandshakeReply, Header, Refusal, frame,
 };
@@ -64,20 +63,14 @@ fn book(identity: Identity) -> Arc<PeerBook> {
     Arc::new(PeerBook::new(identity, Arc::new(table), BTreeMap::new(), Box::new(|_, _| ())))
 }
 
-/// Runs `body` on an executor with a watchdog, as a node would.
-fn on_executor<F: Future<Output = ()>>(body: impl FnOnce() -> F) {
-    let watchdog = Watchdog::start(1).unwrap();
-    let progress = watchdog.progress();
-    let executor =
-        LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().unwrap();
-    executor.run(async {
-        let beats = glommio::spawn_local(async move { progress[0].attend(|| ()).await });
+/// Runs `body` on a runtime, as a core would.
+fn on_executor<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + 'static) {
+    Runtime::new().unwrap().run(async {
         let patience = async {
-            Timer::new(PATIENCE * 3).await;
+            sleep(PATIENCE * 3).await;
             panic!("the test hangs");
         };
         or(body(), patience).await;
-        drop(beats);
     });
 }
 
@@ -88,7 +81,7 @@ struct Server {
     listener: Option<PeerListener>,
     hub: Rc<LinkHub>,
     bell: Receiver<()>,
-    readers: Option<glommio::Task<()>>,
+    readers: Option<async_task::Task<()>>,
     events: Vec<LinkEvent>,
     frames: Vec<Incoming>,
     asked_for: Rc<RefCell<Vec<CoreId>>>,
@@ -109,7 +102,7 @@ impl Server {
         let (_, bell) = inbox::<()>(1);
         let hub = LinkHub::new(bell.doorbell(), hub_bytes_max);
         let asked_for = Rc::new(RefCell::new(Vec::new()));
-        let readers = glommio::spawn_local({
+        let readers = runtime::spawn({
             let (hub, table, asked_for) = (Rc::clone(&hub), Arc::clone(&table), asked_for.clone());
             async move {
                 let (mut tasks, mut arrived) = (Vec::new(), Vec::new());
@@ -120,7 +113,7 @@ impl Server {
                         asked_for.borrow_mut().push(link.to_core);
                         let (hub, table) = (Rc::clone(&hub), Arc::clone(&table));
                         let read = read_link(link, table, hub, FRAME_BYTES_MAX);
-                        tasks.push(glommio::spawn_local(read));
+                        tasks.push(runtime::spawn(read));
                     }
                 }
             }
@@ -218,7 +211,7 @@ async fn until(
         }
         assert!(start.elapsed() < PATIENCE, "it never happened; events {events:?}");
         or(bell.wait(), async {
-            Timer::new(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         })
         .await;
     }
@@ -300,7 +293,7 @@ fn a_slow_reader_costs_bounded_memory_and_a_reset() {
             assert!(client.link.queued_bytes() <= queue_bytes_max);
             // Lets the kernel's buffers fill before ours do.
             if sent % 8 == 0 {
-                Timer::new(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
         }
         assert!(sent > 10, "only {sent} frames fit");
@@ -485,7 +478,7 @@ fn an_address_that_leads_back_to_the_node_makes_no_link() {
         let mut server = Server::start(any_port(), identity(1, 5, 1), 1 << 20);
         let mut client = Client::open(identity(1, 5, 1), 0, server.addr, LinkLimits::default());
         let addr = server.addr;
-        Timer::new(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
         assert_eq!(client.link.incarnation(), None);
         server.stop().await;
         let _right = Server::start(addr, identity(2, 8, 1), 1 << 20);
@@ -570,7 +563,6 @@ struct Pulsing {
     addr: SocketAddr,
     table: Arc<SupportTable>,
     thread: Option<PulseThread>,
-    _watchdog: Watchdog,
     progress: Arc<[CoreProgress]>,
 }
 
@@ -591,8 +583,7 @@ fn pulsing_nodes(origin: Instant) -> Vec<Pulsing> {
             table.outgoing_up(peer, CoreId(0), Incarnation(1));
             table.incoming_up(CoreAddr::new(peer, CoreId(0)), Incarnation(1));
         }
-        let watchdog = Watchdog::start(1).unwrap();
-        let progress = watchdog.progress();
+        let progress = CoreProgress::of_cores(1);
         let thread = PulseThread::start(PulseParts {
             socket,
             peers: addrs.clone(),
@@ -601,7 +592,7 @@ fn pulsing_nodes(origin: Instant) -> Vec<Pulsing> {
             progress: Arc::clone(&progress),
             clock,
         });
-        Pulsing { addr, table, thread: Some(thread.unwrap()), _watchdog: watchdog, progress }
+        Pulsing { addr, table, thread: Some(thread.unwrap()), progress }
     });
     nodes.collect()
 }
@@ -611,7 +602,7 @@ async fn poll_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "{what}");
-        Timer::new(Duration::from_millis(2)).await;
+        sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -625,13 +616,13 @@ fn pulse_threads_support_each_other_until_one_stops_or_gets_stuck() {
         let loops: Vec<_> = (0..3)
             .map(|at: usize| {
                 let (core, is_stuck) = (Arc::clone(&nodes[at].progress), Rc::clone(&is_stuck));
-                glommio::spawn_local(async move {
-                    let turn = || {
+                runtime::spawn(async move {
+                    loop {
+                        sleep(BEAT).await;
                         if at != 2 || !is_stuck.get() {
                             core[0].count_turn();
                         }
-                    };
-                    core[0].attend(turn).await;
+                    }
                 })
             })
             .collect();

@@ -26,7 +26,7 @@ const TEST_CRATES: &[&str] = &["criterion", "goldenscript", "proptest"];
 
 /// What touches the world belongs into the root package alone.
 const ROOT_ONLY: &[&str] =
-    &["glommio", "io-uring", "crossbeam-queue", "rustix", "libc", "socket2", "getrandom", "tokio"];
+    &["io-uring", "crossbeam-queue", "rustix", "libc", "socket2", "getrandom", "tokio"];
 
 /// The only files with `unsafe`, and why each needs it.
 const UNSAFE_FILES: &[(&str, &str)] = &[

@@ -17,6 +17,7 @@ use toml::{Table, Value};
 use super::client::Client;
 use super::cluster_map::{self, RangeRow};
 use super::ports::free_addresses;
+use crate::node::executor::cpus_available;
 
 /// What kind of cluster to start.
 #[derive(Clone, Debug)]
@@ -107,6 +108,9 @@ impl LocalCluster {
         };
         set("node", "node_id", number(node.id));
         set("node", "data_dir", text(node.data_dir().display().to_string()));
+        if let Some(cpus) = self.cpus_of(node) {
+            set("node", "cores", Value::Array(cpus.into_iter().map(number).collect()));
+        }
         set("cluster", "initial_nodes", Value::Array(initial.collect()));
         set("cluster", "initial_ranges", number(u64::from(self.options.ranges)));
         set("cluster", "replication_factor", number(replicas));
@@ -116,6 +120,19 @@ impl LocalCluster {
             }
         }
         config
+    }
+
+    /// The CPUs of one node: each node's follow those of the node before, so that nodes of few
+    /// cores do not all crowd on the first ones. None if a node has more cores than there are.
+    fn cpus_of(&self, node: &Node) -> Option<Vec<u64>> {
+        let available = cpus_available().ok()?;
+        let cores = usize::from(self.options.cores_per_node);
+        if cores > available.len() {
+            return None;
+        }
+        let first = usize::try_from(node.id - 1).ok()? * cores;
+        let cpus = available.iter().cycle().skip(first % available.len()).take(cores);
+        Some(cpus.map(|cpu| *cpu as u64).collect())
     }
 
     /// Starts every node that is not running.

@@ -1,60 +1,34 @@
-//! The ring that writes a core's WAL: one durable write in flight, its completion wakes the
-//! executor. It must not retry a failed write, and knows nothing of what it writes. One per core,
-//! made and used on that core's executor.
-//!
-//! How the executor is woken: glommio cannot await a foreign descriptor, so the write is hard-linked
-//! to a one-byte send on a socket pair whose other end the executor reads like any socket. A hard
-//! link, unlike a soft one, lets the send go out even when the write failed: a failure must wake
-//! the core as well.
+//! Writes a core's WAL through the core's ring: one durable write in flight, its completion wakes
+//! whoever awaits it. It must not retry a failed write, and knows nothing of what it writes. One
+//! per core, made and used on that core's executor.
 #![allow(unsafe_code, reason = "hands pointers to the kernel, which the language cannot check")]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 
-use futures_lite::AsyncReadExt;
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{opcode, squeue, types};
 use oarlock_types::{CoreId, SegmentId};
 
 use super::buffer::{BLOCK_BYTES, FrameBuffer};
 use super::segments::SegmentFile;
+use crate::runtime::{self, Completion, Ring};
 
 /// The part of each of the two frame buffers that is registered with the kernel, and so locked in
 /// memory: larger frames are written from ordinary memory.
 pub const FIXED_FRAME_BYTES: usize = 128 << 10;
 
-const RING_ENTRIES: u32 = 8;
 const SLOT_SEGMENT: u32 = 0;
-const SLOT_WAKE: u32 = 1;
-const TOKEN_WRITE: u64 = 1;
-const TOKEN_WAKE: u64 = 2;
-/// How often a submission that the kernel could not take for lack of memory is offered again.
-const SUBMIT_ATTEMPTS_MAX: u32 = 10_000;
-static WAKE_BYTE: [u8; 1] = [1];
 
-/// Why a ring could not be set up.
+/// The log's part of a ring could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum RingError {
-    /// The kernel refused.
-    #[error("core {core}: cannot set up the write-ahead log's io_uring ({step}): {source}")]
-    Setup {
-        /// Whose ring.
-        core: CoreId,
-        /// What was being done.
-        step: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The kernel is too old.
-    #[error(
-        "core {core}: this kernel's io_uring cannot skip completions on success; Linux 5.17 or \
-         newer is needed"
-    )]
-    KernelTooOld {
-        /// Whose ring.
-        core: CoreId,
-    },
+#[error("{core}: io_uring does not take the write-ahead log's files: {source}")]
+pub struct RingError {
+    /// Whose ring.
+    pub core: CoreId,
+    /// The kernel's answer.
+    pub source: io::Error,
 }
 
 /// Why a WAL write is not known to be durable. It is final: the process must stop.
@@ -98,16 +72,17 @@ pub enum WalWriteError {
         /// How much of it was written.
         written: usize,
     },
-    /// The ring itself no longer works.
+    /// The ring does not take the segment's file.
     #[error(
-        "core {core}: the write-ahead log's io_uring failed ({step}): {source}. The node stops; \
-         start it again"
+        "{core}: the kernel does not take {path} for the write-ahead log: {source}. The node \
+         stops; start it again",
+        path = path.display()
     )]
-    Ring {
-        /// Whose ring.
+    Segment {
+        /// Whose log.
         core: CoreId,
-        /// What was being done.
-        step: &'static str,
+        /// The file.
+        path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -129,59 +104,29 @@ pub struct Written {
 /// Two buffers take turns: one is with the kernel while the next frame is collected in the other.
 ///
 /// 1. A completion is reported exactly once, by [`WalRing::try_complete`].
-/// 2. Whatever the outcome, [`RingWakeups::next`] returns after it.
+/// 2. Whatever the outcome, whoever opened the ring is notified of it.
 /// 3. After a failure nothing is written any more.
 pub struct WalRing {
     core: CoreId,
-    ring: IoUring,
-    wake: UnixStream,
+    ring: Rc<Ring>,
     segment: Option<SegmentFile>,
     buffers: [FrameBuffer; 2],
     filling: usize,
     in_flight: Option<Written>,
+    completion: Rc<Completion>,
     has_failed: bool,
     are_buffers_registered: bool,
 }
 
-/// The end of the socket pair at which an executor learns that a write has completed.
-#[derive(Debug)]
-pub struct RingWakeups {
-    stream: glommio::net::UnixStream,
-}
-
-impl RingWakeups {
-    /// Returns when a write has completed, well or badly, since the last call; then
-    /// [`WalRing::try_complete`] has its outcome unless it was asked before. Safe to drop half-way.
-    ///
-    /// # Errors
-    /// When the ring is gone.
-    pub async fn next(&mut self) -> io::Result<()> {
-        // Longer than any number of bytes that can be waiting, or glommio would not poll early.
-        let mut bytes = [0; 64];
-        match self.stream.read(&mut bytes).await? {
-            0 => Err(io::ErrorKind::BrokenPipe.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
 impl WalRing {
-    /// Sets up a ring. Must run on the executor of `core`.
+    /// Sets up the log's part of the ring of `core`, on whose executor it must be called; `notify`
+    /// is called there when a write has completed.
     ///
     /// # Errors
     /// [`RingError`] when the kernel refuses.
-    pub fn open(core: CoreId) -> Result<(Self, RingWakeups), RingError> {
-        let setup = |step| move |source| RingError::Setup { core, step, source };
-        // Neither DEFER_TASKRUN nor COOP_TASKRUN: completions must be run, and the linked send with
-        // them, while this thread sleeps in another ring.
-        let ring = IoUring::builder().build(RING_ENTRIES).map_err(setup("io_uring_setup"))?;
-        if !ring.params().is_feature_skip_cqe_on_success() {
-            return Err(RingError::KernelTooOld { core });
-        }
-        let (wake, woken) = UnixStream::pair().map_err(setup("socketpair"))?;
-        ring.submitter()
-            .register_files(&[-1, wake.as_raw_fd()])
-            .map_err(setup("registering files"))?;
+    pub fn open(core: CoreId, notify: impl Fn() + 'static) -> Result<Self, RingError> {
+        let ring = runtime::ring();
+        ring.register_files(&[-1]).map_err(|source| RingError { core, source })?;
         let mut buffers = [FIXED_FRAME_BYTES; 2].map(FrameBuffer::new);
         let are_buffers_registered = register(&ring, &mut buffers);
         if !are_buffers_registered {
@@ -191,20 +136,17 @@ impl WalRing {
                  going on with ordinary ones, which are slower"
             );
         }
-        // SAFETY: the descriptor is open and owned by nobody else: `into_raw_fd` gave it up.
-        let stream = unsafe { glommio::net::UnixStream::from_raw_fd(woken.into_raw_fd()) };
-        let this = Self {
+        Ok(Self {
             core,
             ring,
-            wake,
             segment: None,
             buffers,
             filling: 0,
             in_flight: None,
+            completion: Completion::new(notify),
             has_failed: false,
             are_buffers_registered,
-        };
-        Ok((this, RingWakeups { stream }))
+        })
     }
 
     /// Directs what is submitted from now on to another segment; gives back the one before.
@@ -219,11 +161,12 @@ impl WalRing {
         segment: SegmentFile,
     ) -> Result<Option<SegmentFile>, WalWriteError> {
         assert!(self.in_flight.is_none(), "a segment is changed between writes only");
-        let fd = segment.file.as_raw_fd();
-        self.ring
-            .submitter()
-            .register_files_update(SLOT_SEGMENT, &[fd])
-            .map_err(|source| self.broken("registering a segment", source))?;
+        let exchanged = self.ring.exchange_file(SLOT_SEGMENT, segment.file.as_raw_fd());
+        exchanged.map_err(|source| WalWriteError::Segment {
+            core: self.core,
+            path: segment.path.clone(),
+            source,
+        })?;
         Ok(self.segment.replace(segment))
     }
 
@@ -244,15 +187,13 @@ impl WalRing {
         self.in_flight.is_some()
     }
 
-    /// Writes what is in [`WalRing::buffer`], a whole number of blocks, at `offset`.
-    ///
-    /// # Errors
-    /// When the kernel does not take it. That is final, as a failed write is.
+    /// Writes what is in [`WalRing::buffer`], a whole number of blocks, at `offset`. The kernel
+    /// gets it when the core next enters it, at the latest at the end of the pass.
     ///
     /// # Panics
     /// When a write is in flight or failed, no segment is set, or the frame is empty or not whole
     /// blocks on a block boundary.
-    pub fn submit(&mut self, offset: u64) -> Result<(), WalWriteError> {
+    pub fn submit(&mut self, offset: u64) {
         assert!(self.in_flight.is_none(), "one write in flight");
         assert!(!self.has_failed, "a failed write is final");
         let segment = self.segment.as_ref().expect("invariant: a segment is set before a write");
@@ -261,16 +202,12 @@ impl WalRing {
         assert!(len > 0 && len.is_multiple_of(BLOCK_BYTES), "a frame is whole blocks");
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64), "a frame starts on a block boundary");
         self.in_flight = Some(Written { segment: segment.id, offset, len });
-
-        let entries = [self.write_entry(offset), wake_entry()];
+        let entry = self.write_entry(offset);
         // SAFETY: the buffer stays where it is until the completion: `filling` moves on to the
         // other one and comes back only after `in_flight` is cleared; `Drop` waits for the kernel.
-        // The wake byte is static.
-        let pushed = unsafe { self.ring.submission().push_multiple(&entries) };
-        pushed.expect("invariant: the queue is empty, as one write is in flight");
+        unsafe { self.ring.start(entry, Rc::clone(&self.completion)) };
         self.filling = 1 - self.filling;
         self.buffers[self.filling].clear();
-        self.enter()
     }
 
     /// The outcome of the write in flight, if it is known: without a system call, so that a turn
@@ -280,22 +217,7 @@ impl WalRing {
     /// The write is not durable. That is final.
     pub fn try_complete(&mut self) -> Option<Result<Written, WalWriteError>> {
         self.in_flight?;
-        let mut outcome = None;
-        let mut wake_error = None;
-        for entry in self.ring.completion() {
-            match entry.user_data() {
-                TOKEN_WRITE => outcome = Some(entry.result()),
-                // The socket is full of wakes that the executor has yet to read: it will come.
-                TOKEN_WAKE if entry.result() == -libc::EAGAIN => {}
-                _ => wake_error = Some(io::Error::from_raw_os_error(-entry.result())),
-            }
-        }
-        if let Some(source) = wake_error {
-            self.has_failed = true;
-            self.in_flight = None;
-            return Some(Err(self.broken("waking the executor", source)));
-        }
-        let result = outcome?;
+        let result = self.completion.take()?;
         let write = self.in_flight.take()?;
         let judged = self.judge(write, result);
         self.has_failed |= judged.is_err();
@@ -326,60 +248,27 @@ impl WalRing {
         } else {
             opcode::Write::new(file, pointer, len).offset(offset).build()
         };
-        entry.flags(squeue::Flags::IO_HARDLINK).user_data(TOKEN_WRITE)
-    }
-
-    fn enter(&mut self) -> Result<(), WalWriteError> {
-        for _ in 0..SUBMIT_ATTEMPTS_MAX {
-            match self.ring.submit() {
-                Ok(_) if self.ring.submission().is_empty() => return Ok(()),
-                Ok(_) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
-                    _ => return Err(self.fail("submitting", error)),
-                },
-            }
-        }
-        Err(self.fail("submitting", io::Error::from_raw_os_error(libc::EAGAIN)))
-    }
-
-    fn fail(&mut self, step: &'static str, source: io::Error) -> WalWriteError {
-        self.has_failed = true;
-        self.broken(step, source)
-    }
-
-    fn broken(&self, step: &'static str, source: io::Error) -> WalWriteError {
-        WalWriteError::Ring { core: self.core, step, source }
+        entry
     }
 }
 
-fn wake_entry() -> squeue::Entry {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    opcode::Send::new(types::Fixed(SLOT_WAKE), WAKE_BYTE.as_ptr(), 1)
-        .flags(flags)
-        .build()
-        .flags(squeue::Flags::SKIP_SUCCESS)
-        .user_data(TOKEN_WAKE)
-}
-
-fn register(ring: &IoUring, buffers: &mut [FrameBuffer; 2]) -> bool {
+fn register(ring: &Ring, buffers: &mut [FrameBuffer; 2]) -> bool {
     let areas = buffers.each_mut().map(|buffer| {
         let (start, len) = buffer.fixed_mut().whole();
         libc::iovec { iov_base: start.cast(), iov_len: len }
     });
-    // SAFETY: the fixed parts neither move nor go before the ring does: `WalRing` owns both, and
-    // its fields are dropped in order, the ring first.
-    unsafe { ring.submitter().register_buffers(&areas) }.is_ok()
+    // SAFETY: the fixed parts do not move, and `WalRing`, which owns them, takes them back from the
+    // kernel when it goes.
+    unsafe { ring.register_buffers(&areas) }.is_ok()
 }
 
 impl Drop for WalRing {
     /// Waits for the kernel, which still reads the buffer of a write in flight.
     fn drop(&mut self) {
-        while self.in_flight.is_some() && !self.has_failed {
-            if self.ring.submit_and_wait(1).is_err() || self.try_complete().is_some() {
-                break;
-            }
+        if self.in_flight.is_some() {
+            self.ring.wait_for(&self.completion);
         }
+        self.ring.unregister();
     }
 }
 
@@ -387,7 +276,6 @@ impl std::fmt::Debug for WalRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WalRing")
             .field("core", &self.core)
-            .field("wake", &self.wake)
             .field("segment", &self.segment)
             .field("in_flight", &self.in_flight)
             .field("has_failed", &self.has_failed)

@@ -4,13 +4,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd};
 use std::time::{Duration, Instant};
 
-use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::session::ClientLimits;
+use crate::runtime::TcpListener;
 
 /// Clients that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -49,7 +48,6 @@ fn try_listen(address: SocketAddr) -> io::Result<()> {
 ///
 /// # Errors
 /// Such as that the port is taken or the address not this machine's.
-#[allow(unsafe_code, reason = "glommio takes a prepared listening socket in no other way")]
 pub fn bind(address: SocketAddr, limits: &ClientLimits) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -61,8 +59,7 @@ pub fn bind(address: SocketAddr, limits: &ClientLimits) -> io::Result<TcpListene
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    // SAFETY: the descriptor is open, a listening socket, and owned by nobody else from here on.
-    Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
+    TcpListener::new(socket)
 }
 
 #[cfg(test)]

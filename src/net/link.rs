@@ -17,17 +17,16 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use glommio::net::TcpStream;
-use glommio::timer::Timer;
 use oarlock_codec::{Framed, Handshake, HandshakeReply, Header, frame};
 use oarlock_shard::support_table::{LinkToken, SupportTable};
 use oarlock_types::{CoreId, Incarnation, NodeId, Random};
-use socket2_glommio::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::handshake::{DialError, HANDSHAKE_BYTES_MAX, PeerBook};
 use crate::net::link_hub::{LinkEvent, LinkHub};
 use crate::net::link_log::RepeatedLog;
 use crate::net::link_reader;
+use crate::runtime::{self, TcpStream, sleep};
 
 /// A buffer that has grown beyond this is given back once it is empty.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
@@ -147,7 +146,7 @@ impl PeerLink {
             is_unwanted: Cell::new(false),
             waker: RefCell::default(),
         });
-        glommio::spawn_local(keep_up(Rc::clone(&shared), book, hub)).detach();
+        runtime::spawn(keep_up(Rc::clone(&shared), book, hub)).detach();
         Self { shared }
     }
 
@@ -283,7 +282,7 @@ async fn rest(shared: &Shared, table: &SupportTable, seen: Incarnation, wait: Du
         if left.is_zero() || shared.is_unwanted.get() || is_back {
             return;
         }
-        Timer::new(left.min(BACKOFF_SLICE)).await;
+        sleep(left.min(BACKOFF_SLICE)).await;
     }
 }
 
@@ -293,9 +292,7 @@ async fn dial(config: &LinkConfig, book: &PeerBook) -> Result<(TcpStream, Incarn
     let greet = async {
         let unreachable = |source| DialError::Unreachable { peer, addr, source };
         let mut stream = connect(addr).map_err(unreachable)?;
-        stream
-            .set_write_timeout(Some(config.limits.write_timeout))
-            .map_err(|error| unreachable(error.into()))?;
+        stream.set_write_timeout(Some(config.limits.write_timeout));
         let reply = exchange(&mut stream, &hello).await.map_err(|error| match error {
             Exchange::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
                 DialError::HungUp { peer, addr }
@@ -307,7 +304,7 @@ async fn dial(config: &LinkConfig, book: &PeerBook) -> Result<(TcpStream, Incarn
         Ok((stream, incarnation))
     };
     let silence = async {
-        Timer::new(config.limits.connect_timeout).await;
+        sleep(config.limits.connect_timeout).await;
         Err(DialError::Silent { peer, addr })
     };
     or(greet, silence).await
@@ -322,7 +319,7 @@ fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => (),
         Err(error) => return Err(error),
     }
-    Ok(TcpStream::from(socket))
+    TcpStream::new(socket)
 }
 
 enum Exchange {

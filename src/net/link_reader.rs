@@ -10,19 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::AsyncReadExt;
-use glommio::net::TcpStream;
-use glommio::timer::Timer;
 use oarlock_codec::{Decoder, Frame, FrameError};
 use oarlock_shard::support_table::{LinkToken, SupportTable};
 use oarlock_types::{CoreAddr, CoreId, Incarnation};
-use socket2_glommio::{Socket, TcpKeepalive};
+use socket2::{Socket, TcpKeepalive};
 
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
+use crate::runtime::TcpStream;
 
 const READ_BYTES: usize = 128 << 10;
-/// How long a reader rests when more waits for it. A task that stays runnable keeps glommio from
-/// looking at anybody's input; any wait for a timer makes it look.
-const BREATH: Duration = Duration::from_micros(20);
 /// A peer whose host has vanished is noticed after three of these, even on a silent link.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
@@ -61,7 +57,7 @@ pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
         .with_time(KEEPALIVE_INTERVAL)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(3);
-    socket.set_nodelay(true)?;
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
     socket.set_nonblocking(true)
@@ -113,7 +109,10 @@ async fn receive(
     if let Err(error) = prepare(&socket) {
         return error.into();
     }
-    let mut stream = TcpStream::from(socket);
+    let mut stream = match TcpStream::new(socket) {
+        Ok(stream) => stream,
+        Err(error) => return error.into(),
+    };
     let mut decoder = Decoder::new(frame_bytes_max);
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -131,7 +130,8 @@ async fn receive(
         }
         hub.room().await;
         if read == buffer.len() {
-            Timer::new(BREATH).await;
+            // There is more: others have their turn first.
+            futures_lite::future::yield_now().await;
         }
     }
 }

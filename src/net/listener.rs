@@ -17,12 +17,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::{TcpListener, TcpStream};
 use oarlock_types::{CoreId, FastMap, Mono};
 
 use super::session::{
     Backend, ClientLimits, ClientRecord, ConnectionId, CoreState, Host, Outcome, Session, Ticket,
 };
+use crate::runtime::{self, TcpListener, TcpStream};
 
 /// Bytes read from a connection at once, into a buffer that the core's connections share.
 const READ_BYTES: usize = 64 << 10;
@@ -113,14 +113,14 @@ impl Clients {
     /// Accepts clients for ever. To be run as a task of its own on this core's executor.
     pub async fn accept(self: Rc<Self>, listener: TcpListener) {
         if let Some(timeout) = self.limits().idle_timeout {
-            glommio::spawn_local(Rc::clone(&self).sweep(timeout)).detach();
+            runtime::spawn(Rc::clone(&self).sweep(timeout)).detach();
         }
         loop {
             match listener.accept().await {
                 Ok(stream) => self.welcome(stream),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client; trying again");
-                    glommio::timer::sleep(ACCEPT_PAUSE).await;
+                    runtime::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -140,7 +140,7 @@ impl Clients {
             let _ = Pin::new(&mut stream).poll_write(&mut context, TOO_MANY);
             return;
         }
-        let address = |found: glommio::Result<SocketAddr, ()>| {
+        let address = |found: io::Result<SocketAddr>| {
             found.map_or_else(|_| "?".to_owned(), |address| address.to_string())
         };
         let now = self.backend.borrow().now();
@@ -160,7 +160,7 @@ impl Clients {
         });
         self.table.borrow_mut().insert(id, Rc::clone(&connection));
         let clients = Rc::clone(self);
-        glommio::spawn_local(async move {
+        runtime::spawn(async move {
             let _place = place;
             Task {
                 clients: &clients,
@@ -180,7 +180,7 @@ impl Clients {
     /// Ends connections that have been silent for too long.
     async fn sweep(self: Rc<Self>, timeout: Duration) {
         loop {
-            glommio::timer::sleep(SWEEP_INTERVAL).await;
+            runtime::sleep(SWEEP_INTERVAL).await;
             let now = self.backend.borrow().now();
             #[allow(clippy::iter_over_hash_type, reason = "each is looked at, in whatever order")]
             for connection in self.table.borrow().values() {
@@ -247,9 +247,8 @@ struct Task<'a> {
 impl Task<'_> {
     async fn run(mut self) {
         while let Pause::Yield = poll_fn(|context| self.poll(context)).await {
-            // A timer and not a plain yield: glommio looks at other sockets only when no task is
-            // ready to run, and a client that never stops sending would keep this one ready.
-            glommio::timer::sleep(Duration::from_micros(1)).await;
+            // Others have their turn; the runtime looks at their sockets in between.
+            futures_lite::future::yield_now().await;
         }
     }
 

@@ -16,7 +16,7 @@ use oarlock_shard::support_table::SupportTable;
 use oarlock_types::{Mono, NodeId, Pulse};
 
 use crate::net::link_log::RepeatedLog;
-use crate::node::watchdog;
+use crate::node::watchdog::{self, Watchdog};
 
 /// The longest datagram that is read.
 const DATAGRAM_BYTES_MAX: usize = 16 << 10;
@@ -74,6 +74,7 @@ impl Drop for PulseThread {
 struct Pulsing<C> {
     parts: PulseParts<C>,
     agent: PulseAgent,
+    watchdog: Watchdog,
     progress: Vec<CoreProgress>,
     due: Vec<Pulse>,
     bytes: Vec<u8>,
@@ -82,10 +83,13 @@ struct Pulsing<C> {
 
 impl<C: Fn() -> Mono> Pulsing<C> {
     fn new(parts: PulseParts<C>) -> Self {
-        let agent = PulseAgent::new(parts.config.clone(), &parts.table, (parts.clock)());
+        let now = (parts.clock)();
+        let agent = PulseAgent::new(parts.config.clone(), &parts.table, now);
+        let watchdog = Watchdog::new(Arc::clone(&parts.progress), now);
         Self {
             parts,
             agent,
+            watchdog,
             progress: Vec::new(),
             due: Vec::new(),
             bytes: Vec::new(),
@@ -100,6 +104,7 @@ impl<C: Fn() -> Mono> Pulsing<C> {
             let now = (self.parts.clock)();
             if self.agent.next_due() <= now {
                 self.send_due(now);
+                self.watchdog.look(now, watchdog::Finding::log);
             }
             let wait = self.agent.next_due().since((self.parts.clock)());
             let wait = wait.clamp(WAIT_MIN, WAIT_MAX);

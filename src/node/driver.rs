@@ -24,14 +24,13 @@ use super::map_keeper::MapKeeper;
 use super::message::{CoreMessage, CoreRequest};
 use super::outbox::Outbox;
 use super::router::{Asker, Hop, Router};
-use super::watchdog::CoreProgress;
+use super::watchdog::{BEAT, CoreProgress, of_core};
 use crate::net::link::PeerLink;
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
+use crate::runtime;
 
-/// How often a core looks at the pulses and at bounced requests.
-const TICK: Duration = Duration::from_millis(10);
 /// How often the replicas are counted: each count looks at all of them.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Marks the shard's token of a request that another node forwarded; a router's ids have it clear.
@@ -105,7 +104,7 @@ impl Driver {
 
     /// One turn.
     fn turn(&mut self) -> Result<(), LogFailure> {
-        self.progress[usize::from(self.addr.core.get())].count_turn();
+        of_core(&self.progress, self.addr.core).count_turn();
         self.counters.turns.add(1);
         // Everything is gathered before the clock is read: a lease that holds at that time covers
         // every read that has been gathered.
@@ -124,7 +123,7 @@ impl Driver {
         while let Some(lsn) = self.log.completed()? {
             self.shard.wal_durable(lsn);
         }
-        if now.since(self.kept.ticked_at) >= TICK {
+        if now.since(self.kept.ticked_at) >= BEAT {
             self.kept.ticked_at = now;
             self.tick();
         }
@@ -235,7 +234,7 @@ impl Driver {
                 CoreMessage::Link(link) => {
                     let (table, hub) = (Arc::clone(&self.table), Rc::clone(&self.hub));
                     let bytes_max = self.frame_bytes_max;
-                    glommio::spawn_local(read_link(link, table, hub, bytes_max)).detach();
+                    runtime::spawn(read_link(link, table, hub, bytes_max)).detach();
                 }
             }
         }

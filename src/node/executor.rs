@@ -1,22 +1,15 @@
 //! Starts the pinned executors, one thread each. It must not know what runs on them. Once per
 //! process.
 //!
-//! Decided by measurement: glommio's default preempt timer, no latency queue, and little memory for
-//! glommio's own files, of which there are none, since it is locked memory.
-
 use std::future::Future;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use oarlock_types::CoreId;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::abort::AbortOnPanic;
-
-/// The least that glommio takes. It is locked three times over, once for each of its rings.
-const EXECUTOR_IO_MEMORY_BYTES: usize = 64 << 10;
-const EXECUTOR_RING_DEPTH: usize = 128;
+use crate::runtime::Runtime;
 
 /// Why the executors could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +46,13 @@ pub enum ExecutorError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// glommio could not set its executor up.
-    #[error("cannot set up the executor of core {core}: {reason}")]
-    Executor {
-        /// Whose executor.
+    /// The kernel gave no ring.
+    #[error("cannot set up the io_uring of {core}: {source}")]
+    Ring {
+        /// Whose.
         core: CoreId,
-        /// glommio's words.
-        reason: String,
+        /// The system's answer.
+        source: std::io::Error,
     },
 }
 
@@ -131,13 +124,13 @@ where
             .name(format!("{name}-{}", core.get()))
             .spawn(move || {
                 let _guard = AbortOnPanic::new(core.to_string());
-                let executor = match set_up(core, cpu) {
-                    Ok(executor) => executor,
+                let runtime = match set_up(core, cpu) {
+                    Ok(runtime) => runtime,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 // The starter may have gone: another executor failed, and nothing is to run.
                 if ready.send(Ok(())).is_ok() && started.recv().is_ok() {
-                    executor.run(body());
+                    runtime.run(body());
                 }
             })
             .map_err(|source| ExecutorError::Thread { core, source })?;
@@ -158,20 +151,15 @@ where
     Ok(executors)
 }
 
-fn set_up(core: CoreId, cpu: usize) -> Result<LocalExecutor, ExecutorError> {
+fn set_up(core: CoreId, cpu: usize) -> Result<Runtime, ExecutorError> {
     let mut set = CpuSet::new();
     set.set(cpu);
-    // Pinned here and not by glommio's placement, which needs the machine's topology from /sys.
     sched_setaffinity(None, &set).map_err(|source| ExecutorError::Pin {
         core,
         cpu,
         source: source.into(),
     })?;
-    LocalExecutorBuilder::new(Placement::Unbound)
-        .io_memory(EXECUTOR_IO_MEMORY_BYTES)
-        .ring_depth(EXECUTOR_RING_DEPTH)
-        .make()
-        .map_err(|error| ExecutorError::Executor { core, reason: error.to_string() })
+    Runtime::new().map_err(|source| ExecutorError::Ring { core, source })
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use super::map_keeper::MapKeeper;
 use super::message::CoreMessage;
 use super::outbox::Outbox;
 use super::recover::{RecoverParts, recover};
-use super::watchdog::{CoreProgress, Watchdog, of_core};
+use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;
 use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
@@ -49,6 +49,7 @@ use crate::net::listener::Clients;
 use crate::net::peer_listener::{ListenerLimits, PeerBindError, PeerListener, bind_peer_port};
 use crate::net::pulse_socket::{PulseParts, PulseThread};
 use crate::net::session::{Backend, ClientLimits};
+use crate::runtime;
 
 /// Letters that an inbox holds. A letter is a batch, so this is plenty; a full one pushes back.
 const INBOX_LETTERS: usize = 4096;
@@ -130,12 +131,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         .map_err(|source| ServeError::ClientPort { address: client_listen, source })?;
     let (peer_tcp, peer_udp) = bind_peer_port(config.peer_listen())?;
 
-    let watchdog =
-        Watchdog::start(cores).map_err(|source| ServeError::Thread { what: "watchdog", source })?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         (0..cores).map(|_| inbox::inbox(INBOX_LETTERS)).unzip();
     let worker = start_worker(&data, &inboxes)?;
-    let shared = share(config, data, &watchdog, inboxes, worker.handle(), cores)?;
+    let shared = share(config, data, inboxes, worker.handle(), cores)?;
     let executors = start_cores(&shared, receivers)?;
     let pulses = start_pulses(&shared, peer_udp)?;
     let to_cores = shared.inboxes.clone();
@@ -164,7 +163,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     // Nothing is left to be made durable at a stop: what was acknowledged is on disk already.
     let signal = stop.recv().unwrap_or(SIGTERM);
     tracing::info!("stopping at signal {signal}");
-    drop((door, pulses, worker, watchdog));
+    drop((door, pulses, worker));
     drop(executors);
     Ok(())
 }
@@ -195,7 +194,6 @@ fn start_worker(
 fn share(
     config: Config,
     data: Arc<DataDir>,
-    watchdog: &Watchdog,
     inboxes: Vec<Sender<CoreMessage>>,
     disk: DiskHandle,
     cores: u16,
@@ -242,7 +240,7 @@ fn share(
         map: Arc::new(map),
         table,
         book,
-        progress: watchdog.progress(),
+        progress: CoreProgress::of_cores(cores),
         inboxes,
         disk,
         seed,
@@ -309,9 +307,11 @@ async fn run_core(shared: Shared, core: CoreId, inbox: Receiver<CoreMessage>) {
     let failure = match open_core(&shared, core, inbox) {
         Ok(driver) => {
             let bell = driver.inbox.doorbell();
-            let progress = Arc::clone(&shared.progress);
-            glommio::spawn_local(async move {
-                of_core(&progress, core).attend(|| bell.ring()).await;
+            runtime::spawn(async move {
+                loop {
+                    runtime::sleep(BEAT).await;
+                    bell.ring();
+                }
             })
             .detach();
             driver.run().await.to_string()
@@ -330,15 +330,9 @@ fn open_core(
 ) -> Result<Driver, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let addr = CoreAddr::new(shared.facts.node, core);
-    let (ring, mut wakeups) = WalRing::open(core).map_err(|error| text(&error))?;
     let bell = inbox.doorbell();
     let wal_bell = bell.clone();
-    glommio::spawn_local(async move {
-        while wakeups.next().await.is_ok() {
-            wal_bell.ring()
-        }
-    })
-    .detach();
+    let ring = WalRing::open(core, move || wal_bell.ring()).map_err(|error| text(&error))?;
     let wal = wal_config(shared, core);
     let parts = RecoverParts {
         addr,
@@ -437,7 +431,7 @@ fn open_clients(
     let connected = Arc::clone(&shared.facts.connected);
     let seed = shared.seed ^ u64::from(core.get()) << 48;
     let clients = Clients::new(core, limits, backend, connected, seed);
-    glommio::spawn_local(Rc::clone(&clients).accept(listener)).detach();
+    runtime::spawn(Rc::clone(&clients).accept(listener)).detach();
     Ok(clients)
 }
 

@@ -1,34 +1,21 @@
-//! The watchdog: a thread that wakes a task on every executor each beat, and the counters by which
-//! others see whether a core moves. It must not do a core's work. One per process.
-//!
-//! Why it must be: glommio looks whether to preempt before it runs the first task of a round. When
-//! its preempt timer has fired by then, which a busy machine makes likely, it runs none, takes that
-//! for idleness and parks, with tasks ready and nobody to wake it. A waker used from another thread
-//! ends that park.
+//! The counters by which others see whether a core moves, and the watchdog, which says so in the
+//! log when one does not. It must not do a core's work, nor wake it: a core that is stuck loses its
+//! support through its pulses, and its groups fail over. One per process, on the pulse thread.
 
-use std::future::poll_fn;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
-use oarlock_types::CoreId;
+use oarlock_types::{CoreId, Mono};
 
-use crate::abort::AbortOnPanic;
-
-/// How often each executor is woken.
+/// How often each core takes a turn even if nothing happens.
 pub const BEAT: Duration = Duration::from_millis(10);
+/// How long a core may take no turn, or its log complete no write, before the log tells.
+pub const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// What one core has done, counted by itself and read by others. Only ever grows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CoreProgress {
-    beats: AtomicU64,
-    /// The waker of the attending task: a queue of one, emptied by each beat, so that wakes of a
-    /// stuck executor do not pile up.
-    waker: ArrayQueue<std::task::Waker>,
     turns: AtomicU64,
     wal_submitted: AtomicU64,
     wal_completed: AtomicU64,
@@ -60,14 +47,10 @@ impl ProgressSample {
 }
 
 impl CoreProgress {
-    fn new() -> Self {
-        Self {
-            beats: AtomicU64::new(0),
-            waker: ArrayQueue::new(1),
-            turns: AtomicU64::new(0),
-            wal_submitted: AtomicU64::new(0),
-            wal_completed: AtomicU64::new(0),
-        }
+    /// The counters of that many cores, at zero.
+    #[must_use]
+    pub fn of_cores(cores: u16) -> Arc<[Self]> {
+        (0..cores).map(|_| Self::default()).collect()
     }
 
     /// The core's loop took a turn.
@@ -96,63 +79,84 @@ impl CoreProgress {
             wal_completed,
         }
     }
+}
 
-    /// Calls `on_beat` at each beat, for ever. A task on the core's executor must await it.
-    pub async fn attend(&self, mut on_beat: impl FnMut()) {
-        let mut seen = self.beats.load(Ordering::Acquire);
-        loop {
-            seen = poll_fn(|context| {
-                // The waker is left before the look, so that a beat in between finds it.
-                self.waker.force_push(context.waker().clone());
-                let beats = self.beats.load(Ordering::SeqCst);
-                if beats == seen { Poll::Pending } else { Poll::Ready(beats) }
-            })
-            .await;
-            on_beat();
-        }
-    }
+/// What is known of one core's halt.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    sample: ProgressSample,
+    /// When it last moved.
+    moved: Mono,
+    is_reported: bool,
+}
 
-    fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::SeqCst);
-        if let Some(waker) = self.waker.pop() {
-            waker.wake();
+/// What [`Watchdog::look`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A core has taken no turn for so long.
+    LoopStuck(CoreId, Duration),
+    /// The log of a core has completed no write for so long.
+    LogStuck(CoreId, Duration),
+    /// A core that was stuck for so long moves again.
+    Recovered(CoreId, Duration),
+}
+
+impl Finding {
+    /// Writes it into the log.
+    pub fn log(self) {
+        match self {
+            Self::LoopStuck(core, time) => tracing::error!(
+                "{core} has taken no turn for {time:?}: its CPU is taken by something else, or a \
+                 turn blocks; its groups fail over to other nodes"
+            ),
+            Self::LogStuck(core, time) => tracing::error!(
+                "the disk has not completed a write of {core}'s log for {time:?}: look at it \
+                 (dmesg, iostat); the core's groups fail over to other nodes"
+            ),
+            Self::Recovered(core, time) => {
+                tracing::warn!("{core} moves again after {time:?}");
+            }
         }
     }
 }
 
-/// The watchdog's thread. Dropping it ends the thread.
+/// Notices cores that have stopped. It is asked to look now and then.
 #[derive(Debug)]
 pub struct Watchdog {
     cores: Arc<[CoreProgress]>,
-    is_stopped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    seen: Vec<Seen>,
 }
 
 impl Watchdog {
-    /// Starts it for that many cores.
-    ///
-    /// # Errors
-    /// When the system gives no thread.
-    pub fn start(cores: u16) -> io::Result<Self> {
-        let cores: Arc<[CoreProgress]> = (0..cores).map(|_| CoreProgress::new()).collect();
-        let is_stopped = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn({
-            let (cores, is_stopped) = (Arc::clone(&cores), Arc::clone(&is_stopped));
-            move || {
-                let _guard = AbortOnPanic::new("watchdog");
-                while !is_stopped.load(Ordering::Acquire) {
-                    std::thread::park_timeout(BEAT);
-                    cores.iter().for_each(CoreProgress::beat);
-                }
-            }
-        })?;
-        Ok(Self { cores, is_stopped, thread: Some(thread) })
+    /// A watchdog over these cores, which are taken to move at `now`.
+    #[must_use]
+    pub fn new(cores: Arc<[CoreProgress]>, now: Mono) -> Self {
+        let seen =
+            |core: &CoreProgress| Seen { sample: core.sample(), moved: now, is_reported: false };
+        let seen = cores.iter().map(seen).collect();
+        Self { cores, seen }
     }
 
-    /// The counters of every core, in the order of their numbers.
-    #[must_use]
-    pub fn progress(&self) -> Arc<[CoreProgress]> {
-        Arc::clone(&self.cores)
+    /// Looks at every core; what is new of any goes to `report`, each halt once.
+    pub fn look(&mut self, now: Mono, mut report: impl FnMut(Finding)) {
+        for ((number, core), seen) in (0..).zip(self.cores.iter()).zip(&mut self.seen) {
+            let (sample, core) = (core.sample(), CoreId(number));
+            let loop_moved = sample.loop_moved_since(seen.sample);
+            let halted = now.since(seen.moved);
+            if loop_moved && sample.wal_moved_since(seen.sample) {
+                if seen.is_reported {
+                    report(Finding::Recovered(core, halted));
+                }
+                *seen = Seen { sample, moved: now, is_reported: false };
+            } else if halted >= STUCK_AFTER && !seen.is_reported {
+                seen.is_reported = true;
+                report(if loop_moved {
+                    Finding::LogStuck(core, halted)
+                } else {
+                    Finding::LoopStuck(core, halted)
+                });
+            }
+        }
     }
 }
 
@@ -162,43 +166,51 @@ pub fn of_core(cores: &[CoreProgress], core: CoreId) -> &CoreProgress {
     &cores[usize::from(core.get())]
 }
 
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.is_stopped.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            let _ = thread.join();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
+    fn at(millis: u64) -> Mono {
+        Mono(millis * 1000)
+    }
+
+    fn look(watchdog: &mut Watchdog, millis: u64) -> Vec<Finding> {
+        let mut found = Vec::new();
+        watchdog.look(at(millis), |finding| found.push(finding));
+        found
+    }
+
     #[test]
-    fn every_core_is_woken_at_each_beat() {
-        let watchdog = Watchdog::start(2).unwrap();
-        let (beaten, beats) = mpsc::channel();
-        for core in [0, 1].map(CoreId) {
-            let (cores, beaten) = (watchdog.progress(), beaten.clone());
-            std::thread::spawn(move || {
-                let progress = of_core(&cores, core);
-                futures_lite::future::block_on(progress.attend(|| beaten.send(core).unwrap_or(())));
-            });
+    fn a_halt_is_told_once_and_its_end_too() {
+        let cores = CoreProgress::of_cores(2);
+        let mut watchdog = Watchdog::new(Arc::clone(&cores), at(0));
+        for millis in (50..=2000).step_by(50) {
+            cores[0].count_turn();
+            let told = look(&mut watchdog, millis);
+            let stuck = Finding::LoopStuck(CoreId(1), Duration::from_secs(1));
+            assert_eq!(told, if millis == 1000 { vec![stuck] } else { vec![] }, "at {millis}");
         }
-        let mut seen = [0; 2];
-        while seen.iter().any(|&count| count < 20) {
-            let core = beats.recv_timeout(Duration::from_secs(30)).expect("the beat goes on");
-            seen[usize::from(core.get())] += 1;
-        }
+        cores[0].count_turn();
+        cores[1].count_turn();
+        let told = look(&mut watchdog, 2050);
+        assert_eq!(told, [Finding::Recovered(CoreId(1), Duration::from_millis(2050))]);
+    }
+
+    #[test]
+    fn a_log_that_waits_for_the_disk_is_a_halt_although_turns_go_on() {
+        let cores = CoreProgress::of_cores(1);
+        let mut watchdog = Watchdog::new(Arc::clone(&cores), at(0));
+        cores[0].count_turn();
+        assert_eq!(look(&mut watchdog, 50), []);
+        cores[0].count_wal_submitted();
+        cores[0].count_turn();
+        let told = look(&mut watchdog, 1100);
+        assert_eq!(told, [Finding::LogStuck(CoreId(0), Duration::from_millis(1050))]);
     }
 
     #[test]
     fn a_wal_moves_when_it_completes_or_has_nothing_to_complete() {
-        let progress = CoreProgress::new();
+        let progress = CoreProgress::default();
         let idle = progress.sample();
         assert!(
             progress.sample().wal_moved_since(idle) && !progress.sample().loop_moved_since(idle)

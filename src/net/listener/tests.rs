@@ -6,11 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 
-use glommio::{LocalExecutorBuilder, Placement};
-
 use super::*;
 use crate::net::client_port::{bind, check_free};
 use crate::net::testing::FakeBackend;
+use crate::runtime::Runtime;
 
 /// A node's client side on a thread of its own: ended when dropped.
 struct Node {
@@ -27,28 +26,23 @@ struct Stop {
     waker: Mutex<Option<Waker>>,
 }
 
-/// Only one executor at a time: each takes locked memory.
-static ONE_NODE: Mutex<()> = Mutex::new(());
-
 impl Node {
     fn start(limits: ClientLimits) -> Self {
         let stop = Arc::new(Stop::default());
         let connected = Arc::new(AtomicUsize::new(0));
         let (stopped, gauge) = (Arc::clone(&stop), Arc::clone(&connected));
         let (tell, told) = mpsc::channel();
-        let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
         let thread = std::thread::spawn(move || {
-            let executor = builder.make().unwrap();
-            executor.run(async move {
+            Runtime::new().unwrap().run(async move {
                 let backend = Rc::new(RefCell::new(FakeBackend::new(&[b"h", b"p"])));
                 let shared: Rc<RefCell<dyn Backend>> = Rc::clone(&backend) as _;
                 let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), &limits).unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let clients = Clients::new(CoreId(0), limits, shared, gauge, 7);
-                let task = glommio::spawn_local(Rc::clone(&clients).accept(listener)).detach();
+                let task = runtime::spawn(Rc::clone(&clients).accept(listener));
                 drive(&clients, &backend, &stopped).await;
                 clients.close_all();
-                task.cancel();
+                task.cancel().await;
             });
         });
         Self { address: told.recv().unwrap(), stop, connected, thread: Some(thread) }
@@ -105,7 +99,6 @@ fn read_to_end(stream: &mut StdStream) -> Vec<u8> {
 
 #[test]
 fn clients_are_served_and_let_go() {
-    let _one = ONE_NODE.lock().unwrap();
     let node = Node::start(ClientLimits::default());
     let mut client = node.connect();
     client.write_all(b"SET a 1\r\nGET a\r\nPING\r\nMGET a k z\r\n").unwrap();
@@ -139,7 +132,6 @@ fn clients_are_served_and_let_go() {
 
 #[test]
 fn too_many_and_idle_clients_are_ended() {
-    let _one = ONE_NODE.lock().unwrap();
     let limits = ClientLimits {
         clients_max: 2,
         idle_timeout: Some(Duration::from_millis(1500)),
@@ -174,7 +166,6 @@ fn too_many_and_idle_clients_are_ended() {
 
 #[test]
 fn a_client_that_never_reads_harms_nobody() {
-    let _one = ONE_NODE.lock().unwrap();
     let limits = ClientLimits { output_bytes_max: 4 << 20, ..ClientLimits::default() };
     let node = Node::start(limits);
     let mut good = node.connect();
