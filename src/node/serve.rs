@@ -320,7 +320,7 @@ async fn run_core(shared: Shared, core: CoreId, inbox: Receiver<CoreMessage>) {
     };
     tracing::error!("{core}: {failure}");
     eprintln!("oarlock: core {}: {failure}", core.get());
-    std::process::exit(i32::from(crate::cli::exit::Exit::Failed.code()));
+    std::process::exit(i32::from(crate::cli::exit::Exit::CannotStart.code()));
 }
 
 fn open_core(
