@@ -338,6 +338,13 @@ impl Driver {
         for (token, job) in output.file_jobs.drain(..) {
             self.files.start(token, job);
         }
+        for group in output.unreadable.drain(..) {
+            tracing::error!(
+                "{}: the log of {group} cannot be read back: it is written anew from memory; the \
+                 disk may be failing",
+                self.addr
+            );
+        }
         for (group, leader) in output.leaders.drain(..) {
             self.announce(group, leader);
         }

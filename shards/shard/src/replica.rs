@@ -1,6 +1,7 @@
 //! One group's replica on this core: its Raft state machine, its store, and who waits for it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use oarlock_raft::{Group, LogPosition, ProgressState, SnapshotMeta};
 use oarlock_store::{Request, Store};
@@ -30,6 +31,10 @@ pub(crate) struct Replica {
     /// The newest durable checkpoint; position zero if there is none.
     pub(crate) checkpoint: SnapshotMeta,
     pub(crate) making: Option<Box<Making>>,
+    /// No checkpoint is begun before then: the last one failed.
+    pub(crate) checkpoint_from: Mono,
+    /// How long the last failed one made the next one wait.
+    pub(crate) checkpoint_wait: Duration,
     pub(crate) incoming: Option<Box<Incoming>>,
 }
 
@@ -70,6 +75,8 @@ impl Replica {
             stamp: WallMs(0),
             checkpoint,
             making: None,
+            checkpoint_from: Mono(0),
+            checkpoint_wait: Duration::ZERO,
             incoming: None,
         }
     }

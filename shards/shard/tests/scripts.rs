@@ -203,6 +203,15 @@ impl Script {
         Ok(())
     }
 
+    /// `damage n1 4200`: that byte of its oldest segment changes.
+    fn damage(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let at = args.next_pos().ok_or("where?")?.parse()?;
+        self.w().node(id).disks[0].damage(at);
+        Ok(())
+    }
+
     /// `cut n1 n2` and `join n1 n2`; `cut n1 n2 data=only` leaves pulses; `deaf n1 n2` loses the
     /// pulses from n1 to n2; `drop n1 n2 3` loses the next three messages.
     fn network(&mut self, command: &Command) -> Outcome {
@@ -330,6 +339,7 @@ impl Script {
             "run" | "settle" => self.pass(command),
             "hold" | "free" => self.hold(command),
             "fail" => self.fail(command),
+            "damage" => self.damage(command),
             "cut" | "join" | "drop" | "deaf" => self.network(command),
             "release" => self.release(command),
             "crash" | "restart" => self.lifecycle(command),
@@ -398,6 +408,7 @@ scripts! {
     boot_wait
     checkpoint
     checkpoint_restart
+    checkpoint_fails
     snapshot
     snapshot_resumed
     snapshot_crashes
@@ -405,6 +416,7 @@ scripts! {
     snapshot_marked
     log_read
     stragglers
+    unreadable_log
     long_log_of_live_entries
     tail_stays
     release_of_absent_group

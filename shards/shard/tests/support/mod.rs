@@ -419,6 +419,9 @@ impl World {
             let before = self.outcomes.insert(token, outcome);
             assert!(before.is_none(), "#{token} is answered twice");
         }
+        for group in output.unreadable.drain(..) {
+            self.trace.line(format!("{addr} {group} can not be read back from the log"));
+        }
         for (group, leader) in output.leaders.drain(..) {
             self.trace.leader(addr, group, leader);
         }
