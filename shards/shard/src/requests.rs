@@ -88,11 +88,9 @@ impl Shard {
     pub(crate) fn propose_queued(&mut self) {
         let mut groups = std::mem::take(&mut self.queued);
         for group in groups.drain(..) {
+            let Some(stamp) = self.next_stamp(group) else { continue };
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             let mut queued = std::mem::take(&mut replica.queued);
-            // The stamp never runs backwards within a leader, though its wall clock may.
-            replica.stamp = replica.stamp.max(self.wall).max(replica.store.stamp());
-            let stamp = replica.stamp;
             let mut entry = Vec::new();
             let mut bytes = 0;
             for write in queued.drain(..) {
@@ -109,6 +107,20 @@ impl Shard {
             }
         }
         self.queued = groups;
+    }
+
+    /// Proposes an entry that holds no request.
+    pub(crate) fn propose_empty(&mut self, group: GroupId) {
+        let Some(stamp) = self.next_stamp(group) else { return };
+        self.propose(group, stamp, &mut Vec::new(), 0);
+    }
+
+    /// The stamp of the group's next entry. It never runs backwards within a leader, though the wall
+    /// clock may.
+    fn next_stamp(&mut self, group: GroupId) -> Option<WallMs> {
+        let replica = self.replicas.get_mut(&group)?;
+        replica.stamp = replica.stamp.max(self.wall).max(replica.store.stamp());
+        Some(replica.stamp)
     }
 
     // WRITE 4/9: the turn's writes of one group become one entry, proposed once.

@@ -98,7 +98,7 @@ impl Script {
 
     /// `write n1 g1 key=value`, `incr n1 g1 key`, `read n1 g1 key`: hands a request over. With
     /// `once=id`, `epoch=2`, `size=100` (of the value), `count=10` (so many requests), `each=5` (so
-    /// many milliseconds after each), `same=key` (for all of them).
+    /// many milliseconds after each), `same=key` (for all of them), `ttl=500` (milliseconds).
     fn ask(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let once = args.take_key("once").map(|id| Bytes::from(id.to_owned()));
@@ -106,6 +106,7 @@ impl Script {
         let size: Option<usize> = args.take_key("size").map(str::parse).transpose()?;
         let count: u64 = args.take_key("count").unwrap_or("1").parse()?;
         let same = args.take_key("same").is_some();
+        let ttl: Option<i64> = args.take_key("ttl").map(str::parse).transpose()?;
         let each: u64 = args.take_key("each").unwrap_or("0").parse()?;
         let to = node(args.next_pos().ok_or("to whom?")?)?;
         let group = group(args.next_pos().ok_or("which group?")?)?;
@@ -122,7 +123,7 @@ impl Script {
                     key,
                     value: size.map_or(value.clone().into(), |size| vec![b'v'; size].into()),
                     condition: SetCondition::Always,
-                    expiry: Expiry::None,
+                    expiry: ttl.map_or(Expiry::None, Expiry::In),
                     get: false,
                 },
                 "incr" => store::Command::IncrBy { key, delta: 1 },
@@ -419,5 +420,6 @@ scripts! {
     unreadable_log
     long_log_of_live_entries
     tail_stays
+    expired_keys
     release_of_absent_group
 }
