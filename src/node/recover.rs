@@ -301,7 +301,6 @@ fn load_checkpoint(
 fn load_file(path: &Path, size_bytes: u64, mut loader: Loader) -> Result<Store, CheckpointError> {
     let unread = |source| CheckpointError::Read { path: path.to_owned(), source };
     let damaged = |source| CheckpointError::Damaged { path: path.to_owned(), source };
-    // The file's own end mark follows the checkpoint.
     let mut file = File::open(path).map_err(unread)?.take(size_bytes);
     let mut bytes = vec![0; READ_BYTES];
     loop {

@@ -217,6 +217,7 @@ fn share(
         origin: Mono(0),
         peers: &peers,
     }));
+    table.raise_map_version(map.version());
     let identity = Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
     let book = peer_book(&data, identity, &table, &peers)?;
     let facts = NodeFacts {
