@@ -17,8 +17,9 @@ use std::time::Duration;
 use oarlock_codec::{ForwardRequest, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::Request;
-use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
+use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
 
+use super::message::CoreRequest;
 use crate::net::session::{ConnectionId, Ticket};
 
 /// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
@@ -42,18 +43,7 @@ pub enum Asker {
 #[derive(Debug)]
 pub enum Hop {
     /// To the shard of a core of this node.
-    Core {
-        /// Which core.
-        core: CoreId,
-        /// The router's name for the request.
-        id: u64,
-        /// The range's group.
-        group: GroupId,
-        /// The range's version.
-        epoch: RangeEpoch,
-        /// What to do.
-        request: Request,
-    },
+    Core(CoreId, CoreRequest),
     /// To another node.
     Node(NodeId, ForwardRequest),
     /// Decided.
@@ -221,7 +211,7 @@ impl Router {
         let Some(routed) = self.routed.get(&id) else { return };
         match self.target(routed.group, routed.attempts) {
             At::Waiting => self.retry_later(Retry::One(id)),
-            at @ (At::Here(_) | At::Node(_)) => self.send(id, at),
+            at @ (At::Here(_) | At::Node(_)) => self.send(id, at, false),
         }
     }
 
@@ -241,24 +231,30 @@ impl Router {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         let at = lane.at;
         let mut ids = std::mem::take(&mut lane.waiting);
+        let mut follows = lane.under_way > 0;
         lane.under_way += ids.len();
         for id in ids.drain(..) {
-            self.send(id, at);
+            self.send(id, at, follows);
+            follows = true;
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.waiting = ids;
         }
     }
 
-    fn send(&mut self, id: u64, at: At) {
+    /// `follows`: an earlier write of its lane is under way.
+    fn send(&mut self, id: u64, at: At, follows: bool) {
         let Some(routed) = self.routed.get_mut(&id) else { return };
         let Some(range) = self.map.group(routed.group) else { return };
         routed.at = at;
         routed.attempts = routed.attempts.wrapping_add(1);
+        let lane = routed
+            .lane
+            .map(|(connection, _)| oarlock_codec::Lane { connection: connection.0, follows });
         let (group, epoch, request) = (routed.group, range.epoch, routed.request.clone());
         self.hops.push(match at {
-            At::Here(core) => Hop::Core { core, id, group, epoch, request },
-            At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, request }),
+            At::Here(core) => Hop::Core(core, CoreRequest { id, group, epoch, lane, request }),
+            At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, lane, request }),
             At::Waiting => return,
         });
     }
@@ -301,6 +297,8 @@ impl Router {
                 self.learn(group, at, None);
                 self.bounce(id);
             }
+            // Whoever leads there is not in doubt: it only comes too early.
+            Err(Refusal::OutOfTurn) => self.bounce(id),
             Err(Refusal::Unknown) if routed.is_repeatable() => {
                 routed.is_uncertain = true;
                 self.bounce(id);

@@ -8,6 +8,7 @@ use oarlock_store::{Request, Store};
 use oarlock_types::{Index, Mono, RangeEpoch, WallMs};
 
 use crate::checkpoints::Making;
+use crate::requests::LaneKey;
 use crate::snapshots::Incoming;
 use crate::support_changes::SupportChange;
 
@@ -44,6 +45,7 @@ pub(crate) struct Queued {
     pub(crate) token: u64,
     pub(crate) request: Request,
     pub(crate) bytes: usize,
+    pub(crate) lane: Option<LaneKey>,
 }
 
 /// An entry that this replica proposed, and whom its replies are for.
