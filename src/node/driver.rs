@@ -147,6 +147,9 @@ impl Driver {
             let (replicas, leaders) = self.shard.counts();
             self.counters.replicas.set(replicas as u64);
             self.counters.leaders.set(leaders as u64);
+            let (keys, expiring) = self.shard.keys_led();
+            self.counters.keys.set(keys as u64);
+            self.counters.keys_expiring.set(expiring as u64);
         }
         self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());
         self.counters.waiting.set(self.shard.waiting() as u64);
