@@ -430,3 +430,79 @@ impl Router {
         self.routed.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use oarlock_store::{Command, Reply};
+
+    use super::*;
+
+    const THERE: NodeId = NodeId(2);
+
+    fn router() -> (Router, GroupId) {
+        let map = RangeMap::formation(&[(NodeId(1), 1), (THERE, 1), (NodeId(3), 1)], &[], 3);
+        let map = map.unwrap();
+        let group = map.find(b"k").group;
+        let patience = Duration::from_secs(5);
+        let mut router = Router::new(NodeId(1), CoreId(0), Arc::new(map), patience);
+        router.begin_turn(Mono(1));
+        router.leader_changed(group, Some(THERE));
+        (router, group)
+    }
+
+    fn write(router: &mut Router, group: GroupId, slot: u64) {
+        let (key, value) = (Bytes::from_static(b"k"), Bytes::from(slot.to_string()));
+        let ticket = Ticket { slot, part: 0 };
+        let asker = Asker::Client { connection: ConnectionId(7), ticket };
+        router.submit(asker, group, Request::one(Command::SetNx { key, value }));
+    }
+
+    /// What was sent since: each request's id, and whether it follows another one.
+    fn sent(router: &mut Router) -> Vec<(u64, bool)> {
+        let mut hops = Vec::new();
+        router.take_hops(&mut hops);
+        let sent = hops.into_iter().filter_map(|hop| match hop {
+            Hop::Node(THERE, forward) => Some((forward.id, forward.lane.unwrap().follows)),
+            Hop::Node(..) | Hop::Core(..) | Hop::Done(..) => None,
+        });
+        sent.collect()
+    }
+
+    #[test]
+    fn a_write_says_that_an_earlier_one_of_its_lane_is_under_way() {
+        let (mut router, group) = router();
+        (1..=3).for_each(|slot| write(&mut router, group, slot));
+        let first = sent(&mut router);
+        let ids: Vec<u64> = first.iter().map(|(id, _)| *id).collect();
+        assert_eq!(
+            first.iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
+            [false, true, true]
+        );
+        // The first was refused, then the asked node led again: the others may not go first.
+        router.outcome(ids[0], Err(Refusal::NotLeader { leader: None }));
+        router.leader_changed(group, Some(THERE));
+        write(&mut router, group, 4);
+        router.begin_turn(Mono(1_000_000));
+        router.tick();
+        assert_eq!(sent(&mut router), [], "two are still under way");
+        router.outcome(ids[1], Err(Refusal::OutOfTurn));
+        router.outcome(ids[2], Err(Refusal::OutOfTurn));
+        assert_eq!(router.leader(group), Some(THERE), "that it leads is not in doubt");
+        router.begin_turn(Mono(2_000_000));
+        router.tick();
+        let again = sent(&mut router);
+        let wanted = [(ids[0], false), (ids[1], true), (ids[2], true)];
+        assert_eq!(again[..3], wanted);
+        assert_eq!((again.len(), again[3].1), (4, true));
+        // With nothing under way the next one follows nobody.
+        for (id, _) in again {
+            router.outcome(id, Ok(Reply::Int(1)));
+        }
+        write(&mut router, group, 5);
+        assert_eq!(
+            sent(&mut router).iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
+            [false]
+        );
+    }
+}
