@@ -308,3 +308,31 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         });
     });
 }
+
+/// Each node's `INFO keyspace` counts the keys of the ranges that it leads.
+#[test]
+fn info_counts_the_keys_of_all_nodes() {
+    let mut cluster = Cluster::start("keyspace", Options::default());
+    let mut client = cluster.client(1);
+    for number in 0..40_u8 {
+        let key = [number.wrapping_mul(97), b'k', number];
+        let answer = match number % 4 {
+            0 => client.call(&[b"SET", &key, b"v", b"EX", b"1000"]),
+            _ => client.call(&[b"SET", &key, b"v"]),
+        };
+        assert!(answer.unwrap().is_ok());
+    }
+    cluster.eventually("the sums of all nodes", |local| {
+        let mut sums = [0, 0];
+        for node in &local.nodes {
+            let answer = node.client().and_then(|mut client| client.call(&[b"INFO", b"keyspace"]));
+            let text = answer.map_err(|error| error.to_string())?.to_string();
+            for (sum, name) in sums.iter_mut().zip(["keys=", "expires="]) {
+                let number = text.split_once(name).map_or("0", |(_, rest)| rest);
+                let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+                *sum += number[..end].parse::<u64>().map_err(|error| error.to_string())?;
+            }
+        }
+        if sums == [40, 10] { Ok(()) } else { Err(format!("{sums:?}")) }
+    });
+}

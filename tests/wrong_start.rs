@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Cluster, Options, PROGRAM, eventually, folder, turn};
+use common::{Cluster, Options, PROGRAM, eventually, files, folder, turn};
 use oarlock::bench::ports::free_addresses;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -137,6 +137,13 @@ fn a_data_directory_that_is_in_use() {
 fn used(name: &str) -> Start {
     let start = Start::new(name);
     let mut child = Ended(Some(start.command().stderr(Stdio::null()).spawn().unwrap()));
+    answers(&start, &mut child);
+    drop(child);
+    start
+}
+
+/// Waits until the node answers.
+fn answers(start: &Start, child: &mut Ended) {
     eventually("an answer", || {
         if let Some(status) = child.0.as_mut().unwrap().try_wait().unwrap() {
             panic!("the node ended by itself: {status}");
@@ -148,8 +155,6 @@ fn used(name: &str) -> Start {
         .and_then(|mut client| client.call(&[b"PING"]));
         answer.map_err(|error| error.to_string())
     });
-    drop(child);
-    start
 }
 
 #[test]
@@ -174,6 +179,38 @@ fn a_data_directory_of_a_newer_format() {
     assert_ne!(newer, text);
     fs::write(&identity, newer).unwrap();
     start.fails(CANNOT_START, &[&start.data_dir.display().to_string(), "format", "999"]);
+}
+
+/// Gives a header the next version, with a checksum (its last four bytes) that vouches for it.
+fn make_newer(file: &Path, version_at: usize, header_bytes: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[version_at] += 1;
+    let crc_at = header_bytes - 4;
+    let crc = crc32fast::hash(&bytes[..crc_at]);
+    bytes[crc_at..header_bytes].copy_from_slice(&crc.to_le_bytes());
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_log_of_a_newer_format() {
+    let _turn = turn();
+    let start = Start::new("newer-log");
+    let mut child = Ended(Some(start.command().stderr(Stdio::null()).spawn().unwrap()));
+    let segment = eventually("a segment of the log", || {
+        files(&start.data_dir, "wal-", ".seg").pop().ok_or_else(|| "there is none".to_owned())
+    });
+    answers(&start, &mut child);
+    drop(child);
+    let before = fs::read(&segment).unwrap();
+    make_newer(&segment, 8, 76);
+    let newer = fs::read(&segment).unwrap();
+    start.fails(CANNOT_START, &[&segment.display().to_string(), "format 2", "newer build"]);
+    // The newer build finds everything as it left it: nothing was written, nothing remembered.
+    assert_eq!(fs::read(&segment).unwrap(), newer);
+    assert_eq!(files(&start.data_dir, "lost", ""), Vec::<PathBuf>::new());
+    fs::write(&segment, before).unwrap();
+    let mut child = Ended(Some(start.command().stderr(Stdio::null()).spawn().unwrap()));
+    answers(&start, &mut child);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct LocalCluster {
     options: ClusterOptions,
 }
 
-/// How often a server is asked again while something is awaited.
+/// How long at least passes before a server is asked again while something is awaited.
 const POLL: Duration = Duration::from_millis(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -297,6 +297,7 @@ pub fn poll<T>(
 ) -> io::Result<T> {
     let deadline = Instant::now() + timeout;
     loop {
+        let asked = Instant::now();
         let why = match check()? {
             Ok(found) => return Ok(found),
             Err(why) => why,
@@ -305,7 +306,8 @@ pub fn poll<T>(
             let text = format!("{what}: not within {timeout:?}: {why}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
-        std::thread::sleep(POLL);
+        // An answer that costs much must not cost a server all its time.
+        std::thread::sleep(POLL.max(asked.elapsed()));
     }
 }
 

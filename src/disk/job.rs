@@ -58,19 +58,10 @@ pub enum DiskJob {
         /// The piece.
         data: bytes::Bytes,
     },
-    /// Finish a checkpoint that was made here: close it with its length and checksum, make it
-    /// durable, give it its name. Answered by [`DiskOutcome::Finished`].
+    /// Finish a checkpoint: make it durable, give it its name. Answered by [`DiskOutcome::Finished`].
     CheckpointSeal {
         /// Which.
         name: CheckpointName,
-    },
-    /// Finish a checkpoint that was received whole, closing included: verify it, make it durable,
-    /// give it its name. One that is wrong is removed. Answered by [`DiskOutcome::Finished`].
-    CheckpointAccept {
-        /// Which.
-        name: CheckpointName,
-        /// How long its file must be.
-        size_bytes: u64,
     },
     /// Read a piece of a finished checkpoint's file. Answered by [`DiskOutcome::Bytes`].
     CheckpointRead {
@@ -166,14 +157,6 @@ pub enum DiskError {
         name: CheckpointName,
         /// Where the next piece goes.
         size_bytes: u64,
-    },
-    /// A file is not what was written.
-    #[error("{path} is damaged: {what}", path = path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: &'static str,
     },
     /// A segment's file is there already: its id is in use.
     #[error("{path} exists already and is not overwritten", path = path.display())]

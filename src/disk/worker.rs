@@ -226,10 +226,6 @@ impl Work {
                 let size_bytes = self.parts.seal(core, directory, name)?;
                 Ok(DiskOutcome::Finished { size_bytes })
             }
-            DiskJob::CheckpointAccept { name, size_bytes } => {
-                let size_bytes = self.parts.accept(core, directory, name, size_bytes)?;
-                Ok(DiskOutcome::Finished { size_bytes })
-            }
             DiskJob::CheckpointRead { name, offset_bytes, len } => {
                 let (data, file_bytes) =
                     read_piece(&directory.checkpoint(name), offset_bytes, len)?;

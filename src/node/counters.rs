@@ -44,6 +44,10 @@ counters! {
     replicas,
     /// Replicas that lead.
     leaders,
+    /// Clients' keys in the ranges that lead.
+    keys,
+    /// Keys among them that have an expiry.
+    keys_expiring,
     /// Commands that wait for their outcome.
     waiting,
 }

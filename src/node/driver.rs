@@ -146,6 +146,9 @@ impl Driver {
             let (replicas, leaders) = self.shard.counts();
             self.counters.replicas.set(replicas as u64);
             self.counters.leaders.set(leaders as u64);
+            let (keys, expiring) = self.shard.keys_led();
+            self.counters.keys.set(keys as u64);
+            self.counters.keys_expiring.set(expiring as u64);
         }
         self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());
         self.counters.waiting.set(self.shard.waiting() as u64);
@@ -202,8 +205,8 @@ impl Driver {
         for letter in letters.drain(..) {
             match letter {
                 CoreMessage::Requests(requests) => {
-                    for CoreRequest { id, group, epoch, request } in requests {
-                        self.shard.request(id, group, epoch, request);
+                    for request in requests {
+                        self.accept_request(request);
                     }
                 }
                 CoreMessage::Outcomes(outcomes) => {
@@ -250,12 +253,10 @@ impl Driver {
         let mut hops = std::mem::take(&mut self.kept.hops);
         for hop in hops.drain(..) {
             match hop {
-                Hop::Core { core, id, group, epoch, request } if core == self.addr.core => {
-                    self.shard.request(id, group, epoch, request);
+                Hop::Core(core, request) if core == self.addr.core => {
+                    self.accept_request(request);
                 }
-                Hop::Core { core, id, group, epoch, request } => {
-                    self.mail.request(core, CoreRequest { id, group, epoch, request });
-                }
+                Hop::Core(core, request) => self.mail.request(core, request),
                 Hop::Node(node, request) => {
                     self.counters.requests_forwarded.add(1);
                     self.outbox.forward(node, request);
@@ -287,6 +288,14 @@ impl Driver {
         }
     }
 
+    /// A request of a core of this node.
+    fn accept_request(&mut self, request: CoreRequest) {
+        let CoreRequest { id, group, epoch, lane, request } = request;
+        let from = CoreAddr::new(self.addr.node, Router::core_of(id));
+        let lane = lane.map(|lane| (from, lane));
+        self.shard.request_in_lane(id, group, epoch, lane, request);
+    }
+
     /// Requests of another node, for groups of any core of this one.
     fn accept_forwarded(&mut self, from: CoreAddr, requests: Vec<ForwardRequest>) {
         for forward in requests {
@@ -298,7 +307,9 @@ impl Driver {
             self.kept.next_token += 1;
             let token = FORWARDED | self.kept.next_token;
             self.kept.forwarded.insert(token, (from, forward.id));
-            self.shard.request(token, forward.group, forward.epoch, forward.request);
+            let ForwardRequest { group, epoch, lane, request, .. } = forward;
+            let lane = lane.map(|lane| (from, lane));
+            self.shard.request_in_lane(token, group, epoch, lane, request);
         }
     }
 
@@ -337,6 +348,13 @@ impl Driver {
         for (token, job) in output.file_jobs.drain(..) {
             self.files.start(token, job);
         }
+        for group in output.unreadable.drain(..) {
+            tracing::error!(
+                "{}: the log of {group} cannot be read back: it is written anew from memory; the \
+                 disk may be failing",
+                self.addr
+            );
+        }
         for (group, leader) in output.leaders.drain(..) {
             self.announce(group, leader);
         }
@@ -374,7 +392,12 @@ impl Driver {
     fn settle(&mut self, token: u64, outcome: oarlock_shard::Outcome) {
         match &outcome {
             Ok(_) => self.counters.requests_answered.add(1),
-            Err(Refusal::NotLeader { .. } | Refusal::StaleEpoch | Refusal::NoSuchGroup) => {}
+            Err(
+                Refusal::NotLeader { .. }
+                | Refusal::StaleEpoch
+                | Refusal::OutOfTurn
+                | Refusal::NoSuchGroup,
+            ) => {}
             Err(_) => self.counters.requests_refused.add(1),
         }
         if token & FORWARDED == 0 {

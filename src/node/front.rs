@@ -140,7 +140,7 @@ pub fn client_outcome(outcome: oarlock_shard::Outcome) -> Outcome {
         Refusal::NotLeader { .. } | Refusal::NoQuorum => backend::Refusal::NoQuorum,
         Refusal::DiskFull => backend::Refusal::DiskFull,
         Refusal::TooLarge => backend::Refusal::TooLarge,
-        Refusal::StaleEpoch | Refusal::NoSuchGroup => backend::Refusal::Moved,
+        Refusal::StaleEpoch | Refusal::OutOfTurn | Refusal::NoSuchGroup => backend::Refusal::Moved,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What cores of one node tell each other through their inboxes.
 
-use oarlock_codec::{ForwardRequest, GroupMessage};
+use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
 use oarlock_shard::{Outcome, status::ReplicaStatus};
 use oarlock_store::Request;
 use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch};
@@ -62,6 +62,8 @@ pub struct CoreRequest {
     pub group: GroupId,
     /// The range's version.
     pub epoch: RangeEpoch,
+    /// Among which writes it keeps its place.
+    pub lane: Option<Lane>,
     /// What to do.
     pub request: Request,
 }

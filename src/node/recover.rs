@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, Restored, SnapshotMeta};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
+use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::{
     CoreAddr, GroupId, Index, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
 };
-use oarlock_wal::{Affected, Recovered, RecoveredGroup, Recovery, Wal, WalConfig};
+use oarlock_wal::{
+    Affected, DamageKind, Recovered, RecoveredGroup, Recovery, Wal, WalConfig, layout,
+};
 
 use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
@@ -66,6 +69,20 @@ pub enum RecoverError {
     /// A segment can not be read.
     #[error(transparent)]
     Segment(#[from] DiskError),
+    /// A newer build has written here. Nothing is wrong with it, and nothing is touched.
+    #[error(
+        "{path} was written in format {found}, and this build reads up to {known}: start the newer \
+         build again",
+        path = path.display()
+    )]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+        /// The newest that this build reads.
+        known: u16,
+    },
 }
 
 /// Why a checkpoint can not be loaded.
@@ -104,6 +121,11 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
             Ok(seed) => {
                 shard.add_replica(seed, false);
                 restored += 1;
+            }
+            Err(CheckpointError::Damaged { path, source: LoadError::Version { found } })
+                if found > CHECKPOINT_VERSION =>
+            {
+                return Err(RecoverError::NewerVersion { path, found, known: CHECKPOINT_VERSION });
             }
             Err(error) => tracing::error!(
                 "{}: {error}: its replica of {group} is not served; the other replicas go on",
@@ -165,6 +187,9 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
     }
     for damage in &recovered.damage {
         let path = parts.directory.segment(damage.segment);
+        if let DamageKind::NewerVersion { found } = damage.kind {
+            return Err(RecoverError::NewerVersion { path, found, known: layout::VERSION });
+        }
         tracing::error!("{}: {}: {damage}", parts.addr, path.display());
     }
     Ok(recovered)
@@ -276,7 +301,6 @@ fn load_checkpoint(
 fn load_file(path: &Path, size_bytes: u64, mut loader: Loader) -> Result<Store, CheckpointError> {
     let unread = |source| CheckpointError::Read { path: path.to_owned(), source };
     let damaged = |source| CheckpointError::Damaged { path: path.to_owned(), source };
-    // The file's own end mark follows the checkpoint.
     let mut file = File::open(path).map_err(unread)?.take(size_bytes);
     let mut bytes = vec![0; READ_BYTES];
     loop {

@@ -17,8 +17,9 @@ use std::time::Duration;
 use oarlock_codec::{ForwardRequest, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::Request;
-use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
+use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
 
+use super::message::CoreRequest;
 use crate::net::session::{ConnectionId, Ticket};
 
 /// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
@@ -42,18 +43,7 @@ pub enum Asker {
 #[derive(Debug)]
 pub enum Hop {
     /// To the shard of a core of this node.
-    Core {
-        /// Which core.
-        core: CoreId,
-        /// The router's name for the request.
-        id: u64,
-        /// The range's group.
-        group: GroupId,
-        /// The range's version.
-        epoch: RangeEpoch,
-        /// What to do.
-        request: Request,
-    },
+    Core(CoreId, CoreRequest),
     /// To another node.
     Node(NodeId, ForwardRequest),
     /// Decided.
@@ -221,7 +211,7 @@ impl Router {
         let Some(routed) = self.routed.get(&id) else { return };
         match self.target(routed.group, routed.attempts) {
             At::Waiting => self.retry_later(Retry::One(id)),
-            at @ (At::Here(_) | At::Node(_)) => self.send(id, at),
+            at @ (At::Here(_) | At::Node(_)) => self.send(id, at, false),
         }
     }
 
@@ -241,24 +231,30 @@ impl Router {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         let at = lane.at;
         let mut ids = std::mem::take(&mut lane.waiting);
+        let mut follows = lane.under_way > 0;
         lane.under_way += ids.len();
         for id in ids.drain(..) {
-            self.send(id, at);
+            self.send(id, at, follows);
+            follows = true;
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.waiting = ids;
         }
     }
 
-    fn send(&mut self, id: u64, at: At) {
+    /// `follows`: an earlier write of its lane is under way.
+    fn send(&mut self, id: u64, at: At, follows: bool) {
         let Some(routed) = self.routed.get_mut(&id) else { return };
         let Some(range) = self.map.group(routed.group) else { return };
         routed.at = at;
         routed.attempts = routed.attempts.wrapping_add(1);
+        let lane = routed
+            .lane
+            .map(|(connection, _)| oarlock_codec::Lane { connection: connection.0, follows });
         let (group, epoch, request) = (routed.group, range.epoch, routed.request.clone());
         self.hops.push(match at {
-            At::Here(core) => Hop::Core { core, id, group, epoch, request },
-            At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, request }),
+            At::Here(core) => Hop::Core(core, CoreRequest { id, group, epoch, lane, request }),
+            At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, lane, request }),
             At::Waiting => return,
         });
     }
@@ -301,6 +297,8 @@ impl Router {
                 self.learn(group, at, None);
                 self.bounce(id);
             }
+            // Whoever leads there is not in doubt: it only comes too early.
+            Err(Refusal::OutOfTurn) => self.bounce(id),
             Err(Refusal::Unknown) if routed.is_repeatable() => {
                 routed.is_uncertain = true;
                 self.bounce(id);
@@ -430,5 +428,81 @@ impl Router {
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.routed.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use oarlock_store::{Command, Reply};
+
+    use super::*;
+
+    const THERE: NodeId = NodeId(2);
+
+    fn router() -> (Router, GroupId) {
+        let map = RangeMap::formation(&[(NodeId(1), 1), (THERE, 1), (NodeId(3), 1)], &[], 3);
+        let map = map.unwrap();
+        let group = map.find(b"k").group;
+        let patience = Duration::from_secs(5);
+        let mut router = Router::new(NodeId(1), CoreId(0), Arc::new(map), patience);
+        router.begin_turn(Mono(1));
+        router.leader_changed(group, Some(THERE));
+        (router, group)
+    }
+
+    fn write(router: &mut Router, group: GroupId, slot: u64) {
+        let (key, value) = (Bytes::from_static(b"k"), Bytes::from(slot.to_string()));
+        let ticket = Ticket { slot, part: 0 };
+        let asker = Asker::Client { connection: ConnectionId(7), ticket };
+        router.submit(asker, group, Request::one(Command::SetNx { key, value }));
+    }
+
+    /// What was sent since: each request's id, and whether it follows another one.
+    fn sent(router: &mut Router) -> Vec<(u64, bool)> {
+        let mut hops = Vec::new();
+        router.take_hops(&mut hops);
+        let sent = hops.into_iter().filter_map(|hop| match hop {
+            Hop::Node(THERE, forward) => Some((forward.id, forward.lane.unwrap().follows)),
+            Hop::Node(..) | Hop::Core(..) | Hop::Done(..) => None,
+        });
+        sent.collect()
+    }
+
+    #[test]
+    fn a_write_says_that_an_earlier_one_of_its_lane_is_under_way() {
+        let (mut router, group) = router();
+        (1..=3).for_each(|slot| write(&mut router, group, slot));
+        let first = sent(&mut router);
+        let ids: Vec<u64> = first.iter().map(|(id, _)| *id).collect();
+        assert_eq!(
+            first.iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
+            [false, true, true]
+        );
+        // The first was refused, then the asked node led again: the others may not go first.
+        router.outcome(ids[0], Err(Refusal::NotLeader { leader: None }));
+        router.leader_changed(group, Some(THERE));
+        write(&mut router, group, 4);
+        router.begin_turn(Mono(1_000_000));
+        router.tick();
+        assert_eq!(sent(&mut router), [], "two are still under way");
+        router.outcome(ids[1], Err(Refusal::OutOfTurn));
+        router.outcome(ids[2], Err(Refusal::OutOfTurn));
+        assert_eq!(router.leader(group), Some(THERE), "that it leads is not in doubt");
+        router.begin_turn(Mono(2_000_000));
+        router.tick();
+        let again = sent(&mut router);
+        let wanted = [(ids[0], false), (ids[1], true), (ids[2], true)];
+        assert_eq!(again[..3], wanted);
+        assert_eq!((again.len(), again[3].1), (4, true));
+        // With nothing under way the next one follows nobody.
+        for (id, _) in again {
+            router.outcome(id, Ok(Reply::Int(1)));
+        }
+        write(&mut router, group, 5);
+        assert_eq!(
+            sent(&mut router).iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
+            [false]
+        );
     }
 }

@@ -215,6 +215,7 @@ fn share(
         origin: Mono(0),
         peers: &peers,
     }));
+    table.raise_map_version(map.version());
     let identity = Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
     let book = peer_book(&data, identity, &table, &peers)?;
     let facts = NodeFacts {
@@ -320,7 +321,7 @@ async fn run_core(shared: Shared, core: CoreId, inbox: Receiver<CoreMessage>) {
     };
     tracing::error!("{core}: {failure}");
     eprintln!("oarlock: core {}: {failure}", core.get());
-    std::process::exit(i32::from(crate::cli::exit::Exit::Failed.code()));
+    std::process::exit(i32::from(crate::cli::exit::Exit::CannotStart.code()));
 }
 
 fn open_core(

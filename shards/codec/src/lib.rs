@@ -15,7 +15,7 @@ pub mod record;
 
 pub use frame::{Decoder, Frame, FrameError, Framed, Header, Kind};
 pub use peer::{
-    ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply,
+    ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply, Lane,
     Refusal,
 };
 pub use record::{BadRecord, RawRecord, Record, RecordKind};

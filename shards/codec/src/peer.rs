@@ -26,8 +26,20 @@ pub struct ForwardRequest {
     pub group: GroupId,
     /// The range's version that the sender knows.
     pub epoch: RangeEpoch,
+    /// Among which writes it must keep its place; none for a read.
+    pub lane: Option<Lane>,
     /// What to do.
     pub request: Request,
+}
+
+/// The writes of one client connection to one group, which keep their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Lane {
+    /// The connection; no other one of its core ever has this number.
+    pub connection: u64,
+    /// The outcome of an earlier write of the lane was still open when this one was sent: it may be
+    /// applied only behind that one.
+    pub follows: bool,
 }
 
 /// The outcome of a [`ForwardRequest`].
@@ -63,6 +75,9 @@ pub enum Refusal {
     /// Not applied: the disk is nearly full.
     #[error("the disk is nearly full; not applied")]
     DiskFull,
+    /// Not applied: an earlier write of the same lane was not, and must go first.
+    #[error("an earlier write of the connection goes first; not applied")]
+    OutOfTurn,
     /// Not applied: there is no such group here.
     #[error("no replica of the range lives here; not applied")]
     NoSuchGroup,

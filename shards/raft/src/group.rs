@@ -384,6 +384,12 @@ impl Group {
         self.hard.term
     }
 
+    /// Its term, and whom it voted for in it.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.hard
+    }
+
     /// Whom it takes for the leader; itself when it leads.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {

@@ -1,6 +1,9 @@
 //! Making checkpoints: a group whose log has outgrown its state writes that state to a file, slice
 //! by slice while it serves, and then lets go of its log.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use oarlock_codec::Record;
 use oarlock_raft::SnapshotMeta;
 use oarlock_store::CheckpointProgress;
@@ -18,6 +21,10 @@ const SLICE_BYTES: usize = 64 << 10;
 
 /// How much longer than usual a log may grow while a follower receives the newest checkpoint.
 const SENDING_LOG_FACTOR: u64 = 4;
+
+/// After a checkpoint failed, the group's next one waits so long, and twice as long each time.
+const CHECKPOINT_WAIT_MIN: Duration = Duration::from_secs(1);
+const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A log of so few segments is left as it is.
 const SEGMENTS_QUIET: usize = 8;
@@ -66,6 +73,11 @@ impl Shard {
     }
 
     pub(crate) fn start_checkpoint(&mut self, group: GroupId) {
+        let tail_bytes = self.limits.compact_tail_bytes;
+        self.start_checkpoint_with(group, tail_bytes);
+    }
+
+    fn start_checkpoint_with(&mut self, group: GroupId, tail_bytes: u64) {
         let busy = self.files.making >= MAKING_MAX;
         self.drop_overtaken(group);
         let Some(replica) = self.replicas.get_mut(&group) else { return };
@@ -73,11 +85,11 @@ impl Shard {
         meta.size_bytes = 0;
         let position = meta.position;
         let nothing_new = position.index <= replica.checkpoint.position.index;
-        if busy || nothing_new || replica.making.is_some() || replica.incoming.is_some() {
+        let rests = self.now < replica.checkpoint_from;
+        if busy || rests || nothing_new || replica.making.is_some() || replica.incoming.is_some() {
             return;
         }
         assert_eq!(replica.applied, position.index, "invariant: the store is what the meta says");
-        let tail_bytes = self.limits.compact_tail_bytes;
         let keep_from = self.wal.tail_start(group, position.index, tail_bytes);
         replica.store.checkpoint_begin();
         let making = Making { meta, keep_from, whole: false, marked: false };
@@ -106,8 +118,18 @@ impl Shard {
     pub(crate) fn make_slice_written(&mut self, group: GroupId, done: &FileDone) {
         match done {
             FileDone::Written => self.make_slice(group),
-            FileDone::Read(_) | FileDone::Failed => self.abandon_checkpoint(group),
+            FileDone::Read(_) | FileDone::Failed => self.checkpoint_failed(group),
         }
+    }
+
+    /// The disk did not take it. It would hardly take the next one at once, and every attempt begins
+    /// anew: the log may grow meanwhile.
+    fn checkpoint_failed(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let wait = (replica.checkpoint_wait * 2).clamp(CHECKPOINT_WAIT_MIN, CHECKPOINT_WAIT_MAX);
+        replica.checkpoint_wait = wait;
+        replica.checkpoint_from = self.now + wait;
+        self.abandon_checkpoint(group);
     }
 
     pub(crate) fn make_finished(&mut self, group: GroupId, done: &FileDone) {
@@ -120,7 +142,7 @@ impl Shard {
                 let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
                 self.after_durable.marks.push_back((lsn, Mark::Made(group)));
             }
-            FileDone::Read(_) | FileDone::Failed => self.abandon_checkpoint(group),
+            FileDone::Read(_) | FileDone::Failed => self.checkpoint_failed(group),
         }
     }
 
@@ -129,6 +151,7 @@ impl Shard {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let Some(making) = replica.making.take() else { return };
         self.files.making -= 1;
+        replica.checkpoint_wait = Duration::ZERO;
         let old = std::mem::replace(&mut replica.checkpoint, making.meta.clone());
         replica.raft.compact(making.meta, making.keep_from);
         if old.position.index > Index(0) {
@@ -181,16 +204,64 @@ impl Shard {
         let tail_bytes = self.limits.compact_tail_bytes;
         let keep_from = self.wal.tail_start(straggler.group, applied, tail_bytes);
         straggler.bytes > REWRITE_BYTES_MAX
+            && self.now >= replica.checkpoint_from
             && replica.incoming.is_none()
             && replica.raft.commit() > replica.checkpoint.position.index
             && keep_from.get() > middle
     }
 
     pub(crate) fn frame_to_rewrite(&mut self, span: FrameSpan, done: &FileDone) {
-        // A frame that can not be read stays where it is; the next sweep asks for it again.
-        if let FileDone::Read(bytes) = done {
+        let rewritten = match done {
             // What is copied is durable where it was: nobody waits for the copy.
-            let _ = self.wal.rewrite(&span, bytes);
+            FileDone::Read(bytes) => self.wal.rewrite(&span, bytes).ok(),
+            FileDone::Written | FileDone::Failed => None,
+        };
+        let unreadable = match rewritten {
+            Some(rewritten) => rewritten.damaged,
+            // Frames that are no longer the oldest were given away meanwhile: that is no damage.
+            None if !self.wal.straggler_reads().contains(&span) => Vec::new(),
+            None => self.wal.stragglers().into_iter().map(|straggler| straggler.group).collect(),
+        };
+        for group in unreadable {
+            self.restate(group);
+        }
+    }
+
+    /// A living replica's part of the log can no longer be read back, and a restart would find it
+    /// damaged. Everything that it promised is here in memory: it is written anew, and a checkpoint
+    /// takes the place of the entries.
+    fn restate(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        if replica.making.is_some()
+            || replica.incoming.is_some()
+            || self.now < replica.checkpoint_from
+        {
+            return;
+        }
+        self.out.unreadable.push(group);
+        let hard_state = replica.raft.hard_state();
+        let meta = replica.raft.applied_meta();
+        let configuration = meta.configuration;
+        let details = Bytes::copy_from_slice(&replica.epoch.get().to_le_bytes());
+        // The checkpoint that there is holds all: only the entries that stayed behind it go.
+        let rest =
+            (meta.position == replica.checkpoint.position).then(|| replica.checkpoint.clone());
+        self.wal.restate(&Record::Create { group, configuration, details });
+        self.newest_lsn = self.wal.restate(&Record::HardState { group, hard_state });
+        match rest {
+            None => self.start_checkpoint_with(group, 0),
+            Some(meta) if meta.position.index > Index(0) => {
+                let keep_from = meta.position.index.next();
+                self.log(&Record::Checkpoint { group, meta: meta.clone(), keep_from });
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.raft.compact(meta, keep_from);
+                }
+            }
+            Some(_) => {}
+        }
+        // Until that has taken effect nothing is gained by reading those frames again.
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            replica.checkpoint_from = self.now + CHECKPOINT_WAIT_MIN;
         }
     }
 }

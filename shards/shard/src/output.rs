@@ -20,6 +20,9 @@ pub struct Output {
     pub file_jobs: Vec<(JobToken, FileJob)>,
     /// Groups whose leader, as this replica knows it, changed: `None` where nobody is known.
     pub leaders: Vec<(GroupId, Option<NodeId>)>,
+    /// Groups whose part of the log could not be read back. It is being written anew from memory;
+    /// people should hear that the disk changes what it holds.
+    pub unreadable: Vec<GroupId>,
 }
 
 impl Output {
@@ -30,6 +33,7 @@ impl Output {
             && self.messages.is_empty()
             && self.file_jobs.is_empty()
             && self.leaders.is_empty()
+            && self.unreadable.is_empty()
     }
 }
 

@@ -1,12 +1,14 @@
 //! One group's replica on this core: its Raft state machine, its store, and who waits for it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use oarlock_raft::{Group, LogPosition, ProgressState, SnapshotMeta};
 use oarlock_store::{Request, Store};
 use oarlock_types::{Index, Mono, RangeEpoch, WallMs};
 
 use crate::checkpoints::Making;
+use crate::requests::LaneKey;
 use crate::snapshots::Incoming;
 use crate::support_changes::SupportChange;
 
@@ -30,6 +32,10 @@ pub(crate) struct Replica {
     /// The newest durable checkpoint; position zero if there is none.
     pub(crate) checkpoint: SnapshotMeta,
     pub(crate) making: Option<Box<Making>>,
+    /// No checkpoint is begun before then: the last one failed.
+    pub(crate) checkpoint_from: Mono,
+    /// How long the last failed one made the next one wait.
+    pub(crate) checkpoint_wait: Duration,
     pub(crate) incoming: Option<Box<Incoming>>,
 }
 
@@ -39,6 +45,7 @@ pub(crate) struct Queued {
     pub(crate) token: u64,
     pub(crate) request: Request,
     pub(crate) bytes: usize,
+    pub(crate) lane: Option<LaneKey>,
 }
 
 /// An entry that this replica proposed, and whom its replies are for.
@@ -70,6 +77,8 @@ impl Replica {
             stamp: WallMs(0),
             checkpoint,
             making: None,
+            checkpoint_from: Mono(0),
+            checkpoint_wait: Duration::ZERO,
             incoming: None,
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use oarlock_codec::Refusal;
+use oarlock_codec::{Lane, Refusal};
 use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
 use oarlock_store::{Batch, Request, decode, encode};
-use oarlock_types::{GroupId, Index, RangeEpoch, WallMs};
+use oarlock_types::{CoreAddr, GroupId, Index, RangeEpoch, WallMs};
 
 use crate::replica::{PendingEntry, Queued};
 use crate::shard::Shard;
@@ -14,6 +14,14 @@ use crate::shard::Shard;
 /// After this a request whose fate is still open is answered `UNKNOWN`. The router's own time-out
 /// is shorter; this one bounds what a shard remembers.
 const OUTCOME_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A lane's writes that were sent before the sender heard of a refusal arrive within this time, or the
+/// sender has given them up.
+const LANE_CLOSED: Duration = Duration::from_secs(60);
+
+/// Whose writes must keep their order among themselves: the core that sent them, its connection, and
+/// the group.
+pub(crate) type LaneKey = (CoreAddr, u64, GroupId);
 
 /// A read that waits for its barrier.
 #[derive(Debug)]
@@ -28,9 +36,47 @@ impl Shard {
     /// Takes a request. Its outcome comes with some turn's [`crate::Output::replies`], exactly once.
     /// `epoch` is the range's version by which the sender routed it.
     pub fn request(&mut self, token: u64, group: GroupId, epoch: RangeEpoch, request: Request) {
-        if let Err(refusal) = self.accept(token, group, epoch, request) {
+        self.request_in_lane(token, group, epoch, None, request);
+    }
+
+    /// As [`Shard::request`], for a write that keeps its place among those of its lane, which this
+    /// core sent. Once one of them is refused, those that follow it are, too, though this replica may
+    /// lead by the time they come: applied now they would overtake it.
+    pub fn request_in_lane(
+        &mut self,
+        token: u64,
+        group: GroupId,
+        epoch: RangeEpoch,
+        lane: Option<(CoreAddr, Lane)>,
+        request: Request,
+    ) {
+        let key = lane.map(|(from, lane)| (from, lane.connection, group));
+        let follows = lane.is_some_and(|(_, lane)| lane.follows);
+        match key {
+            Some(key) if follows && self.lanes_closed.contains_key(&key) => {
+                self.out.replies.push((token, Err(Refusal::OutOfTurn)));
+                return;
+            }
+            // The sender has heard of every refusal before it: it is the next in turn.
+            Some(key) if !follows => drop(self.lanes_closed.remove(&key)),
+            Some(_) | None => {}
+        }
+        if let Err(refusal) = self.accept(token, group, epoch, key, request) {
+            // Of these the client does not hear: they are tried again.
+            let again = matches!(
+                refusal,
+                Refusal::NotLeader { .. } | Refusal::StaleEpoch | Refusal::NoSuchGroup
+            );
+            if let Some(key) = key.filter(|_| again) {
+                self.lanes_closed.insert(key, self.now);
+            }
             self.out.replies.push((token, Err(refusal)));
         }
+    }
+
+    pub(crate) fn forget_closed_lanes(&mut self) {
+        let now = self.now;
+        self.lanes_closed.retain(|_, closed_at| now.since(*closed_at) < LANE_CLOSED);
     }
 
     fn accept(
@@ -38,6 +84,7 @@ impl Shard {
         token: u64,
         group: GroupId,
         epoch: RangeEpoch,
+        lane: Option<LaneKey>,
         request: Request,
     ) -> Result<(), Refusal> {
         let replica = self.replicas.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
@@ -63,7 +110,7 @@ impl Shard {
         if replica.queued.is_empty() {
             self.queued.push(group);
         }
-        replica.queued.push(Queued { token, request, bytes });
+        replica.queued.push(Queued { token, request, bytes, lane });
         Ok(())
     }
 
@@ -88,11 +135,9 @@ impl Shard {
     pub(crate) fn propose_queued(&mut self) {
         let mut groups = std::mem::take(&mut self.queued);
         for group in groups.drain(..) {
+            let Some(stamp) = self.next_stamp(group) else { continue };
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             let mut queued = std::mem::take(&mut replica.queued);
-            // The stamp never runs backwards within a leader, though its wall clock may.
-            replica.stamp = replica.stamp.max(self.wall).max(replica.store.stamp());
-            let stamp = replica.stamp;
             let mut entry = Vec::new();
             let mut bytes = 0;
             for write in queued.drain(..) {
@@ -111,8 +156,26 @@ impl Shard {
         self.queued = groups;
     }
 
+    /// Proposes an entry that holds no request.
+    pub(crate) fn propose_empty(&mut self, group: GroupId) {
+        let Some(stamp) = self.next_stamp(group) else { return };
+        self.propose(group, stamp, &mut Vec::new(), 0);
+    }
+
+    /// The stamp of the group's next entry. It never runs backwards within a leader, though the wall
+    /// clock may.
+    fn next_stamp(&mut self, group: GroupId) -> Option<WallMs> {
+        let replica = self.replicas.get_mut(&group)?;
+        replica.stamp = replica.stamp.max(self.wall).max(replica.store.stamp());
+        Some(replica.stamp)
+    }
+
     // WRITE 4/9: the turn's writes of one group become one entry, proposed once.
     fn propose(&mut self, group: GroupId, stamp: WallMs, writes: &mut Vec<Queued>, bytes: usize) {
+        if !self.replicas.get(&group).is_some_and(|replica| replica.raft.is_leader()) {
+            let lanes = writes.iter().filter_map(|write| write.lane);
+            self.lanes_closed.extend(lanes.map(|lane| (lane, self.now)));
+        }
         let mut tokens = Vec::with_capacity(writes.len());
         let mut requests = Vec::with_capacity(writes.len());
         for write in writes.drain(..) {

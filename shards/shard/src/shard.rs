@@ -21,6 +21,7 @@ use crate::checkpoints::Mark;
 use crate::files::Files;
 use crate::output::Output;
 use crate::replica::Replica;
+use crate::requests::LaneKey;
 use crate::support_changes::ChangeTracker;
 use crate::timers::Timers;
 use crate::upkeep::Upkeep;
@@ -84,6 +85,8 @@ pub struct Shard {
     pub(crate) next_read: u64,
     pub(crate) files: Files,
     pub(crate) disk_full: bool,
+    /// Lanes of which a write was refused, and when.
+    pub(crate) lanes_closed: BTreeMap<LaneKey, Mono>,
     /// Reused by every step; empty between steps.
     pub(crate) effects: Effects,
     pub(crate) out: Output,
@@ -121,6 +124,7 @@ impl Shard {
             next_read: 0,
             files: Files::new(&limits),
             disk_full: false,
+            lanes_closed: BTreeMap::new(),
             effects: Effects::default(),
             out: Output::default(),
             replies: Vec::new(),

@@ -52,6 +52,17 @@ impl Shard {
         (self.ids.len(), self.ids.iter().filter(leads).count())
     }
 
+    /// Clients' keys in the ranges led here, and how many of them have an expiry.
+    #[must_use]
+    pub fn keys_led(&self) -> (usize, usize) {
+        let ranges = self.ids.iter().filter(|group| **group != GroupId::META);
+        let led =
+            ranges.filter_map(|group| self.replicas.get(group)).filter(|r| r.raft.is_leader());
+        led.fold((0, 0), |(keys, expiring), replica| {
+            (keys + replica.store.len(), expiring + replica.store.expiring_len())
+        })
+    }
+
     /// Commands that wait for their outcome.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -1,10 +1,12 @@
 //! What a core does a few times a second whether anything happens or not. Its cost does not grow
 //! with the number of idle groups, but for a sweep each second that only looks.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use oarlock_types::{GroupId, Mono};
 
+use crate::replica::Replica;
 use crate::shard::Shard;
 use crate::support_changes::SupportChange;
 
@@ -18,10 +20,15 @@ const RELIEVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes freed per turn of a store that was replaced.
 const FREE_BYTES_PER_TURN: u64 = 192 << 10;
 
+/// Ranges that one tick rids of expired keys: thousands that hold some are not all seen to at once.
+const EXPIRED_RANGES_PER_TICK: usize = 8;
+
 /// State of the upkeep.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
     changes: Vec<SupportChange>,
+    /// Groups led here that hold expired keys.
+    expired: VecDeque<GroupId>,
     swept_at: Mono,
     relieved_at: Mono,
 }
@@ -41,6 +48,7 @@ impl Shard {
             self.upkeep.swept_at = self.now;
             self.sweep();
         }
+        self.remove_expired();
         if self.now.since(self.upkeep.relieved_at) >= RELIEVE_INTERVAL {
             self.upkeep.relieved_at = self.now;
             self.relieve_oldest_segment();
@@ -65,6 +73,37 @@ impl Shard {
         for place in 0..self.ids.len() {
             let group = self.ids[place];
             self.expire_outcomes(group);
+        }
+        self.forget_closed_lanes();
+        // Once a second is often enough to find them; those that are known are seen to at each tick.
+        if self.upkeep.expired.is_empty() {
+            let expired = self.ids.iter().copied().filter(|group| self.holds_expired(*group));
+            self.upkeep.expired = expired.collect();
+        }
+    }
+
+    fn holds_expired(&self, group: GroupId) -> bool {
+        let replica = self.replicas.get(&group);
+        replica.is_some_and(|r| r.raft.is_leader() && r.store.has_expired(self.wall))
+    }
+
+    /// Proposes entries without a request: the store removes what has expired with any entry, but
+    /// an idle range has none.
+    fn remove_expired(&mut self) {
+        if self.disk_full {
+            return;
+        }
+        for _ in 0..EXPIRED_RANGES_PER_TICK.min(self.upkeep.expired.len()) {
+            let Some(group) = self.upkeep.expired.pop_front() else { return };
+            if !self.holds_expired(group) {
+                continue;
+            }
+            // What is under way removes some already; the rest is seen to when it is applied.
+            let is_idle = |r: &Replica| r.pending.is_empty() && r.queued.is_empty();
+            if self.replicas.get(&group).is_some_and(is_idle) {
+                self.propose_empty(group);
+            }
+            self.upkeep.expired.push_back(group);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{Command, Context};
-use oarlock_codec::GroupMessage;
+use oarlock_codec::{GroupMessage, Lane};
 use oarlock_raft::{Body, Message, Release};
 use oarlock_store::{self as store, Expiry, Request, SetCondition};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, Term};
@@ -98,7 +98,8 @@ impl Script {
 
     /// `write n1 g1 key=value`, `incr n1 g1 key`, `read n1 g1 key`: hands a request over. With
     /// `once=id`, `epoch=2`, `size=100` (of the value), `count=10` (so many requests), `each=5` (so
-    /// many milliseconds after each), `same=key` (for all of them).
+    /// many milliseconds after each), `same=key` (for all of them), `ttl=500` (milliseconds).
+    /// `lane=1` (of this connection, which has nothing under way), `follows=1` (which has).
     fn ask(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let once = args.take_key("once").map(|id| Bytes::from(id.to_owned()));
@@ -106,6 +107,13 @@ impl Script {
         let size: Option<usize> = args.take_key("size").map(str::parse).transpose()?;
         let count: u64 = args.take_key("count").unwrap_or("1").parse()?;
         let same = args.take_key("same").is_some();
+        let first = args.take_key("lane").map(|n| (n.to_owned(), false));
+        let lane = first.or_else(|| args.take_key("follows").map(|n| (n.to_owned(), true)));
+        let lane = lane.map(|(number, follows)| -> Result<Lane, Box<dyn Error>> {
+            Ok(Lane { connection: number.parse()?, follows })
+        });
+        let lane = lane.transpose()?;
+        let ttl: Option<i64> = args.take_key("ttl").map(str::parse).transpose()?;
         let each: u64 = args.take_key("each").unwrap_or("0").parse()?;
         let to = node(args.next_pos().ok_or("to whom?")?)?;
         let group = group(args.next_pos().ok_or("which group?")?)?;
@@ -122,14 +130,14 @@ impl Script {
                     key,
                     value: size.map_or(value.clone().into(), |size| vec![b'v'; size].into()),
                     condition: SetCondition::Always,
-                    expiry: Expiry::None,
+                    expiry: ttl.map_or(Expiry::None, Expiry::In),
                     get: false,
                 },
                 "incr" => store::Command::IncrBy { key, delta: 1 },
                 _ => store::Command::Get { key },
             };
             let request = Request { once: once.clone(), ..Request::one(command) };
-            let token = self.w().ask(to, group, epoch, request);
+            let token = self.w().ask_in_lane(to, group, epoch, lane, request);
             self.open.push(token);
             self.w().run_ms(each);
         }
@@ -200,6 +208,15 @@ impl Script {
             }
             other => return Err(format!("cannot fail {other}").into()),
         }
+        Ok(())
+    }
+
+    /// `damage n1 4200`: that byte of its oldest segment changes.
+    fn damage(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let at = args.next_pos().ok_or("where?")?.parse()?;
+        self.w().node(id).disks[0].damage(at);
         Ok(())
     }
 
@@ -330,6 +347,7 @@ impl Script {
             "run" | "settle" => self.pass(command),
             "hold" | "free" => self.hold(command),
             "fail" => self.fail(command),
+            "damage" => self.damage(command),
             "cut" | "join" | "drop" | "deaf" => self.network(command),
             "release" => self.release(command),
             "crash" | "restart" => self.lifecycle(command),
@@ -390,6 +408,7 @@ scripts! {
     admission
     disk_full
     refusals
+    lane_keeps_its_order
     overwritten_write
     unknown_fate
     read_index
@@ -398,6 +417,7 @@ scripts! {
     boot_wait
     checkpoint
     checkpoint_restart
+    checkpoint_fails
     snapshot
     snapshot_resumed
     snapshot_crashes
@@ -405,7 +425,9 @@ scripts! {
     snapshot_marked
     log_read
     stragglers
+    unreadable_log
     long_log_of_live_entries
     tail_stays
+    expired_keys
     release_of_absent_group
 }

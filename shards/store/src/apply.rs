@@ -16,6 +16,8 @@ const SWEEP_MIN: usize = 16;
 /// How many more it removes for each of its commands: over one, so that they go faster than they
 /// can come.
 const SWEEP_PER_COMMAND: usize = 2;
+/// What an entry without a request removes: it was proposed for that alone. About 100 µs.
+const SWEEP_EMPTY: usize = 256;
 
 impl Store {
     /// Applies one committed entry and pushes one reply for each of its requests, in their order.
@@ -30,7 +32,11 @@ impl Store {
         self.applied = index;
         self.stamp = self.stamp.max(batch.stamp);
         let commands: usize = batch.requests.iter().map(|request| request.commands.len()).sum();
-        self.sweep(SWEEP_MIN + SWEEP_PER_COMMAND * commands);
+        let budget = match commands {
+            0 => SWEEP_EMPTY,
+            commands => SWEEP_MIN + SWEEP_PER_COMMAND * commands,
+        };
+        self.sweep(budget);
         for request in batch.requests {
             let reply = self.carry_out(request);
             replies.push(reply);

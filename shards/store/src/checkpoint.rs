@@ -57,7 +57,8 @@ use crate::once::OnceRecord;
 use crate::store::Store;
 
 pub(crate) const MAGIC: [u8; 8] = *b"OARLOCKC";
-pub(crate) const VERSION: u16 = 1;
+/// The version of checkpoints that this build writes.
+pub const VERSION: u16 = 1;
 pub(crate) const HEADER_BYTES: usize = 60;
 pub(crate) const CHUNK_HEAD_BYTES: usize = 8;
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;

@@ -343,4 +343,6 @@ pub enum ExpireCondition {
     Later,
     /// `LT`: only if earlier.
     Earlier,
+    /// `XX LT`: only if there is one, and it is later.
+    PresentEarlier,
 }

@@ -28,6 +28,11 @@ impl ExpiryIndex {
         }
     }
 
+    /// How many keys have an expiry.
+    pub(crate) fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
     /// The key that ends first, if it has ended.
     pub(crate) fn first_due(&self, now: WallMs) -> Option<&Bytes> {
         self.by_time.first().filter(|(at, _)| *at <= now).map(|(_, key)| key)

@@ -239,9 +239,6 @@ impl Loader {
             return Err(LoadError::NotACheckpoint);
         }
         let found = reader.u16();
-        if found != VERSION {
-            return Err(LoadError::Version { found });
-        }
         let reserved = reader.u16();
         self.header = Header {
             once_count: reader.u32(),
@@ -252,7 +249,14 @@ impl Loader {
             state_hash: reader.u64(),
         };
         self.crc.update(&self.part[..HEADER_BYTES - 4]);
-        if reserved != 0 || reader.u32() != self.crc.clone().finalize() {
+        if reader.u32() != self.crc.clone().finalize() {
+            return Err(LoadError::Header);
+        }
+        // Only a version that the checksum vouches for is one: flipped bits must not look like it.
+        if found != VERSION {
+            return Err(LoadError::Version { found });
+        }
+        if reserved != 0 {
             return Err(LoadError::Header);
         }
         self.store.stamp = WallMs(self.header.stamp);

@@ -104,6 +104,12 @@ impl Store {
         self.map.len()
     }
 
+    /// Keys among them that have an expiry.
+    #[must_use]
+    pub fn expiring_len(&self) -> usize {
+        self.expiry.len()
+    }
+
     /// Whether no key is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {

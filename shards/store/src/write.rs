@@ -215,6 +215,7 @@ impl Store {
             ExpireCondition::Absent => slot.expires.is_none(),
             ExpireCondition::Present => slot.expires.is_some(),
             ExpireCondition::Later => rank(expires) > rank(slot.expires),
+            ExpireCondition::PresentEarlier => slot.expires.is_some_and(|old| expires < Some(old)),
             ExpireCondition::Earlier => rank(expires) < rank(slot.expires),
         };
         if !met {

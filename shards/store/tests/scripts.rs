@@ -342,6 +342,7 @@ fn condition(options: &[&str]) -> Result<ExpireCondition, Box<dyn Error>> {
         ["XX"] => ExpireCondition::Present,
         ["GT"] => ExpireCondition::Later,
         ["LT"] => ExpireCondition::Earlier,
+        ["XX", "LT"] => ExpireCondition::PresentEarlier,
         _ => return Err(format!("{options:?}: unknown options").into()),
     })
 }

@@ -66,7 +66,8 @@ pub enum DamageKind {
     },
     /// A segment's header can not be read. Its frames prove themselves without it.
     BadHeader,
-    /// A newer build wrote the segment.
+    /// A newer build wrote the segment, or frames of it: nothing is damaged, and this build must
+    /// leave the log alone.
     NewerVersion {
         /// Its version.
         found: u16,

@@ -113,12 +113,13 @@ pub fn read_segment_header(bytes: &[u8]) -> Result<SegmentHeader, HeaderError> {
     if head[0..8] != SEGMENT_MAGIC {
         return Err(HeaderError::Invalid);
     }
+    // Only a version that the checksum vouches for is one: flipped bits must not look like it.
     let version = u16_at(head, 8);
+    if version == 0 || crc32fast::hash(&head[..72]) != u32_at(head, 72) {
+        return Err(HeaderError::Invalid);
+    }
     if version > VERSION {
         return Err(HeaderError::NewerVersion(version));
-    }
-    if version != VERSION || crc32fast::hash(&head[..72]) != u32_at(head, 72) {
-        return Err(HeaderError::Invalid);
     }
     Ok(SegmentHeader {
         owner: Owner {
@@ -240,6 +241,23 @@ pub fn read_head(key: FrameKey, bytes: &[u8]) -> Option<FrameHead> {
         return None;
     }
     parse_head(key, head)
+}
+
+/// The place and version of the first frame of `key`'s segment that a newer build wrote. Head,
+/// checksum and stamp of the first sector keep their places in every version.
+#[must_use]
+pub fn newer_frame(key: FrameKey, bytes: &[u8]) -> Option<(usize, u16)> {
+    (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
+        let rest = &bytes[at..];
+        let head = head_bytes(rest)?;
+        let version = u16_at(head, 4);
+        let is_newer = head[0..4] == FRAME_MAGIC
+            && version > VERSION
+            && u64_at(head, 8) == key.segment.get()
+            && head_crc(key, head) == u32_at(head, 44)
+            && stamps(key, Lsn(u64_at(head, 16)), SECTOR_BYTES, rest).first;
+        is_newer.then_some((at, version))
+    })
 }
 
 fn head_bytes(bytes: &[u8]) -> Option<&[u8; HEAD_BYTES]> {

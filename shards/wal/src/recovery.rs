@@ -208,6 +208,10 @@ impl Recovery {
 
     fn frames(&mut self, id: SegmentId, bytes: &[u8]) {
         let key = self.config.key(id);
+        if let Some((at, found)) = layout::newer_frame(key, bytes) {
+            self.lose(id, at as u64, DamageKind::NewerVersion { found }, Affected::All);
+            return;
+        }
         let mut offset = BLOCK_BYTES;
         let mut opened = false;
         let first = bytes.get(offset..).and_then(|rest| {

@@ -151,6 +151,12 @@ impl Wal {
         }
     }
 
+    /// Queues what is true of a group already, for a copy on the disk that can no longer be read.
+    /// Unlike [`Wal::append`] of a creation it makes nothing that stands before it void.
+    pub fn restate(&mut self, record: &Record) -> Lsn {
+        self.queue_record(record, true)
+    }
+
     /// Queues entries without taking them; as [`Wal::append`] with [`Record::Entries`].
     ///
     /// # Panics

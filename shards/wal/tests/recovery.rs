@@ -228,6 +228,43 @@ proptest! {
     }
 }
 
+/// What a newer build wrote is told from damage, and a bit that flipped in a version is damage.
+#[test]
+fn a_newer_version_is_told_from_damage() {
+    let bench = filled(3, 40);
+    let first = *bench.disk.keys().next().expect("it was written");
+    let newer = |found| DamageKind::NewerVersion { found };
+    let kinds = |disk: &std::collections::BTreeMap<SegmentId, Vec<u8>>| {
+        recover(disk).damage.into_iter().map(|damage| damage.kind).collect::<Vec<_>>()
+    };
+    let mut disk = bench.disk.clone();
+    let file = disk.get_mut(&first).expect("there");
+    file[8] = 7;
+    assert_eq!(kinds(&disk), [DamageKind::BadHeader]);
+    let file = disk.get_mut(&first).expect("there");
+    let crc = crc32fast::hash(&file[..72]);
+    file[72..76].copy_from_slice(&crc.to_le_bytes());
+    assert!(kinds(&disk).contains(&newer(7)));
+
+    // A newer build went on in a segment of this one.
+    let mut disk = bench.disk.clone();
+    let file = disk.get_mut(&first).expect("there");
+    file[BLOCK_BYTES + 12] = 2;
+    assert!(!kinds(&disk).contains(&newer(2)));
+    let file = disk.get_mut(&first).expect("there");
+    let owner = config().owner;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&owner.cluster.get().to_le_bytes());
+    crc.update(&owner.node.get().to_le_bytes());
+    crc.update(&owner.disk.get().to_le_bytes());
+    crc.update(&owner.core.get().to_le_bytes());
+    let mut crc = crc32fast::Hasher::new_with_initial(crc.finalize());
+    crc.update(&file[BLOCK_BYTES + 8..BLOCK_BYTES + 52]);
+    let crc = crc.finalize();
+    file[BLOCK_BYTES + 52..BLOCK_BYTES + 56].copy_from_slice(&crc.to_le_bytes());
+    assert!(kinds(&disk).contains(&newer(2)));
+}
+
 /// Damage is forgotten for a group that the log creates afresh behind it.
 #[test]
 fn a_rebuilt_group_is_whole_again() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use toml::Table;
 
 use super::figures::Figures;
-use super::probe::{PERIOD, Probed, Probers};
+use super::probe::Probers;
 use super::{DemoArgs, DemoError};
 use crate::bench::cluster_map::{self, Counters, RangeRow};
 use crate::bench::keys::Naming;
@@ -86,10 +86,7 @@ impl<'a> Stages<'a> {
         let mut findings = Findings::default();
         let recorded = if self.args.nodes >= 3 {
             let (recorded, probed) = self.fault(recorded, figures)?;
-            for probed in probed {
-                let probe = self.read_back(probed.ledger, figures)?;
-                findings.merge(probe);
-            }
+            findings.merge(self.read_back(probed, figures)?);
             recorded
         } else {
             println!("with fewer than three nodes none can be missed: the fault is left out");
@@ -194,7 +191,7 @@ impl<'a> Stages<'a> {
         &mut self,
         recorded: Recorded,
         figures: &mut Figures,
-    ) -> Result<(Recorded, Vec<Probed>), DemoError> {
+    ) -> Result<(Recorded, Ledger), DemoError> {
         let ranges = self.wait_for_leaders()?;
         let (victim, led) = leads_most(&ranges);
         let keys: Vec<_> = led.iter().map(|range| range.key_inside(":probe")).collect();
@@ -209,13 +206,13 @@ impl<'a> Stages<'a> {
         let probers = Probers::start(keys, &survivors)?;
         let found = self.kill_and_restart(victim, led.len(), &probers, figures);
         running.stop();
+        let period = probers.period();
         let probed = probers.finish()?;
         let (mut workloads, measured) = running.join()?;
         let killed_us = found?;
-        figures.failover = probed.iter().map(|probed| probed.gap(killed_us)).collect();
-        figures.failover.sort_unstable();
+        figures.failover = probed.gaps(killed_us);
         println!(
-            "writes to its {} ranges failed for {:.0?} (p50), {:.0?} (max), measured every {PERIOD:?}",
+            "writes to its {} ranges failed for {:.1?} (p50), {:.1?} (max), measured every {period:.1?}",
             led.len(),
             figures.failover_p50(),
             figures.failover_max(),
@@ -228,7 +225,7 @@ impl<'a> Stages<'a> {
             if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") }
         );
         figures.fault_load = Some(measured);
-        Ok((workloads.remove(0), probed))
+        Ok((workloads.remove(0), probed.ledger))
     }
 
     /// Gives the time of the kill.

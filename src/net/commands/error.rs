@@ -34,8 +34,6 @@ pub enum CommandError {
     ExpireNxWithOthers,
     #[error("ERR GT and LT options at the same time are not compatible")]
     ExpireGtWithLt,
-    #[error("ERR XX and LT options at the same time are not supported")]
-    ExpireXxWithLt,
     #[error("ERR invalid cursor")]
     Cursor,
     #[error("ERR DB index is out of range")]

@@ -105,7 +105,7 @@ fn expire_condition(input: &Input<'_>) -> Result<ExpireCondition, CommandError> 
             Err(CommandError::ExpireNxWithOthers)
         }
         (_, _, true, true) => Err(CommandError::ExpireGtWithLt),
-        (_, true, _, true) => Err(CommandError::ExpireXxWithLt),
+        (_, true, _, true) => Ok(ExpireCondition::PresentEarlier),
         (true, false, false, false) => Ok(ExpireCondition::Absent),
         // A key without an expiry is never passed by a later one, so XX adds nothing to GT.
         (false, _, true, false) => Ok(ExpireCondition::Later),

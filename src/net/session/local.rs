@@ -138,10 +138,11 @@ fn config(info: &NodeInfo, patterns: &[Bytes]) -> Value {
 
 /// The text of `INFO`: the sections that were asked for, or all.
 fn info(info: &NodeInfo, wanted: &[String]) -> String {
-    let sections: [(&str, Vec<(String, String)>); 3] = [
+    let sections: [(&str, Vec<(String, String)>); 4] = [
         ("Server", server_section(info)),
         ("Clients", vec![("connected_clients".to_owned(), info.clients.to_string())]),
         ("Oarlock", status_pairs(info)),
+        ("Keyspace", keyspace_section(info)),
     ];
     let all = wanted.is_empty()
         || wanted.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
@@ -174,6 +175,18 @@ fn server_section(info: &NodeInfo) -> Vec<(String, String)> {
         ("uptime_in_days", (info.uptime.as_secs() / 86_400).to_string()),
     ];
     lines.map(|(name, value)| (name.to_owned(), value)).to_vec()
+}
+
+/// The keys of the ranges that this node leads: all nodes' together are the cluster's. As with Redis a
+/// database without keys is not named.
+fn keyspace_section(info: &NodeInfo) -> Vec<(String, String)> {
+    let count = |name: &str| info.status.iter().find(|(of, _)| of == name).map(|(_, n)| n.as_str());
+    match (count("keys"), count("keys_expiring")) {
+        (Some(keys), Some(expiring)) if keys != "0" => {
+            vec![("db0".to_owned(), format!("keys={keys},expires={expiring},avg_ttl=0"))]
+        }
+        (Some(_) | None, _) => Vec::new(),
+    }
 }
 
 fn status_pairs(info: &NodeInfo) -> Vec<(String, String)> {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use oarlock_codec::{
     ForwardReply, ForwardRequest, Frame, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply,
-    Record, Refusal,
+    Lane, Record, Refusal,
 };
 use oarlock_raft::{
     Append, AppendOutcome, AppendReply, Body, Configuration, Entry, HardState, LogPosition,
@@ -193,12 +193,16 @@ fn forward() -> impl Strategy<Value = ForwardRequest> {
             transaction,
             commands,
         });
-    (any::<(u64, u64, u64)>(), request).prop_map(|((id, group, epoch), request)| ForwardRequest {
-        id,
-        group: GroupId(group),
-        epoch: RangeEpoch(epoch),
-        request,
-    })
+    let lane = any::<(u64, bool)>().prop_map(|(connection, follows)| Lane { connection, follows });
+    (any::<(u64, u64, u64)>(), option::of(lane), request).prop_map(
+        |((id, group, epoch), lane, request)| ForwardRequest {
+            id,
+            group: GroupId(group),
+            epoch: RangeEpoch(epoch),
+            lane,
+            request,
+        },
+    )
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -221,6 +225,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::Unknown),
         Just(Refusal::NoQuorum),
         Just(Refusal::DiskFull),
+        Just(Refusal::OutOfTurn),
         Just(Refusal::NoSuchGroup),
         Just(Refusal::TooLarge),
     ]

@@ -131,6 +131,12 @@ impl Disk {
         }
     }
 
+    /// Changes a byte of the oldest segment.
+    pub fn damage(&mut self, at: usize) {
+        let bytes = self.segments.values_mut().next().expect("a segment is there");
+        bytes[at] ^= 0xff;
+    }
+
     pub fn recover(&mut self) -> Recovered {
         self.parts.clear();
         let mut recovery = Recovery::new(self.config);

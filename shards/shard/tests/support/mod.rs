@@ -12,7 +12,7 @@ pub mod show;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use oarlock_codec::GroupMessage;
+use oarlock_codec::{GroupMessage, Lane};
 use oarlock_shard::Outcome;
 use oarlock_shard::status::ReplicaStatus;
 use oarlock_shard::support_table::LinkToken;
@@ -381,8 +381,9 @@ impl World {
         for (from, messages) in core.letters.drain(..) {
             shard.messages(from, messages);
         }
-        for Ask { token, group, epoch, request } in core.asks.drain(..) {
-            shard.request(token, group, epoch, request);
+        for Ask { token, group, epoch, lane, request } in core.asks.drain(..) {
+            let lane = lane.map(|lane| (CoreAddr::new(id, CoreId(0)), lane));
+            shard.request_in_lane(token, group, epoch, lane, request);
         }
         for (token, done) in core.done.drain(..) {
             shard.file_done(token, done);
@@ -419,6 +420,9 @@ impl World {
             let before = self.outcomes.insert(token, outcome);
             assert!(before.is_none(), "#{token} is answered twice");
         }
+        for group in output.unreadable.drain(..) {
+            self.trace.line(format!("{addr} {group} can not be read back from the log"));
+        }
         for (group, leader) in output.leaders.drain(..) {
             self.trace.leader(addr, group, leader);
         }
@@ -431,12 +435,24 @@ impl World {
 
     /// Hands a request to the group's core on `node`; its outcome comes under the token.
     pub fn ask(&mut self, node: NodeId, group: GroupId, epoch: u64, request: Request) -> u64 {
+        self.ask_in_lane(node, group, epoch, None, request)
+    }
+
+    /// As `ask`, of a connection whose writes keep their order.
+    pub fn ask_in_lane(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        epoch: u64,
+        lane: Option<Lane>,
+        request: Request,
+    ) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
         let found = self.plan.ranges.iter().find(|range| range.group == group);
         let core = found.map_or(0, |range| usize::from(range.replicas[0].core.get()));
         let life = self.node(node).life.as_mut().expect("the node is up");
-        life.cores[core].asks.push(Ask { token, group, epoch: RangeEpoch(epoch), request });
+        life.cores[core].asks.push(Ask { token, group, epoch: RangeEpoch(epoch), lane, request });
         token
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use oarlock_codec::GroupMessage;
+use oarlock_codec::{GroupMessage, Lane};
 use oarlock_raft::{Configuration, HardState, Restored};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
@@ -57,6 +57,7 @@ pub struct Ask {
     pub token: u64,
     pub group: GroupId,
     pub epoch: RangeEpoch,
+    pub lane: Option<Lane>,
     pub request: Request,
 }
 

@@ -125,6 +125,9 @@ fn a_foreign_file_a_newer_version_and_a_tail_are_named() {
     assert_eq!(load(&[b'x'; 100], 100).err(), Some(LoadError::NotACheckpoint));
     let mut newer = bytes.clone();
     newer[8] = 2;
+    assert_eq!(load(&newer, 100).err(), Some(LoadError::Header), "no checksum vouches for it");
+    let crc = crc32fast::hash(&newer[..HEADER_BYTES - 4]);
+    newer[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     let error = load(&newer, 100).expect_err("it is newer");
     assert_eq!(error, LoadError::Version { found: 2 });
     assert!(error.to_string().contains("version 2, this program reads 1"), "{error}");

@@ -101,6 +101,7 @@ fn expire_condition() -> impl Strategy<Value = ExpireCondition> {
         ExpireCondition::Present,
         ExpireCondition::Later,
         ExpireCondition::Earlier,
+        ExpireCondition::PresentEarlier,
     ])
 }
 

@@ -310,9 +310,12 @@ impl Model {
             | (ExpireCondition::Present, Some(_))
             | (ExpireCondition::Earlier, None) => true,
             (ExpireCondition::Later, Some(old)) => new > old,
-            (ExpireCondition::Earlier, Some(old)) => new < old,
+            (ExpireCondition::Earlier | ExpireCondition::PresentEarlier, Some(old)) => new < old,
             (ExpireCondition::Absent, Some(_))
-            | (ExpireCondition::Present | ExpireCondition::Later, None) => false,
+            | (
+                ExpireCondition::Present | ExpireCondition::Later | ExpireCondition::PresentEarlier,
+                None,
+            ) => false,
         };
         if met {
             self.put(key, &entry.value, Some(new));
