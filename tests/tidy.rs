@@ -30,9 +30,9 @@ const ROOT_ONLY: &[&str] =
 
 /// The only files with `unsafe`, and why each needs it.
 const UNSAFE_FILES: &[(&str, &str)] = &[
-    ("src/disk/ring.rs", "hands buffers and descriptors to the kernel's ring"),
+    ("src/disk/ring.rs", "hands the log's buffers to the kernel"),
     ("src/disk/buffer.rs", "owns memory that is aligned to blocks"),
-    ("src/net/client_port.rs", "gives glommio a listening socket with options of our own"),
+    ("src/runtime/ring.rs", "hands operations to the kernel's ring"),
 ];
 
 /// Tests that sleep because what they await gives no event, and why.

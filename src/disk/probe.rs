@@ -12,7 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::buffer::{AlignedBytes, BLOCK_BYTES};
 use super::layout::TEMPORARY_SUFFIX;
 
-/// The least memory that may be locked, or the executors refuse to start.
+/// The least memory that may be locked: the log's registered buffers of two cores. Where the limit
+/// does not do for all cores, the others go on with ordinary buffers and say so.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// Why a node cannot run here.
@@ -49,8 +50,7 @@ pub enum ProbeError {
     },
     /// `io_uring` lacks what the WAL needs.
     #[error(
-        "this kernel's io_uring is too old (it cannot skip completions on success): Linux 5.17 or \
-         newer is needed"
+        "this kernel's io_uring is too old: Linux 5.17 or newer is needed, 6.1 or newer is best"
     )]
     IoUringTooOld,
     /// The file system keeps files in memory.

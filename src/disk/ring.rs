@@ -242,13 +242,12 @@ impl WalRing {
         let (pointer, len) = (frame.as_slice().as_ptr(), frame.len());
         let len = u32::try_from(len).expect("invariant: a frame is far smaller than 4 GiB");
         let file = types::Fixed(SLOT_SEGMENT);
-        let entry = if self.are_buffers_registered && frame.is_fixed() {
+        if self.are_buffers_registered && frame.is_fixed() {
             let index = u16::try_from(self.filling).expect("invariant: there are two buffers");
             opcode::WriteFixed::new(file, pointer, len, index).offset(offset).build()
         } else {
             opcode::Write::new(file, pointer, len).offset(offset).build()
-        };
-        entry
+        }
     }
 }
 

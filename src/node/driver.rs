@@ -4,7 +4,7 @@
 //! One per core, on that core's executor. It owns the shard; nothing else touches it. It must not
 //! block, and it decides nothing: the shard and the router do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,13 @@ use super::map_keeper::MapKeeper;
 use super::message::{CoreMessage, CoreRequest};
 use super::outbox::Outbox;
 use super::router::{Asker, Hop, Router};
-use super::watchdog::{BEAT, CoreProgress, of_core};
+use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
 use crate::net::link::PeerLink;
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
-use crate::runtime;
+use crate::net::session::{ConnectionId, Ticket};
+use crate::{net, runtime};
 
 /// How often the replicas are counted: each count looks at all of them.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +71,8 @@ pub struct Driver {
     pub counters: Arc<Counters>,
     /// By which others see that this core moves.
     pub progress: Arc<[CoreProgress]>,
+    /// After how long a turn comes though nothing has come in.
+    pub beat: Rc<Cell<Duration>>,
     /// What is kept from turn to turn.
     pub kept: Kept,
 }
@@ -88,6 +91,7 @@ pub struct Kept {
     frames: Vec<Incoming>,
     events: Vec<LinkEvent>,
     hops: Vec<Hop>,
+    completed: Vec<(ConnectionId, Ticket, net::session::Outcome)>,
     output: Output,
 }
 
@@ -140,6 +144,7 @@ impl Driver {
         if let Some(request) = self.map_keeper.next_request(leads) {
             front.router.submit(Asker::Node, GroupId::META, request);
         }
+        let front_is_quiet = front.router.under_way() == 0;
         drop(front);
         if self.kept.now.since(self.kept.gauged_at) >= GAUGE_INTERVAL {
             self.kept.gauged_at = self.kept.now;
@@ -152,6 +157,8 @@ impl Driver {
         }
         self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());
         self.counters.waiting.set(self.shard.waiting() as u64);
+        let is_quiet = front_is_quiet && self.shard.timers_armed() == 0;
+        self.beat.set(if is_quiet { IDLE_BEAT } else { BEAT });
         self.ask_questions();
     }
 
@@ -248,7 +255,7 @@ impl Driver {
         self.front.borrow_mut().router.take_hops(&mut self.kept.hops);
     }
 
-    /// Carries requests to their next place, and outcomes to their connections.
+    /// Carries requests to their next place, and puts outcomes by for their connections.
     fn carry_hops(&mut self) {
         let mut hops = std::mem::take(&mut self.kept.hops);
         for hop in hops.drain(..) {
@@ -262,9 +269,7 @@ impl Driver {
                     self.outbox.forward(node, request);
                 }
                 Hop::Done(Asker::Client { connection, ticket }, outcome) => {
-                    let front = &mut *self.front.borrow_mut();
-                    let outcome = client_outcome(outcome);
-                    self.clients.complete(front, connection, ticket, outcome);
+                    self.kept.completed.push((connection, ticket, client_outcome(outcome)));
                 }
                 Hop::Done(Asker::Node, outcome) => self.map_keeper.outcome(&outcome),
             }
@@ -339,6 +344,7 @@ impl Driver {
         self.shard.finish_turn(&mut output);
         // WRITE 5/9: the turn's frame goes to the disk while the same entries go to the followers.
         self.log.write_next(self.shard.wal())?;
+        runtime::flush();
         for (node, message) in output.messages.drain(..) {
             self.outbox.message(node, message);
         }
@@ -359,19 +365,26 @@ impl Driver {
             self.announce(group, leader);
         }
         self.kept.output = output;
-        // Outcomes of this turn go out with this turn. What completes may let a connection start
-        // its next command: that waits for the next turn, which its submission has rung for.
+        // Outcomes of this turn go out with this turn, but last: other nodes and cores have work to
+        // do meanwhile, and every reply costs a system call.
         self.gather_hops();
         self.carry_hops();
-        let answered = self.front.borrow_mut().take_answered();
-        for (connection, ticket, outcome) in answered {
-            self.clients.complete(&mut *self.front.borrow_mut(), connection, ticket, outcome);
-        }
         self.send_parcels();
         // What an inbox does not take waits for the next beat: a task that stayed runnable would
-        // keep the executor from its sockets.
+        // spin until there is room.
         self.mail.post();
+        self.complete();
         Ok(())
+    }
+
+    /// Brings outcomes to their connections. What completes may let a connection start its next
+    /// command: that waits for the next turn, which its submission has rung for.
+    fn complete(&mut self) {
+        let front = &mut *self.front.borrow_mut();
+        self.kept.completed.extend(front.take_answered());
+        for (connection, ticket, outcome) in self.kept.completed.drain(..) {
+            self.clients.complete(front, connection, ticket, outcome);
+        }
     }
 
     fn send_parcels(&mut self) {

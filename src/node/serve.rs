@@ -3,7 +3,7 @@
 //! Once per process. Whatever can be wrong is found before the first replica is taken up, and said
 //! in one line.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
@@ -307,10 +307,10 @@ fn start_cores(
 async fn run_core(shared: Shared, core: CoreId, inbox: Receiver<CoreMessage>) {
     let failure = match open_core(&shared, core, inbox) {
         Ok(driver) => {
-            let bell = driver.inbox.doorbell();
+            let (bell, beat) = (driver.inbox.doorbell(), Rc::clone(&driver.beat));
             runtime::spawn(async move {
                 loop {
-                    runtime::sleep(BEAT).await;
+                    runtime::sleep(beat.get()).await;
                     bell.ring();
                 }
             })
@@ -381,6 +381,7 @@ fn open_core(
         clients,
         counters,
         progress: Arc::clone(&shared.progress),
+        beat: Rc::new(Cell::new(BEAT)),
         kept: Kept::default(),
     })
 }

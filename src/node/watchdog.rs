@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use oarlock_types::{CoreId, Mono};
 
-/// How often each core takes a turn even if nothing happens.
+/// How often a core takes a turn though nothing has come in, while requests or groups of it wait
+/// for something.
 pub const BEAT: Duration = Duration::from_millis(10);
+/// How often it does when nothing waits: often enough to move between any two pulses.
+pub const IDLE_BEAT: Duration = Duration::from_millis(25);
 /// How long a core may take no turn, or its log complete no write, before the log tells.
 pub const STUCK_AFTER: Duration = Duration::from_secs(1);
 

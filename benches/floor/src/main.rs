@@ -285,7 +285,8 @@ async fn lead(file: SegmentFile, listener: StdListener, links: Vec<SocketAddr>) 
         kept.sort_unstable();
         if kept[1] > answered {
             answered = kept[1];
-            answer(&clients.borrow(), answered).await;
+            let clients = clients.borrow().clone();
+            answer(&clients, answered).await;
         }
         wake.wait().await;
     }
