@@ -52,6 +52,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use crc32fast::Hasher;
 
+use crate::key::Key;
 use crate::map::Slot;
 use crate::once::OnceRecord;
 use crate::store::Store;
@@ -137,9 +138,9 @@ pub(crate) struct Checkpoint {
     /// The store's revision at the beginning: a key with a higher version has changed since.
     revision: u64,
     /// The last key that is done.
-    cursor: Option<Bytes>,
+    cursor: Option<Key>,
     /// Keys behind the cursor as they were, if they have changed since.
-    changed: BTreeMap<Bytes, Slot>,
+    changed: BTreeMap<Key, Slot>,
     partial: Option<Partial>,
     chunk: Vec<u8>,
     crc: Hasher,
@@ -202,7 +203,7 @@ impl Checkpoint {
 
     /// Keeps what a key was, if that is still to be written. Called with every slot that leaves
     /// the map.
-    pub(crate) fn before_change(&mut self, key: &Bytes, old: Slot) {
+    pub(crate) fn before_change(&mut self, key: &Key, old: Slot) {
         let ahead = self.cursor.as_ref().is_none_or(|cursor| key > cursor);
         if ahead && old.version <= self.revision {
             self.changed.insert(key.clone(), old);
@@ -288,9 +289,9 @@ impl Checkpoint {
         let start = self.cursor.clone();
         let mut live = store.map.after(start.as_deref()).peekable();
         let mut more = true;
-        // The cursor is set when the slice ends: a handle for each key would cost an allocation.
-        let mut last: Option<Bytes> = None;
-        let mut last_live: Option<&Bytes> = None;
+        // The cursor is set when the slice ends, and not with each key.
+        let mut last: Option<Key> = None;
+        let mut last_live: Option<&Key> = None;
         while more {
             let first_changed = self.changed.first_key_value().map(|(key, _)| key);
             match (first_changed, live.peek()) {
@@ -313,7 +314,7 @@ impl Checkpoint {
                 (_, None) => break,
             }
         }
-        if let Some(key) = last_live.map(|key| Bytes::copy_from_slice(key)).or(last) {
+        if let Some(key) = last_live.cloned().or(last) {
             self.cursor = Some(key);
         }
         more
@@ -321,7 +322,7 @@ impl Checkpoint {
 
     fn write_key(
         &mut self,
-        key: &Bytes,
+        key: &Key,
         slot: &Slot,
         spent: &mut usize,
         budget: usize,
@@ -338,7 +339,7 @@ impl Checkpoint {
     fn write_record(
         &mut self,
         head: &[u8],
-        first: &Bytes,
+        first: &[u8],
         second: &Bytes,
         spent: &mut usize,
         budget: usize,
@@ -353,7 +354,8 @@ impl Checkpoint {
         }
         self.push(head, out);
         *spent += head.len();
-        self.partial = Some(Partial { parts: VecDeque::from([first.clone(), second.clone()]) });
+        let first = Bytes::copy_from_slice(first);
+        self.partial = Some(Partial { parts: VecDeque::from([first, second.clone()]) });
         self.write_partial(spent, budget, out)
     }
 

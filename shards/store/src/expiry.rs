@@ -4,18 +4,19 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use oarlock_types::WallMs;
+
+use crate::key::Key;
 
 /// Keys with an expiry, soonest first; keys of one instant in key order.
 #[derive(Debug, Default)]
 pub(crate) struct ExpiryIndex {
-    by_time: BTreeSet<(WallMs, Bytes)>,
+    by_time: BTreeSet<(WallMs, Key)>,
 }
 
 impl ExpiryIndex {
     /// Moves `key` from one time to another.
-    pub(crate) fn change(&mut self, key: &Bytes, old: Option<WallMs>, new: Option<WallMs>) {
+    pub(crate) fn change(&mut self, key: &Key, old: Option<WallMs>, new: Option<WallMs>) {
         if old == new {
             return;
         }
@@ -34,7 +35,7 @@ impl ExpiryIndex {
     }
 
     /// The key that ends first, if it has ended.
-    pub(crate) fn first_due(&self, now: WallMs) -> Option<&Bytes> {
+    pub(crate) fn first_due(&self, now: WallMs) -> Option<&Key> {
         self.by_time.first().filter(|(at, _)| *at <= now).map(|(_, key)| key)
     }
 
@@ -43,7 +44,7 @@ impl ExpiryIndex {
         self.by_time.iter().take_while(|(at, _)| *at <= now).count()
     }
 
-    pub(crate) fn pop_first(&mut self) -> Option<(WallMs, Bytes)> {
+    pub(crate) fn pop_first(&mut self) -> Option<(WallMs, Key)> {
         self.by_time.pop_first()
     }
 
@@ -51,7 +52,7 @@ impl ExpiryIndex {
     /// times faster than moving key by key.
     pub(crate) fn split_off(&mut self, at: &[u8]) -> Self {
         let all = std::mem::take(&mut self.by_time).into_iter();
-        let (left, right): (Vec<_>, Vec<_>) = all.partition(|(_, key)| key.as_ref() < at);
+        let (left, right): (Vec<_>, Vec<_>) = all.partition(|(_, key)| **key < *at);
         self.by_time = left.into_iter().collect();
         Self { by_time: right.into_iter().collect() }
     }

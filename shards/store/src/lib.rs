@@ -6,7 +6,7 @@
 //! Map, in reading order: [`command`] is what a client may ask of one range, [`reply`] what it may
 //! hear, [`batch`] how an entry carries commands. [`store`] holds the state and `apply` changes it:
 //! by `write` and `read` for commands, `numbers` for Redis's arithmetic, `once` for request ids,
-//! `expiry` and `map` underneath. [`checkpoint`] writes the state out in slices, [`load`] reads it
+//! `expiry`, `map` and `key` underneath. [`checkpoint`] writes the state out in slices, [`load`] reads it
 //! back, [`split`] cuts a range in two and frees what is no longer needed.
 
 mod apply;
@@ -14,6 +14,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod command;
 mod expiry;
+mod key;
 pub mod load;
 mod map;
 mod numbers;

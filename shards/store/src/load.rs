@@ -13,6 +13,7 @@ use crate::checkpoint::{
     CHUNK_BYTES, CHUNK_HEAD_BYTES, CHUNK_LAST, HEADER_BYTES, Header, KEY_HEAD_BYTES, MAGIC,
     ONCE_HEAD_BYTES, TAG_KEY, TAG_ONCE, VERSION,
 };
+use crate::key::Key;
 use crate::map::Slot;
 use crate::once::OnceRecord;
 use crate::reply_bytes::read_reply;
@@ -332,6 +333,7 @@ fn take_record(store: &mut Store, record: &[u8]) -> bool {
     }
     let expires = Some(WallMs(reader.u64())).filter(|at| at.0 != 0);
     let (key, value) = (reader.bytes(first), reader.bytes(second));
+    let key = Key::from(key);
     let in_order = store.map.last_key().is_none_or(|last| *last < key);
     if !in_order || number > store.revision {
         return false;

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use oarlock_types::WallMs;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::key::Key;
+
 /// What a range knows about one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -43,7 +45,7 @@ impl Slot {
 /// Keys in byte order.
 #[derive(Debug, Default)]
 pub(crate) struct Map {
-    tree: BTreeMap<Bytes, Slot>,
+    tree: BTreeMap<Key, Slot>,
 }
 
 impl Map {
@@ -60,12 +62,12 @@ impl Map {
     }
 
     /// Puts `slot` at a key that is not there.
-    pub(crate) fn insert_new(&mut self, key: Bytes, slot: Slot) {
+    pub(crate) fn insert_new(&mut self, key: Key, slot: Slot) {
         let old = self.tree.insert(key, slot);
         debug_assert!(old.is_none(), "a key was thought to be absent");
     }
 
-    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<(Bytes, Slot)> {
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<(Key, Slot)> {
         self.tree.remove_entry(key)
     }
 
@@ -74,7 +76,7 @@ impl Map {
         &'a self,
         start: &[u8],
         end: Option<&[u8]>,
-    ) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Slot)> {
+    ) -> impl DoubleEndedIterator<Item = (&'a Key, &'a Slot)> {
         // BTreeMap panics on crossed bounds, and these come from clients.
         let end = match end {
             Some(end) if end <= start => Bound::Excluded(start),
@@ -88,16 +90,16 @@ impl Map {
     pub(crate) fn after<'a>(
         &'a self,
         cursor: Option<&[u8]>,
-    ) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> {
+    ) -> impl Iterator<Item = (&'a Key, &'a Slot)> {
         let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
         self.tree.range::<[u8], _>((start, Bound::Unbounded))
     }
 
-    pub(crate) fn last_key(&self) -> Option<&Bytes> {
+    pub(crate) fn last_key(&self) -> Option<&Key> {
         self.tree.last_key_value().map(|(key, _)| key)
     }
 
-    pub(crate) fn pop_first(&mut self) -> Option<(Bytes, Slot)> {
+    pub(crate) fn pop_first(&mut self) -> Option<(Key, Slot)> {
         self.tree.pop_first()
     }
 

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use oarlock_types::WallMs;
 
 use crate::command::Command;
+use crate::key::Key;
+use crate::map::Slot;
 use crate::reply::Reply;
 use crate::store::Store;
 
@@ -88,15 +90,12 @@ impl Store {
     }
 }
 
-fn collect<'a>(
-    entries: impl Iterator<Item = (&'a Bytes, &'a crate::map::Slot)>,
-    scan: &Scan<'_>,
-) -> Reply {
+fn collect<'a>(entries: impl Iterator<Item = (&'a Key, &'a Slot)>, scan: &Scan<'_>) -> Reply {
     let mut replies = Vec::new();
     let mut bytes = 0;
     let limit = usize::try_from(scan.limit).unwrap_or(usize::MAX);
     for (key, slot) in entries.take(limit) {
-        replies.push(Reply::Bulk(key.clone()));
+        replies.push(Reply::Bulk(key.to_bytes()));
         bytes += key.len();
         if scan.values {
             replies.push(Reply::Bulk(slot.value.clone()));

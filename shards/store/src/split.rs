@@ -41,19 +41,19 @@ impl Store {
             let is_first = search.cursor.is_none() && last.is_none();
             search.seen_bytes += slot_bytes(key, slot);
             if search.seen_bytes > search.target_bytes && !is_first {
-                return SplitPoint::At(key.clone());
+                return SplitPoint::At(key.to_bytes());
             }
             last = Some(key);
         }
         let Some(last) = last else { return self.split_at_last_key() };
-        search.cursor = Some(last.clone());
+        search.cursor = Some(last.to_bytes());
         SplitPoint::More
     }
 
     /// The walk came to the end: the range has shrunk, or its last key outweighs all others.
     fn split_at_last_key(&self) -> SplitPoint {
         match self.map.last_key() {
-            Some(key) if self.map.len() > 1 => SplitPoint::At(key.clone()),
+            Some(key) if self.map.len() > 1 => SplitPoint::At(key.to_bytes()),
             Some(_) | None => SplitPoint::None,
         }
     }

@@ -10,6 +10,7 @@ use oarlock_types::{Index, WallMs};
 
 use crate::checkpoint::Checkpoint;
 use crate::expiry::ExpiryIndex;
+use crate::key::Key;
 use crate::map::{Map, Slot};
 use crate::once::OnceTable;
 
@@ -64,7 +65,7 @@ pub struct Store {
     pub(crate) hash: u64,
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Pre-images of checkpoints that were given up, freed little by little.
-    pub(crate) debris: Vec<BTreeMap<Bytes, Slot>>,
+    pub(crate) debris: Vec<BTreeMap<Key, Slot>>,
 }
 
 impl Store {
@@ -159,6 +160,7 @@ impl Store {
     /// Puts a key, whatever was there.
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes, expires: Option<WallMs>) {
         self.revision += 1;
+        let key = Key::from(key);
         let slot = Slot::new(&key, value, self.revision, expires);
         self.bytes += slot_bytes(&key, &slot);
         self.hash = self.hash.wrapping_add(slot.hash);
@@ -182,7 +184,7 @@ impl Store {
     }
 
     /// Accounts for a slot that is no longer in the map, and gives it to a checkpoint under way.
-    fn forget(&mut self, key: &Bytes, old: Slot) {
+    fn forget(&mut self, key: &Key, old: Slot) {
         self.bytes -= slot_bytes(key, &old);
         self.hash = self.hash.wrapping_sub(old.hash);
         if let Some(checkpoint) = &mut self.checkpoint {
