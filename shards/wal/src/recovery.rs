@@ -16,7 +16,7 @@
 //! not check; anything that leaves the extent open costs all groups of the core, until a later
 //! record destroys or creates the group afresh.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_codec::record::{Records, Step};
 use oarlock_types::{GroupId, Lsn, SegmentId};
@@ -401,9 +401,9 @@ impl Recovery {
     /// The log as it was, once the last segment was fed.
     #[must_use]
     pub fn finish(mut self) -> Recovered {
-        let cut_short = !self.cut_short.is_empty();
+        let cut_short: Vec<SegmentId> = self.cut_short.iter().map(|(id, _)| *id).collect();
         self.close(None, SegmentId(u64::MAX));
-        if cut_short {
+        if !cut_short.is_empty() {
             // One LSN is left out, so that the next recovery sees that something is missing here.
             self.expected = self.expected.map(Lsn::next);
         }
@@ -420,20 +420,26 @@ impl Recovery {
             let (kind, affected) = (DamageKind::IncompleteGroup, Affected::Groups(incomplete));
             self.damage.push(Damage { segment, offset, kind, affected });
         }
-        let mut unused = self.unused.into_iter();
+        let mut unused = VecDeque::from(self.unused);
         let end = self.config.segment_bytes / BLOCK_BYTES as u64;
         let longest = (self.config.frame_bytes_max / BLOCK_BYTES) as u64;
         let next_lsn = self.expected.unwrap_or(Lsn(1));
         if self.segments.head().is_none_or(|(_, used)| u64::from(used) + longest > end)
-            && let Some(segment) = unused.next()
+            && let Some(segment) = unused.pop_front()
         {
             // The last process's write may still be on its way to this segment: it is passed over.
+            self.segments.begin(segment, next_lsn);
+        }
+        while unused.iter().any(|id| cut_short.contains(id))
+            && let Some(segment) = unused.pop_front()
+        {
+            // What would be written here would be called lost at every start: passed over, too.
             self.segments.begin(segment, next_lsn);
         }
         let next_segment = self.last.map_or(SegmentId(1), SegmentId::next);
         let durable = Lsn(next_lsn.get().saturating_sub(1));
         let mut wal = Wal::resume(self.config, self.segments, self.index, next_segment, durable);
-        wal.adopt(unused);
+        wal.adopt(unused.into_iter());
         let (damage, torn, segments) = (self.damage, self.torn, self.reports);
         Recovered { wal, groups, damage, torn, suspicion, segments }
     }

@@ -296,6 +296,35 @@ fn a_rebuilt_group_is_whole_again() {
     assert!(recovered.suspicion.of_unlisted(GroupId(3)));
 }
 
+/// A prepared segment whose end is gone is told once; what is written later is not written there,
+/// where every start would call it lost.
+#[test]
+fn an_unused_segment_that_was_cut_short_is_passed_over() {
+    let mut bench = filled(4, 40);
+    let last = bench.last_write.expect("something was written").segment;
+    let (short, file) = bench.disk.range_mut(last.next()..).next().expect("one is prepared");
+    let short = *short;
+    file.truncate(at(config().segment_bytes) - BLOCK_BYTES);
+    let recovered = recover(&bench.disk);
+    let groups: Vec<GroupId> = recovered.groups.keys().copied().collect();
+    let known: Vec<_> = recovered.damage.iter().map(|damage| damage.segment).collect();
+    assert_eq!(known, [short]);
+    bench.states.insert(recovered.wal.durable_lsn(), bench.model.clone());
+    bench.resume(recovered);
+    for group in groups {
+        bench.append(&oarlock_codec::Record::Destroy { group });
+    }
+    let group = GroupId(99);
+    bench.append(&oarlock_codec::Record::Create {
+        group,
+        configuration: oarlock_raft::Configuration::default(),
+        details: bytes::Bytes::new(),
+    });
+    bench.flush();
+    let recovered = recover(&bench.disk);
+    assert!(!recovered.groups[&group].damaged, "{:?}", recovered.damage);
+}
+
 /// The last write of a dead process lands after the next one has read the log: it stays void.
 #[test]
 fn a_write_that_lands_late_is_void() {
