@@ -151,9 +151,7 @@ impl Recovery {
     pub fn feed(&mut self, id: SegmentId, bytes: &[u8]) {
         assert!(self.last.is_none_or(|last| last < id), "segments are fed in order");
         if let Some(last) = self.last {
-            for missing in last.get() + 1..id.get() {
-                self.lose(SegmentId(missing), 0, DamageKind::MissingSegment, Affected::All);
-            }
+            self.lose_segments(last.next(), id);
         }
         self.last = Some(id);
         self.first.get_or_insert(id);
@@ -398,6 +396,15 @@ impl Recovery {
         self.damage.push(Damage { segment, offset, kind, affected });
     }
 
+    /// All segments of these ids are missing. They are told as one: a file whose name is wrong may be
+    /// any number of them ahead.
+    fn lose_segments(&mut self, from: SegmentId, until: SegmentId) {
+        if from < until {
+            let count = until.get() - from.get();
+            self.lose(from, 0, DamageKind::MissingSegments { count }, Affected::All);
+        }
+    }
+
     /// The log as it was, once the last segment was fed.
     #[must_use]
     pub fn finish(mut self) -> Recovered {
@@ -409,10 +416,7 @@ impl Recovery {
         }
         if let Some(first) = self.first {
             // Without a frame nothing says that the segments before the first were not needed.
-            let oldest = self.oldest.unwrap_or(SegmentId(1));
-            for missing in oldest.get()..first.get() {
-                self.lose(SegmentId(missing), 0, DamageKind::MissingSegment, Affected::All);
-            }
+            self.lose_segments(self.oldest.unwrap_or(SegmentId(1)), first);
         }
         let (groups, incomplete, suspicion) = self.replay.finish();
         if !incomplete.is_empty() {
@@ -436,7 +440,9 @@ impl Recovery {
             // What would be written here would be called lost at every start: passed over, too.
             self.segments.begin(segment, next_lsn);
         }
-        let next_segment = self.last.map_or(SegmentId(1), SegmentId::next);
+        // The last id of all has none behind it; there the next segment is refused as one in use.
+        let behind = |last: SegmentId| SegmentId(last.get().saturating_add(1));
+        let next_segment = self.last.map_or(SegmentId(1), behind);
         let durable = Lsn(next_lsn.get().saturating_sub(1));
         let mut wal = Wal::resume(self.config, self.segments, self.index, next_segment, durable);
         wal.adopt(unused.into_iter());

@@ -296,6 +296,27 @@ fn a_rebuilt_group_is_whole_again() {
     assert!(recovered.suspicion.of_unlisted(GroupId(3)));
 }
 
+/// A file whose name is wrong is told at once, however far ahead its name is: in time and in memory
+/// that do not grow with the distance.
+#[test]
+fn segments_that_are_missing_are_told_as_one() {
+    for far in [SegmentId(1 << 60), SegmentId(u64::MAX)] {
+        let mut bench = filled(5, 40);
+        let next = bench.disk.keys().next_back().expect("it was written").next();
+        bench.disk.insert(far, vec![0; at(config().segment_bytes)]);
+        let recovered = recover(&bench.disk);
+        let count = far.get() - next.get();
+        let missing: Vec<_> = recovered
+            .damage
+            .iter()
+            .filter(|damage| damage.kind == DamageKind::MissingSegments { count })
+            .map(|damage| damage.segment)
+            .collect();
+        assert_eq!(missing, [next]);
+        assert!(recovered.groups.values().all(|group| group.damaged));
+    }
+}
+
 /// A prepared segment whose end is gone is told once; what is written later is not written there,
 /// where every start would call it lost.
 #[test]
