@@ -408,9 +408,9 @@ impl Recovery {
     /// The log as it was, once the last segment was fed.
     #[must_use]
     pub fn finish(mut self) -> Recovered {
-        let cut_short: Vec<SegmentId> = self.cut_short.iter().map(|(id, _)| *id).collect();
+        let cut_short = !self.cut_short.is_empty();
         self.close(None, SegmentId(u64::MAX));
-        if !cut_short.is_empty() {
+        if cut_short {
             // One LSN is left out, so that the next recovery sees that something is missing here.
             self.expected = self.expected.map(Lsn::next);
         }
@@ -418,6 +418,9 @@ impl Recovery {
             // Without a frame nothing says that the segments before the first were not needed.
             self.lose_segments(self.oldest.unwrap_or(SegmentId(1)), first);
         }
+        // The newest segment that may have held records of any group: the log goes on behind it.
+        let lost = self.damage.iter().filter(|damage| damage.affected == Affected::All);
+        let hurt = lost.map(|damage| damage.segment).max();
         let (groups, incomplete, suspicion) = self.replay.finish();
         if !incomplete.is_empty() {
             let (segment, offset) = (self.last.unwrap_or_default(), 0);
@@ -434,9 +437,7 @@ impl Recovery {
             // The last process's write may still be on its way to this segment: it is passed over.
             self.segments.begin(segment, next_lsn);
         }
-        while unused.iter().any(|id| cut_short.contains(id))
-            && let Some(segment) = unused.pop_front()
-        {
+        while let Some(segment) = unused.pop_front_if(|id| Some(*id) <= hurt) {
             // What would be written here would be called lost at every start: passed over, too.
             self.segments.begin(segment, next_lsn);
         }

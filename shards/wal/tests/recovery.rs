@@ -217,7 +217,14 @@ proptest! {
         let recovered = recover(&disk);
         let needed = oldest_needed.is_some_and(|oldest| id >= oldest);
         if needed || kind > 0 {
-            prop_assert!(recovered.damage.iter().any(|damage| damage.segment == id));
+            let named = recovered.damage.iter().any(|damage| {
+                let DamageKind::MissingSegments { count } = damage.kind else {
+                    return damage.segment == id;
+                };
+                let first = damage.segment.get();
+                (first..first + count).contains(&id.get())
+            });
+            prop_assert!(named);
         }
         let state = state_of(&recovered);
         for (group, known) in &recovered.groups {
@@ -317,19 +324,27 @@ fn segments_that_are_missing_are_told_as_one() {
     }
 }
 
-/// A prepared segment whose end is gone is told once; what is written later is not written there,
-/// where every start would call it lost.
+/// A prepared segment that is cut short or another's may have held anything. What is written later
+/// is not written there or before it, where every start would call it lost.
 #[test]
-fn an_unused_segment_that_was_cut_short_is_passed_over() {
-    let mut bench = filled(4, 40);
-    let last = bench.last_write.expect("something was written").segment;
-    let (short, file) = bench.disk.range_mut(last.next()..).next().expect("one is prepared");
-    let short = *short;
-    file.truncate(at(config().segment_bytes) - BLOCK_BYTES);
+fn the_log_goes_on_behind_a_damaged_segment_that_was_not_used() {
+    let sound = filled(4, 40);
+    let last = sound.last_write.expect("something was written").segment;
+    let used = *sound.disk.keys().next_back().expect("one is prepared");
+    assert!(last < used);
+    let mut short = sound.disk[&used].clone();
+    short.truncate(at(config().segment_bytes) - BLOCK_BYTES);
+    goes_on_behind(filled(4, 40), used, short);
+    let unused = sound.disk[&used].clone();
+    goes_on_behind(filled(4, 40), used.next(), unused);
+}
+
+fn goes_on_behind(mut bench: Bench, id: SegmentId, file: Vec<u8>) {
+    bench.disk.insert(id, file);
     let recovered = recover(&bench.disk);
     let groups: Vec<GroupId> = recovered.groups.keys().copied().collect();
     let known: Vec<_> = recovered.damage.iter().map(|damage| damage.segment).collect();
-    assert_eq!(known, [short]);
+    assert_eq!(known, [id]);
     bench.states.insert(recovered.wal.durable_lsn(), bench.model.clone());
     bench.resume(recovered);
     for group in groups {
