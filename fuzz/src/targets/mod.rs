@@ -33,14 +33,14 @@ pub static TARGETS: &[Target] = &[
         run: resp::run,
         words: resp::WORDS,
         input_bytes_max: 4096,
-        bounded_runs: 300,
+        bounded_runs: 1500,
     },
     Target {
         name: "frame",
         run: frame::run,
         words: frame::WORDS,
         input_bytes_max: 4096,
-        bounded_runs: 300,
+        bounded_runs: 1500,
     },
     Target { name: "wal", run: wal::run, words: &[], input_bytes_max: 512, bounded_runs: 40 },
     Target {
@@ -48,14 +48,14 @@ pub static TARGETS: &[Target] = &[
         run: checkpoint::run,
         words: checkpoint::WORDS,
         input_bytes_max: 4096,
-        bounded_runs: 200,
+        bounded_runs: 800,
     },
     Target {
         name: "config",
         run: config::run,
         words: config::WORDS,
         input_bytes_max: 4096,
-        bounded_runs: 300,
+        bounded_runs: 1500,
     },
 ];
 
