@@ -111,6 +111,8 @@ pub struct Recovery {
     cut_short: Vec<(SegmentId, usize)>,
     /// The oldest segment that the newest frame needs.
     oldest: Option<SegmentId>,
+    /// The first frame that is part of the log, and its segment.
+    first_frame: Option<(SegmentId, Lsn)>,
     first: Option<SegmentId>,
     last: Option<SegmentId>,
     /// Segments behind the newest one with frames that were never written.
@@ -138,6 +140,7 @@ impl Recovery {
             torn: None,
             cut_short: Vec::new(),
             oldest: None,
+            first_frame: None,
             first: None,
             last: None,
             unused: Vec::new(),
@@ -343,6 +346,7 @@ impl Recovery {
         let bytes = found.head.frame_bytes();
         self.segments.push_frame(found.lsn, blocks(found.offset), blocks(bytes));
         self.oldest = Some(found.head.oldest);
+        self.first_frame.get_or_insert((found.segment, found.lsn));
         let mut affected: BTreeSet<GroupId> = BTreeSet::new();
         let mut lost = false;
         let mut records_count = 0;
@@ -417,6 +421,14 @@ impl Recovery {
         if let Some(first) = self.first {
             // Without a frame nothing says that the segments before the first were not needed.
             self.lose_segments(self.oldest.unwrap_or(SegmentId(1)), first);
+        }
+        if let (Some(oldest), Some((first, until))) = (self.oldest, self.first_frame)
+            && oldest < first
+            && self.first.is_some_and(|there| there <= oldest)
+        {
+            // A segment that is needed has frames, and this one is there without any.
+            let kind = DamageKind::MissingFrames { from: Lsn(0), until };
+            self.lose(oldest, BLOCK_BYTES as u64, kind, Affected::All);
         }
         // The newest segment that may have held records of any group: the log goes on behind it.
         let lost = self.damage.iter().filter(|damage| damage.affected == Affected::All);

@@ -303,6 +303,31 @@ fn a_rebuilt_group_is_whole_again() {
     assert!(recovered.suspicion.of_unlisted(GroupId(3)));
 }
 
+/// The oldest segment of a log whose beginning was given up holds no frame any more: nothing comes
+/// before it that would tell, but the newest frame says that it is needed.
+#[test]
+fn an_oldest_segment_without_its_frames_is_told() {
+    let mut seeds = (0..100).map(|seed| filled(seed, 200));
+    let needed = |bench: &Bench| bench.wal.live_bytes().into_keys().next();
+    let mut bench = seeds
+        .find(|bench| needed(bench).is_some_and(|id| id > SegmentId(1)))
+        .expect("some log gave up its first segment");
+    // The newest frame names what is needed by now.
+    bench.append(&oarlock_codec::Record::Create {
+        group: GroupId(99),
+        configuration: oarlock_raft::Configuration::default(),
+        details: bytes::Bytes::new(),
+    });
+    bench.flush();
+    let oldest = needed(&bench).expect("99 lives");
+    bench.disk.get_mut(&oldest).expect("it is there")[BLOCK_BYTES..].fill(0);
+    let recovered = recover(&bench.disk);
+    let named =
+        |damage: &oarlock_wal::Damage| damage.segment == oldest && damage.affected == Affected::All;
+    assert!(recovered.damage.iter().any(named), "{:?}", recovered.damage);
+    assert!(recovered.suspicion.of_unlisted(GroupId(7)));
+}
+
 /// A file whose name is wrong is told at once, however far ahead its name is: in time and in memory
 /// that do not grow with the distance.
 #[test]
