@@ -12,7 +12,6 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 const SLACK_BYTES: usize = 16 << 10;
 
 /// Holds every other run back for as long as it lives.
-#[must_use]
 pub fn alone() -> MutexGuard<'static, ()> {
     static RUNNING: Mutex<()> = Mutex::new(());
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)

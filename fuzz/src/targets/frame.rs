@@ -5,6 +5,7 @@
 //! limit and what was fed.
 
 use std::marker::PhantomData;
+use std::mem::{Discriminant, discriminant};
 
 use oarlock_codec::frame::{self, Decoder, Frame, FrameError, Header};
 use oarlock_codec::{ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply};
@@ -45,13 +46,9 @@ pub(super) fn run(input: &[u8]) -> u64 {
 
 type Read = (Vec<Frame>, Option<FrameError>);
 
-fn kinds((frames, error): &Read) -> (Vec<std::mem::Discriminant<Frame>>, Option<FrameError>) {
-    let error = error.map(|error| match error {
-        FrameError::NotOurs { .. } => FrameError::NotOurs { found: [0; 4] },
-        FrameError::TooLarge { .. } => FrameError::TooLarge { bytes: 0, bytes_max: 0 },
-        other => other,
-    });
-    (frames.iter().map(std::mem::discriminant).collect(), error)
+fn kinds((frames, error): &Read) -> (Vec<Discriminant<Frame>>, Option<Discriminant<FrameError>>) {
+    let error = error.as_ref().map(discriminant);
+    (frames.iter().map(discriminant).collect(), error)
 }
 
 fn encode(value: &Frame, out: &mut Vec<u8>) -> usize {
@@ -103,7 +100,7 @@ fn stream(bytes: &[u8], mut lengths: Source<'_>) -> Read {
 /// Any archive behind a right checksum: what no accident makes, but a hostile or a buggy peer.
 fn sealed(mut source: Source<'_>) -> u64 {
     let kind = source.byte() % 6;
-    let is_raw = source.byte() % 2 == 0;
+    let is_raw = source.byte().is_multiple_of(2);
     let lengths = Source::new(source.piece());
     let mut payload = if is_raw {
         source.piece().to_vec()

@@ -20,6 +20,7 @@ use crate::targets::outcome;
 
 #[path = "../../../src/net/testing.rs"]
 #[allow(dead_code, reason = "made for the session's own tests, which use more of it")]
+#[allow(clippy::unwrap_used, reason = "made for tests")]
 mod stores;
 
 use stores::FakeBackend;
@@ -102,7 +103,7 @@ const STORED_FACTOR: usize = 128;
 
 pub(super) fn run(input: &[u8]) -> u64 {
     let mut source = Source::new(input);
-    let is_parser = source.byte() % 4 == 0;
+    let is_parser = source.byte().is_multiple_of(4);
     let lengths = Source::new(source.piece());
     let mut order = Source::new(source.piece());
     let bytes = source.rest();

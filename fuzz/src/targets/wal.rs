@@ -93,7 +93,7 @@ fn damaged(mut source: Source<'_>) -> u64 {
     }
     assert_nothing_invented(&recovered, &states);
     assert_no_silent_loss(&recovered, &states, newest);
-    let kinds: BTreeSet<_> = recovered.damage.iter().map(|damage| kind_of(damage)).collect();
+    let kinds: BTreeSet<_> = recovered.damage.iter().map(kind_of).collect();
     let marked = recovered.groups.values().filter(|group| group.damaged).count();
     go_on(&mut bench, disk, recovered);
     outcome(&(kinds, marked))
@@ -124,7 +124,7 @@ fn change(disk: &mut Disk, source: &mut Source<'_>) {
     let (id, other) = (ids[source.below(ids.len())], ids[source.below(ids.len())]);
     let length = disk[&id].len();
     let (at, count) = (source.below(length), 1 + source.below(length));
-    let unit = if kind % 2 == 0 { BLOCK_BYTES } else { SECTOR_BYTES };
+    let unit = if kind.is_multiple_of(2) { BLOCK_BYTES } else { SECTOR_BYTES };
     let from = at / unit * unit;
     let end = from.saturating_add(unit).min(length);
     let Some(file) = disk.get_mut(&id) else { return };
