@@ -274,8 +274,10 @@ fn every_crate_takes_the_workspace_s_lints_and_thresholds() {
     };
     let mut broken: Vec<_> =
         crates().into_iter().filter(|(_, m)| !lints(m)).map(|(name, _)| name).collect();
-    if !lints(&manifest("Cargo.toml")) {
-        broken.push("the root".to_owned());
+    for path in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        if !lints(&manifest(path)) {
+            broken.push(path.to_owned());
+        }
     }
     nothing("`[lints] workspace = true`", &broken);
     let (outer, inner) = (manifest("clippy.toml"), manifest("shards/clippy.toml"));
@@ -289,13 +291,14 @@ fn plain_cargo_test_runs_every_crate() {
     let root = manifest("Cargo.toml");
     let members = root["workspace"]["default-members"].as_array().unwrap();
     let members: Vec<_> = members.iter().filter_map(toml::Value::as_str).collect();
-    assert_eq!(members, [".", "shards/*"]);
+    assert_eq!(members, [".", "fuzz", "shards/*"]);
 }
 
 #[test]
 fn every_dependency_has_a_reason() {
     let mut used = BTreeSet::new();
-    for manifest in crates().values().chain([&manifest("Cargo.toml")]) {
+    let others = [manifest("Cargo.toml"), manifest("fuzz/Cargo.toml")];
+    for manifest in crates().values().chain(&others) {
         for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
             used.extend(names(manifest, table));
         }
@@ -323,7 +326,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a document means a file of this repository by this word.
 fn is_path(word: &str) -> bool {
-    let tops = ["src/", "shards/", "tests/", "benches/", "scripts/", "docs/", ".ci/"];
+    let tops = ["src/", "shards/", "tests/", "benches/", "fuzz/", "scripts/", "docs/", ".ci/"];
     let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     plain && tops.iter().any(|top| word.starts_with(top))
 }
@@ -457,7 +460,7 @@ fn the_readme_shows_exactly_two_commands() {
 
 #[test]
 fn scripts_can_be_run_and_ci_runs_the_readme_s_test_command() {
-    for script in ["scripts/check", "scripts/fix", ".ci/run"] {
+    for script in ["scripts/check", "scripts/fix", "scripts/fuzz", ".ci/run"] {
         let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();
         assert!(mode & 0o111 == 0o111, "{script} is not executable");
     }

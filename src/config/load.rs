@@ -190,7 +190,12 @@ impl Loading {
             }
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
-                self.problem(place(at), error.message().to_owned());
+                // The parser has no word for some of what it does not take.
+                let what = match error.message() {
+                    "" => "this is not TOML: is a value missing, or are its quotes?",
+                    known => known,
+                };
+                self.problem(place(at), what.to_owned());
             }
         }
         if self.problems.len() > before {
@@ -291,6 +296,15 @@ mod tests {
 
     fn pair(name: &str, text: &str) -> Vec<(String, String)> {
         vec![(name.to_owned(), text.to_owned())]
+    }
+
+    #[test]
+    fn a_problem_is_told_where_the_parser_has_no_word_for_it() {
+        let problems = problems(&sources("[log]\nlog_level="));
+        assert_eq!(
+            problems,
+            ["f.toml:2: this is not TOML: is a value missing, or are its quotes?"]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::validate::check_entries;
 use super::{Config, KEYS, Key, Loaded, SECTIONS, Setting, Value};
 
 const HEAD: &str = "\
@@ -83,7 +84,12 @@ fn resolved(config: &Config, key: &Key) -> Option<Value> {
     match key.name {
         "cores" => config.cores().to_value(),
         "cluster_id" => config.cluster_id().to_value(),
-        "initial_nodes" => config.initial_nodes().to_value(),
+        "initial_nodes" => {
+            // A node alone may listen where nobody can reach it, which no list of nodes may say.
+            let (nodes, mut found) = (config.initial_nodes(), Vec::new());
+            check_entries(&nodes, &mut found);
+            if found.is_empty() { nodes.to_value() } else { None }
+        }
         "initial_ranges" => u32::try_from(config.split_points().len() + 1).ok().to_value(),
         "replication_factor" => Setting::to_value(&config.replication_factor()),
         "client_listen" => config.client_listen().to_value(),
@@ -209,6 +215,16 @@ mod tests {
         let again = load(&text);
         assert_eq!(again.config.cluster_id(), loaded.config.cluster_id());
         assert_eq!(again.config.limits, loaded.config.limits);
+    }
+
+    #[test]
+    fn a_node_alone_that_listens_everywhere_is_shown_as_a_good_file() {
+        let loaded = load(
+            "[node]\nnode_id = 3\ndata_dir = \"/d\"\n[network]\npeer_listen = \"0.0.0.0:8\"\n",
+        );
+        let text = effective(&loaded);
+        assert!(text.contains("# initial_nodes is unset\n"), "{text}");
+        assert_eq!(load(&text).config.initial_nodes(), loaded.config.initial_nodes());
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Config {
 }
 
 /// What is wrong with the list of nodes in itself.
-fn check_entries(nodes: &[InitialNode], found: &mut Vec<Contradiction>) {
+pub(super) fn check_entries(nodes: &[InitialNode], found: &mut Vec<Contradiction>) {
     let mut say =
         |what: String| found.push(("initial_nodes", format!("cluster.initial_nodes: {what}")));
     let mut addresses: Vec<(SocketAddr, u64)> = Vec::new();

@@ -55,8 +55,11 @@ pub enum DamageKind {
         /// Its place in the log.
         lsn: Lsn,
     },
-    /// A segment file is not there.
-    MissingSegment,
+    /// Segment files are not there, from the one named on.
+    MissingSegments {
+        /// How many.
+        count: u64,
+    },
     /// A segment file has another length than its header says.
     WrongLength {
         /// What it has.
@@ -101,7 +104,10 @@ impl fmt::Display for DamageKind {
             Self::RepairedFrame { lsn } => {
                 write!(f, "frame {} had one wrong bit, which was put right", lsn.get())
             }
-            Self::MissingSegment => write!(f, "the segment file is missing"),
+            Self::MissingSegments { count: 1 } => write!(f, "the segment file is missing"),
+            Self::MissingSegments { count } => {
+                write!(f, "{count} segment files are missing, beginning with this one")
+            }
             Self::WrongLength { found, expected } => {
                 write!(f, "the file is {found} bytes long instead of {expected}")
             }

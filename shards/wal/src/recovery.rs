@@ -16,7 +16,7 @@
 //! not check; anything that leaves the extent open costs all groups of the core, until a later
 //! record destroys or creates the group afresh.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_codec::record::{Records, Step};
 use oarlock_types::{GroupId, Lsn, SegmentId};
@@ -111,6 +111,8 @@ pub struct Recovery {
     cut_short: Vec<(SegmentId, usize)>,
     /// The oldest segment that the newest frame needs.
     oldest: Option<SegmentId>,
+    /// The first frame that is part of the log, and its segment.
+    first_frame: Option<(SegmentId, Lsn)>,
     first: Option<SegmentId>,
     last: Option<SegmentId>,
     /// Segments behind the newest one with frames that were never written.
@@ -138,6 +140,7 @@ impl Recovery {
             torn: None,
             cut_short: Vec::new(),
             oldest: None,
+            first_frame: None,
             first: None,
             last: None,
             unused: Vec::new(),
@@ -151,9 +154,7 @@ impl Recovery {
     pub fn feed(&mut self, id: SegmentId, bytes: &[u8]) {
         assert!(self.last.is_none_or(|last| last < id), "segments are fed in order");
         if let Some(last) = self.last {
-            for missing in last.get() + 1..id.get() {
-                self.lose(SegmentId(missing), 0, DamageKind::MissingSegment, Affected::All);
-            }
+            self.lose_segments(last.next(), id);
         }
         self.last = Some(id);
         self.first.get_or_insert(id);
@@ -345,6 +346,7 @@ impl Recovery {
         let bytes = found.head.frame_bytes();
         self.segments.push_frame(found.lsn, blocks(found.offset), blocks(bytes));
         self.oldest = Some(found.head.oldest);
+        self.first_frame.get_or_insert((found.segment, found.lsn));
         let mut affected: BTreeSet<GroupId> = BTreeSet::new();
         let mut lost = false;
         let mut records_count = 0;
@@ -398,6 +400,15 @@ impl Recovery {
         self.damage.push(Damage { segment, offset, kind, affected });
     }
 
+    /// All segments of these ids are missing. They are told as one: a file whose name is wrong may be
+    /// any number of them ahead.
+    fn lose_segments(&mut self, from: SegmentId, until: SegmentId) {
+        if from < until {
+            let count = until.get() - from.get();
+            self.lose(from, 0, DamageKind::MissingSegments { count }, Affected::All);
+        }
+    }
+
     /// The log as it was, once the last segment was fed.
     #[must_use]
     pub fn finish(mut self) -> Recovered {
@@ -409,31 +420,45 @@ impl Recovery {
         }
         if let Some(first) = self.first {
             // Without a frame nothing says that the segments before the first were not needed.
-            let oldest = self.oldest.unwrap_or(SegmentId(1));
-            for missing in oldest.get()..first.get() {
-                self.lose(SegmentId(missing), 0, DamageKind::MissingSegment, Affected::All);
-            }
+            self.lose_segments(self.oldest.unwrap_or(SegmentId(1)), first);
         }
+        if let (Some(oldest), Some((first, until))) = (self.oldest, self.first_frame)
+            && oldest < first
+            && self.first.is_some_and(|there| there <= oldest)
+        {
+            // A segment that is needed has frames, and this one is there without any.
+            let kind = DamageKind::MissingFrames { from: Lsn(0), until };
+            self.lose(oldest, BLOCK_BYTES as u64, kind, Affected::All);
+        }
+        // The newest segment that may have held records of any group: the log goes on behind it.
+        let lost = self.damage.iter().filter(|damage| damage.affected == Affected::All);
+        let hurt = lost.map(|damage| damage.segment).max();
         let (groups, incomplete, suspicion) = self.replay.finish();
         if !incomplete.is_empty() {
             let (segment, offset) = (self.last.unwrap_or_default(), 0);
             let (kind, affected) = (DamageKind::IncompleteGroup, Affected::Groups(incomplete));
             self.damage.push(Damage { segment, offset, kind, affected });
         }
-        let mut unused = self.unused.into_iter();
+        let mut unused = VecDeque::from(self.unused);
         let end = self.config.segment_bytes / BLOCK_BYTES as u64;
         let longest = (self.config.frame_bytes_max / BLOCK_BYTES) as u64;
         let next_lsn = self.expected.unwrap_or(Lsn(1));
         if self.segments.head().is_none_or(|(_, used)| u64::from(used) + longest > end)
-            && let Some(segment) = unused.next()
+            && let Some(segment) = unused.pop_front()
         {
             // The last process's write may still be on its way to this segment: it is passed over.
             self.segments.begin(segment, next_lsn);
         }
-        let next_segment = self.last.map_or(SegmentId(1), SegmentId::next);
+        while let Some(segment) = unused.pop_front_if(|id| Some(*id) <= hurt) {
+            // What would be written here would be called lost at every start: passed over, too.
+            self.segments.begin(segment, next_lsn);
+        }
+        // The last id of all has none behind it; there the next segment is refused as one in use.
+        let behind = |last: SegmentId| SegmentId(last.get().saturating_add(1));
+        let next_segment = self.last.map_or(SegmentId(1), behind);
         let durable = Lsn(next_lsn.get().saturating_sub(1));
         let mut wal = Wal::resume(self.config, self.segments, self.index, next_segment, durable);
-        wal.adopt(unused);
+        wal.adopt(unused.into_iter());
         let (damage, torn, segments) = (self.damage, self.torn, self.reports);
         Recovered { wal, groups, damage, torn, suspicion, segments }
     }

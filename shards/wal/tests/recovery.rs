@@ -217,7 +217,14 @@ proptest! {
         let recovered = recover(&disk);
         let needed = oldest_needed.is_some_and(|oldest| id >= oldest);
         if needed || kind > 0 {
-            prop_assert!(recovered.damage.iter().any(|damage| damage.segment == id));
+            let named = recovered.damage.iter().any(|damage| {
+                let DamageKind::MissingSegments { count } = damage.kind else {
+                    return damage.segment == id;
+                };
+                let first = damage.segment.get();
+                (first..first + count).contains(&id.get())
+            });
+            prop_assert!(named);
         }
         let state = state_of(&recovered);
         for (group, known) in &recovered.groups {
@@ -294,6 +301,89 @@ fn a_rebuilt_group_is_whole_again() {
     assert!(!recovered.groups[&GroupId(1)].damaged && !recovered.groups[&GroupId(2)].damaged);
     assert!(!recovered.suspicion.of_unlisted(GroupId(1)));
     assert!(recovered.suspicion.of_unlisted(GroupId(3)));
+}
+
+/// The oldest segment of a log whose beginning was given up holds no frame any more: nothing comes
+/// before it that would tell, but the newest frame says that it is needed.
+#[test]
+fn an_oldest_segment_without_its_frames_is_told() {
+    let mut seeds = (0..100).map(|seed| filled(seed, 200));
+    let needed = |bench: &Bench| bench.wal.live_bytes().into_keys().next();
+    let mut bench = seeds
+        .find(|bench| needed(bench).is_some_and(|id| id > SegmentId(1)))
+        .expect("some log gave up its first segment");
+    // The newest frame names what is needed by now.
+    bench.append(&oarlock_codec::Record::Create {
+        group: GroupId(99),
+        configuration: oarlock_raft::Configuration::default(),
+        details: bytes::Bytes::new(),
+    });
+    bench.flush();
+    let oldest = needed(&bench).expect("99 lives");
+    bench.disk.get_mut(&oldest).expect("it is there")[BLOCK_BYTES..].fill(0);
+    let recovered = recover(&bench.disk);
+    let named =
+        |damage: &oarlock_wal::Damage| damage.segment == oldest && damage.affected == Affected::All;
+    assert!(recovered.damage.iter().any(named), "{:?}", recovered.damage);
+    assert!(recovered.suspicion.of_unlisted(GroupId(7)));
+}
+
+/// A file whose name is wrong is told at once, however far ahead its name is: in time and in memory
+/// that do not grow with the distance.
+#[test]
+fn segments_that_are_missing_are_told_as_one() {
+    for far in [SegmentId(1 << 60), SegmentId(u64::MAX)] {
+        let mut bench = filled(5, 40);
+        let next = bench.disk.keys().next_back().expect("it was written").next();
+        bench.disk.insert(far, vec![0; at(config().segment_bytes)]);
+        let recovered = recover(&bench.disk);
+        let count = far.get() - next.get();
+        let missing: Vec<_> = recovered
+            .damage
+            .iter()
+            .filter(|damage| damage.kind == DamageKind::MissingSegments { count })
+            .map(|damage| damage.segment)
+            .collect();
+        assert_eq!(missing, [next]);
+        assert!(recovered.groups.values().all(|group| group.damaged));
+    }
+}
+
+/// A prepared segment that is cut short or another's may have held anything. What is written later
+/// is not written there or before it, where every start would call it lost.
+#[test]
+fn the_log_goes_on_behind_a_damaged_segment_that_was_not_used() {
+    let sound = filled(4, 40);
+    let last = sound.last_write.expect("something was written").segment;
+    let used = *sound.disk.keys().next_back().expect("one is prepared");
+    assert!(last < used);
+    let mut short = sound.disk[&used].clone();
+    short.truncate(at(config().segment_bytes) - BLOCK_BYTES);
+    goes_on_behind(filled(4, 40), used, short);
+    let unused = sound.disk[&used].clone();
+    goes_on_behind(filled(4, 40), used.next(), unused);
+}
+
+fn goes_on_behind(mut bench: Bench, id: SegmentId, file: Vec<u8>) {
+    bench.disk.insert(id, file);
+    let recovered = recover(&bench.disk);
+    let groups: Vec<GroupId> = recovered.groups.keys().copied().collect();
+    let known: Vec<_> = recovered.damage.iter().map(|damage| damage.segment).collect();
+    assert_eq!(known, [id]);
+    bench.states.insert(recovered.wal.durable_lsn(), bench.model.clone());
+    bench.resume(recovered);
+    for group in groups {
+        bench.append(&oarlock_codec::Record::Destroy { group });
+    }
+    let group = GroupId(99);
+    bench.append(&oarlock_codec::Record::Create {
+        group,
+        configuration: oarlock_raft::Configuration::default(),
+        details: bytes::Bytes::new(),
+    });
+    bench.flush();
+    let recovered = recover(&bench.disk);
+    assert!(!recovered.groups[&group].damaged, "{:?}", recovered.damage);
 }
 
 /// The last write of a dead process lands after the next one has read the log: it stays void.
