@@ -8,6 +8,7 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Cluster, Load, Options, Shape, eventually, files};
 use oarlock::bench::cluster_map;
@@ -111,20 +112,91 @@ fn nothing_is_lost(mut cluster: Cluster, recorded: Recorded) {
     cluster.verify(recorded);
 }
 
-#[test]
-fn a_flipped_bit_in_the_middle_of_the_log_is_named_with_its_place() {
-    let (mut cluster, recorded) = stopped("bit", Vec::new());
-    let (segment, used) = fullest_segment(&cluster, DAMAGED);
+/// Flips one bit in the middle of a file; its place.
+fn flip_a_bit(file: &Path, used: u64) -> u64 {
     assert!(used > 20, "{used} blocks are used: enough to have a middle");
     let at = used / 2 * BLOCK as u64 + 100;
-    let mut file = File::options().read(true).write(true).open(&segment).unwrap();
+    let mut file = File::options().read(true).write(true).open(file).unwrap();
     let mut byte = [0];
     file.seek(SeekFrom::Start(at)).unwrap();
     file.read_exact(&mut byte).unwrap();
     byte[0] ^= 0x10;
     file.seek(SeekFrom::Start(at)).unwrap();
     file.write_all(&byte).unwrap();
-    drop(file);
+    at
+}
+
+/// Runs the program; what it printed, and whether it ended with 0.
+fn oarlock(args: &[&str]) -> (String, bool) {
+    let output = Command::new(common::PROGRAM).args(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8_lossy(&text).into_owned(), output.status.success())
+}
+
+/// Rebuilds all damaged replicas of the node under load, and then does without another node.
+fn is_rebuilt(mut cluster: Cluster, recorded: Recorded) {
+    let shape = Shape { value_bytes: 512, ..Shape::default() };
+    let load = Load::go_on(&cluster, &shape, recorded);
+    load.progress(200);
+    let address = cluster.local.node(1).client_address.to_string();
+    let all = cluster.eventually("a status of a sound node", |local| groups(local, 1));
+    let node = DAMAGED.to_string();
+    let sound = ["replica", "rebuild", "--addr", &address, "--node", "1", "--range", "1"];
+    let (text, ok) = oarlock(&sound);
+    assert!(!ok && text.contains("not damaged"), "{text}");
+    let rebuild = [
+        "replica",
+        "rebuild",
+        "--addr",
+        &address,
+        "--node",
+        &node,
+        "--all-damaged",
+        "--timeout-s",
+        "60",
+    ];
+    let (text, ok) = oarlock(&rebuild);
+    assert!(ok && text.contains("rebuilt"), "{text}");
+    load.progress(200);
+    let (recorded, _) = load.stop();
+    // It is whole, now and after another start.
+    for _ in 0..2 {
+        assert_eq!(groups(&cluster.local, DAMAGED).unwrap(), all);
+        cluster.kill(DAMAGED);
+        cluster.restart_and_catch_up(DAMAGED);
+    }
+    cluster.kill(1);
+    cluster.wait_for_leaders_without(1);
+    let load = Load::go_on(&cluster, &shape, recorded);
+    load.progress(500);
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+}
+
+#[test]
+fn replicas_with_a_flipped_bit_are_rebuilt_and_the_cluster_does_without_another_node() {
+    let (mut cluster, recorded) = stopped("rebuild", Vec::new());
+    let (segment, used) = fullest_segment(&cluster, DAMAGED);
+    flip_a_bit(&segment, used);
+    starts_and_names(&mut cluster, &segment);
+    is_rebuilt(cluster, recorded);
+}
+
+#[test]
+fn a_core_whose_log_lost_its_end_is_rebuilt_from_checkpoints() {
+    let limits = vec![("compact_log_bytes_min", 65_536), ("compact_tail_bytes", 0)];
+    let (mut cluster, recorded) = stopped("rebuild-core", limits);
+    let (segment, used) = fullest_segment(&cluster, DAMAGED);
+    File::options().write(true).open(&segment).unwrap().set_len(used / 2 * BLOCK as u64).unwrap();
+    starts_and_names(&mut cluster, &segment);
+    is_rebuilt(cluster, recorded);
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_of_the_log_is_named_with_its_place() {
+    let (mut cluster, recorded) = stopped("bit", Vec::new());
+    let (segment, used) = fullest_segment(&cluster, DAMAGED);
+    let at = flip_a_bit(&segment, used);
     let line = starts_and_names(&mut cluster, &segment);
     let place = line.split_once(" at byte ").expect("it says where").1.split(':').next().unwrap();
     let place: u64 = place.parse().unwrap();

@@ -52,6 +52,8 @@ pub struct NodeStatus {
     pub cores: Vec<CoreStatus>,
     /// Its replicas.
     pub groups: Vec<GroupStatus>,
+    /// Its replicas that are lost or being rebuilt.
+    pub damaged: Vec<DamagedStatus>,
     /// The other nodes as it sees them.
     pub peers: Vec<PeerStatus>,
     /// All nodes of the cluster.
@@ -98,6 +100,16 @@ pub struct GroupStatus {
     pub keys: u64,
     /// A leader's view of all replicas.
     pub replicas: Vec<ReplicaStatus>,
+}
+
+/// One replica that is lost or being rebuilt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DamagedStatus {
+    /// Its group.
+    pub group: u64,
+    /// `damaged`, `leaving`, `beginning`, `joining`.
+    pub stage: String,
 }
 
 /// A leader's view of one replica.

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod replica;
 pub mod serve;
 pub mod settings;
 pub mod status;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show a cluster's nodes, ranges, leaders and lag.
     Status(status::StatusArgs),
+    /// Look after single replicas: rebuild damaged ones.
+    Replica(replica::ReplicaArgs),
     /// Show and verify the write-ahead log of a stopped node.
     Wal(wal::WalArgs),
     /// Check and show the configuration.
@@ -66,6 +69,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
         Command::Bench(args) => bench::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Replica(args) => replica::run(&args).into(),
         Command::Wal(args) => wal::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),
         Command::Completions(args) => completions::run(&args, Cli::command()).into(),

@@ -1,13 +1,15 @@
-//! The lost file: which replicas of a core have lost a part of their log. Once the log goes on, the
-//! damage may no longer be seen in it; without this file such a replica would be taken up again, or
-//! made anew, and promise against what it has forgotten. One per core; read and written at start.
+//! The lost file: which replicas of a core have lost a part of their log, and in which life of the
+//! node that was found. Once the log goes on, the damage may no longer be seen in it; without this
+//! file such a replica would be taken up again, or made anew, and promise against what it has
+//! forgotten. One per core; read and written at start. A replica that was rebuilt since is told by
+//! its creation in the log, which names the life in which that was done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use oarlock_types::GroupId;
+use oarlock_types::{GroupId, Incarnation};
 use serde::{Deserialize, Serialize};
 
 use super::atomic_file::{replace, seal, unseal};
@@ -19,7 +21,13 @@ const NAME: &str = "lost";
 #[derive(Default, Deserialize, Serialize)]
 struct Text {
     groups: BTreeSet<u64>,
+    /// By group, as text. Files of earlier versions have none: all lives come after them.
+    #[serde(default)]
+    found_in: BTreeMap<String, u64>,
 }
+
+/// The lost replicas of a core, by group, and the life of the node in which each was found so.
+pub type Lost = BTreeMap<GroupId, Incarnation>;
 
 /// Where the file is.
 #[must_use]
@@ -27,30 +35,32 @@ pub fn path(directory: &CoreDir) -> PathBuf {
     directory.path().join(NAME)
 }
 
-/// The groups whose replica on this core is lost; none without a file.
+/// The replicas of this core that are lost; none without a file.
 ///
 /// # Errors
 /// When it cannot be read or is damaged.
-pub fn read(directory: &CoreDir) -> Result<BTreeSet<GroupId>, DataDirError> {
+pub fn read(directory: &CoreDir) -> Result<Lost, DataDirError> {
     let path = path(directory);
     let source = match fs::read_to_string(&path) {
         Ok(text) => match parse(&text) {
             Some(groups) => return Ok(groups),
             None => io::Error::new(io::ErrorKind::InvalidData, "it is damaged"),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lost::new()),
         Err(error) => error,
     };
     Err(DataDirError::Io { action: "read", path, source })
 }
 
-/// Makes `groups` the durable content of the file.
+/// Makes `lost` the durable content of the file.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(directory: &CoreDir, groups: &BTreeSet<GroupId>) -> Result<(), DataDirError> {
-    let text = Text { groups: groups.iter().map(|group| group.get()).collect() };
-    let text = seal(&toml::to_string(&text).expect("invariant: a list of numbers"));
+pub fn write(directory: &CoreDir, lost: &Lost) -> Result<(), DataDirError> {
+    let found_in = lost.iter().map(|(group, life)| (group.get().to_string(), life.get()));
+    let groups = lost.keys().map(|group| group.get()).collect();
+    let text = Text { groups, found_in: found_in.collect() };
+    let text = seal(&toml::to_string(&text).expect("invariant: numbers"));
     replace(directory.path(), NAME, text.as_bytes()).map_err(|source| DataDirError::Io {
         action: "write",
         path: path(directory),
@@ -58,9 +68,11 @@ pub fn write(directory: &CoreDir, groups: &BTreeSet<GroupId>) -> Result<(), Data
     })
 }
 
-fn parse(text: &str) -> Option<BTreeSet<GroupId>> {
+fn parse(text: &str) -> Option<Lost> {
     let text: Text = toml::from_str(unseal(text)?).ok()?;
-    Some(text.groups.into_iter().map(GroupId).collect())
+    let life = |group: &u64| text.found_in.get(&group.to_string()).copied().unwrap_or(0);
+    let lost = text.groups.iter().map(|group| (GroupId(*group), Incarnation(life(group))));
+    Some(lost.collect())
 }
 
 #[cfg(test)]
@@ -74,8 +86,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let directory = CoreDir::new(folder.path(), CoreId(0));
         fs::create_dir(directory.path()).unwrap();
-        assert_eq!(read(&directory).unwrap(), BTreeSet::new());
-        let groups = BTreeSet::from([GroupId(4), GroupId(9)]);
+        assert_eq!(read(&directory).unwrap(), Lost::new());
+        let groups = Lost::from([(GroupId(4), Incarnation(2)), (GroupId(9), Incarnation(5))]);
         write(&directory, &groups).unwrap();
         assert_eq!(read(&directory).unwrap(), groups);
         let text = fs::read_to_string(path(&directory)).unwrap();

@@ -9,7 +9,7 @@ use oarlock_store::{Batch, Command, Reply, Request, Store, StoreLimits};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Index, Mono, NodeId, RangeEpoch, WallMs};
 
 use super::session::{
-    Backend, ConnectionId, NodeInfo, Outcome, RangeBounds, RangeInfo, Refusal, Ticket,
+    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Refusal, Ticket,
 };
 
 /// A request that has no outcome yet.
@@ -126,7 +126,7 @@ impl Backend for FakeBackend {
         (0..self.stores.len()).map(range).collect()
     }
 
-    fn status(&mut self, connection: ConnectionId, ticket: Ticket) {
+    fn ask(&mut self, connection: ConnectionId, ticket: Ticket, _: Query) {
         // Whatever is asked of the cores, the outcome comes later: here a count stands for it.
         self.submit_to(connection, ticket, GroupId(1), Request::one(Command::Count));
     }

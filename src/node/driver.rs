@@ -21,7 +21,7 @@ use super::inbox::Receiver;
 use super::log_writer::{LogFailure, LogWriter};
 use super::mail::Mail;
 use super::map_keeper::MapKeeper;
-use super::message::{CoreMessage, CoreRequest};
+use super::message::{CoreAnswer, CoreMessage, CoreRequest};
 use super::outbox::Outbox;
 use super::router::{Asker, Hop, Router};
 use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
@@ -29,7 +29,7 @@ use crate::net::link::PeerLink;
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
-use crate::net::session::{ConnectionId, Ticket};
+use crate::net::session::{ConnectionId, Query, Ticket};
 use crate::{net, runtime};
 
 /// How often the replicas are counted: each count looks at all of them.
@@ -164,11 +164,21 @@ impl Driver {
 
     fn ask_questions(&mut self) {
         let unasked = self.front.borrow_mut().take_unasked();
-        for question in unasked {
+        for (question, query) in unasked {
             let to = self.addr.core;
             for core in (0..).map(CoreId).take(self.mail.cores()) {
-                self.mail.letter(core, CoreMessage::StatusWanted { to, question });
+                let query = query.clone();
+                self.mail.letter(core, CoreMessage::Asked { to, question, query });
             }
+        }
+    }
+
+    fn answer(&mut self, query: &Query) -> CoreAnswer {
+        match query {
+            Query::Status => {
+                CoreAnswer::Status(self.shard.status(), self.shard.rebuild_stages().collect())
+            }
+            Query::Rebuild(group) => CoreAnswer::Rebuild(self.shard.rebuild(*group)),
         }
     }
 
@@ -227,13 +237,12 @@ impl Driver {
                 CoreMessage::Leader(group, leader) => {
                     self.front.borrow_mut().router.leader_changed(group, leader);
                 }
-                CoreMessage::StatusWanted { to, question } => {
-                    let replicas = self.shard.status();
-                    let core = self.addr.core;
-                    self.mail.letter(to, CoreMessage::Status { question, core, replicas });
+                CoreMessage::Asked { to, question, query } => {
+                    let (core, answer) = (self.addr.core, self.answer(&query));
+                    self.mail.letter(to, CoreMessage::Answered { question, core, answer });
                 }
-                CoreMessage::Status { question, core, replicas } => {
-                    self.front.borrow_mut().status_arrived(question, core, replicas);
+                CoreMessage::Answered { question, core, answer } => {
+                    self.front.borrow_mut().answer_arrived(question, core, answer);
                 }
                 CoreMessage::Disk(done) => {
                     let answer = self.files.done(done, &mut self.log, self.shard.wal());

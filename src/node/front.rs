@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oarlock_codec::Refusal;
-use oarlock_shard::status::ReplicaStatus;
-use oarlock_store::Request;
+use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap};
 
 use super::clock::Clock;
 use super::counters::Counters;
 use super::inbox::Doorbell;
+use super::message::CoreAnswer;
 use super::router::{Asker, Router};
 use super::status;
 use crate::net::session::{
-    Backend, ConnectionId, NodeInfo, Outcome, RangeBounds, RangeInfo, Ticket, backend,
+    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Ticket, backend,
 };
 
 /// What is the same for all cores of a node.
@@ -47,12 +47,12 @@ pub struct NodeFacts {
     pub nodes: Vec<(NodeId, SocketAddr)>,
 }
 
-/// An `OARLOCK STATUS` that waits for all cores.
+/// A question that waits for the answers of all cores.
 #[derive(Debug)]
 struct Question {
     connection: ConnectionId,
     ticket: Ticket,
-    answers: Vec<(CoreId, Vec<ReplicaStatus>)>,
+    answers: Vec<(CoreId, CoreAnswer)>,
 }
 
 /// A core's front.
@@ -66,7 +66,7 @@ pub struct Front {
     questions: FastMap<u64, Question>,
     next_question: u64,
     /// Questions that the driver has yet to put to the cores.
-    unasked: Vec<u64>,
+    unasked: Vec<(u64, Query)>,
     /// Answers that the driver has yet to bring to their connections.
     answered: Vec<(ConnectionId, Ticket, Outcome)>,
 }
@@ -95,7 +95,7 @@ impl Front {
     }
 
     /// Takes the questions that are to be put to all cores.
-    pub fn take_unasked(&mut self) -> Vec<u64> {
+    pub fn take_unasked(&mut self) -> Vec<(u64, Query)> {
         std::mem::take(&mut self.unasked)
     }
 
@@ -105,18 +105,34 @@ impl Front {
     }
 
     /// A core has answered a question.
-    pub fn status_arrived(&mut self, question: u64, core: CoreId, replicas: Vec<ReplicaStatus>) {
+    pub fn answer_arrived(&mut self, question: u64, core: CoreId, answer: CoreAnswer) {
         let Some(asked) = self.questions.get_mut(&question) else { return };
-        asked.answers.push((core, replicas));
+        asked.answers.push((core, answer));
         if asked.answers.len() < usize::from(self.facts.cores) {
             return;
         }
         let Some(mut asked) = self.questions.remove(&question) else { return };
         asked.answers.sort_by_key(|(core, _)| *core);
+        let outcome = self.joined(asked.answers);
+        self.answered.push((asked.connection, asked.ticket, outcome));
+    }
+
+    /// What the answers of all cores make together.
+    fn joined(&self, answers: Vec<(CoreId, CoreAnswer)>) -> Outcome {
+        let mut cores = Vec::new();
+        let mut begun = None;
+        for (core, answer) in answers {
+            match answer {
+                CoreAnswer::Status(replicas, damaged) => cores.push((core, replicas, damaged)),
+                CoreAnswer::Rebuild(of_core) => begun = begun.or(of_core),
+            }
+        }
+        if cores.is_empty() {
+            let begun = begun.ok_or(backend::Refusal::NoReplica)?;
+            return begun.map(|()| Reply::Ok).map_err(backend::Refusal::Rebuild);
+        }
         let uptime = self.clock.mono().since(self.facts.started);
-        let document = status::document(&self.facts, uptime, &asked.answers);
-        let reply = oarlock_store::Reply::Bulk(document.to_string().into());
-        self.answered.push((asked.connection, asked.ticket, Ok(reply)));
+        Ok(Reply::Bulk(status::document(&self.facts, uptime, &cores).to_string().into()))
     }
 
     fn info_of(&self, group: GroupId) -> Option<RangeInfo> {
@@ -161,11 +177,11 @@ impl Backend for Front {
         self.bell.ring();
     }
 
-    fn status(&mut self, connection: ConnectionId, ticket: Ticket) {
+    fn ask(&mut self, connection: ConnectionId, ticket: Ticket, query: Query) {
         self.next_question += 1;
         let question = Question { connection, ticket, answers: Vec::new() };
         self.questions.insert(self.next_question, question);
-        self.unasked.push(self.next_question);
+        self.unasked.push((self.next_question, query));
         self.bell.ring();
     }
 

@@ -1,12 +1,14 @@
 //! What cores of one node tell each other through their inboxes.
 
 use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
+use oarlock_shard::rebuild::{RebuildError, RebuildStage};
 use oarlock_shard::{Outcome, status::ReplicaStatus};
 use oarlock_store::Request;
 use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch};
 
 use crate::disk::job::DiskDone;
 use crate::net::link_reader::AcceptedLink;
+use crate::net::session::Query;
 
 /// A message to a core's driver.
 #[derive(Debug)]
@@ -31,26 +33,37 @@ pub enum CoreMessage {
     },
     /// Another core's replica knows a new leader.
     Leader(GroupId, Option<NodeId>),
-    /// Somebody on core `to` asks how this core's replicas are.
-    StatusWanted {
+    /// Somebody on core `to` asks all cores.
+    Asked {
         /// The core that asks.
         to: CoreId,
         /// The question's number.
         question: u64,
+        /// The question.
+        query: Query,
     },
     /// The answer.
-    Status {
+    Answered {
         /// The question's number.
         question: u64,
         /// Who answers.
         core: CoreId,
-        /// Its replicas.
-        replicas: Vec<ReplicaStatus>,
+        /// What it says.
+        answer: CoreAnswer,
     },
     /// The disk worker's answer.
     Disk(DiskDone),
     /// A peer's core has dialled this core.
     Link(AcceptedLink),
+}
+
+/// A core's answer to a [`Query`].
+#[derive(Debug)]
+pub enum CoreAnswer {
+    /// Its replicas, and those that are lost or being rebuilt.
+    Status(Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>),
+    /// Whether the rebuilding has begun; `None`: the replica is none of this core's.
+    Rebuild(Option<Result<(), RebuildError>>),
 }
 
 /// One request on its way between two cores of a node.

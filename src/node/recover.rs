@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, Restored, SnapshotMeta};
+use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::{
-    CoreAddr, GroupId, Index, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
+    CoreAddr, GroupId, Incarnation, Index, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
 };
 use oarlock_wal::{
     Affected, DamageKind, Recovered, RecoveredGroup, Recovery, Wal, WalConfig, layout,
@@ -26,7 +27,7 @@ use oarlock_wal::{
 use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
 use crate::disk::layout::{CheckpointName, CoreDir};
-use crate::disk::lost;
+use crate::disk::lost::{self, Lost};
 
 /// Bytes of a checkpoint that are read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -58,6 +59,8 @@ pub struct RecoverParts {
     pub seed: u64,
     /// Now.
     pub now: Mono,
+    /// This life of the node.
+    pub incarnation: Incarnation,
 }
 
 /// Why a core can not be brought back at all.
@@ -112,14 +115,19 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(held.len()).unwrap_or(u32::MAX));
     let known: BTreeSet<GroupId> = groups.keys().copied().collect();
     let mut restored = 0;
+    let mut unserved: BTreeSet<GroupId> = lost.keys().copied().collect();
     for (group, found) in groups {
-        if lost.contains(&group) {
+        if lost.contains_key(&group) {
             continue;
         }
+        let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         match take_up(parts, group, found, wait) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
+                if let Some(rebuilt) = origin.rebuilt {
+                    shard.set_rebuilt(group, rebuilt);
+                }
                 restored += 1;
             }
             Err(CheckpointError::Damaged { path, source: LoadError::Version { found } })
@@ -127,36 +135,52 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
             {
                 return Err(RecoverError::NewerVersion { path, found, known: CHECKPOINT_VERSION });
             }
-            Err(error) => tracing::error!(
-                "{}: {error}: its replica of {group} is not served; the other replicas go on",
-                parts.addr
-            ),
+            Err(error) => {
+                tracing::error!(
+                    "{}: {error}: its replica of {group} is not served; the other replicas go on",
+                    parts.addr
+                );
+                unserved.insert(group);
+            }
         }
     }
     // A group of the map that the log does not know has never spoken: it is made now.
-    for range in held {
-        if !known.contains(&range.group) && !lost.contains(&range.group) {
+    for range in &held {
+        if !known.contains(&range.group) && !lost.contains_key(&range.group) {
             let wait = first_election(range, parts.addr.node, spread, &mut random);
             shard.add_replica(create(parts, range, wait), true);
         }
     }
-    sweep_checkpoints(parts, &mut shard);
+    let files = checkpoint_files(parts);
+    for range in held.into_iter().filter(|range| unserved.contains(&range.group)) {
+        shard.note_lost(lost_replica(range, parts.addr.node, &files));
+    }
+    shard.sweep_checkpoints(files);
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
 }
 
-fn sweep_checkpoints(parts: &RecoverParts, shard: &mut Shard) {
-    match parts.directory.checkpoint_list() {
-        Ok(found) => shard.sweep_checkpoints(found.into_iter().map(|(name, _)| {
-            let CheckpointName { group, index, term } = name;
-            CheckpointFile { group, position: LogPosition { term, index } }
-        })),
-        Err(error) => tracing::warn!(
+fn lost_replica(range: &RangeDescriptor, node: NodeId, files: &[CheckpointFile]) -> LostReplica {
+    let (group, epoch) = (range.group, range.epoch);
+    let peers = range.replicas.iter().map(|replica| replica.node).filter(|peer| *peer != node);
+    let files = files.iter().copied().filter(|file| file.group == group);
+    LostReplica { group, epoch, peers: peers.collect(), files: files.collect() }
+}
+
+fn checkpoint_files(parts: &RecoverParts) -> Vec<CheckpointFile> {
+    let found = parts.directory.checkpoint_list().unwrap_or_else(|error| {
+        tracing::warn!(
             "{}: cannot list {}: {error}: old checkpoints may be left there",
             parts.addr,
             parts.directory.checkpoints().display()
-        ),
-    }
+        );
+        Vec::new()
+    });
+    let file = |CheckpointName { group, index, term }| {
+        let position = LogPosition { term, index };
+        CheckpointFile { group, position }
+    };
+    found.into_iter().map(|(name, _)| file(name)).collect()
 }
 
 fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {
@@ -201,36 +225,47 @@ fn lost_groups(
     parts: &RecoverParts,
     recovered: &Recovered,
     held: &[&RangeDescriptor],
-) -> Result<(BTreeSet<GroupId>, Vec<GroupId>), RecoverError> {
-    let mut lost = lost::read(&parts.directory)?;
-    let known = lost.len();
-    if known > 0 {
-        tell_lost(parts, "damage was found at an earlier start, and not served are", &lost);
+) -> Result<(Lost, Vec<GroupId>), RecoverError> {
+    let before = lost::read(&parts.directory)?;
+    let mut lost = before.clone();
+    lost.retain(|group, lost_in| !is_rebuilt(recovered, *group, *lost_in));
+    if !lost.is_empty() {
+        tell_lost(parts, "damage was found at an earlier start, and not served are", lost.keys());
     }
     let damaged = damaged_groups(recovered);
-    let is_whole_core = is_log_missing(parts, recovered) || damaged.is_none();
-    let mut destroyed = Vec::new();
-    if is_whole_core {
-        tracing::error!("{}: no replica of this core is served", parts.addr);
-        lost.extend(recovered.groups.keys().copied());
-        lost.extend(held.iter().map(|range| range.group));
-    } else if let Some(damaged) = damaged.filter(|damaged| !damaged.is_empty()) {
-        tell_lost(parts, "not served from this log are", &damaged);
-        lost.extend(damaged.iter().copied());
-        destroyed.extend(damaged);
-    }
+    let mut found: BTreeSet<GroupId> = damaged.clone();
     let suspect = |group: &GroupId| {
         !recovered.groups.contains_key(group) && recovered.suspicion.of_unlisted(*group)
     };
-    lost.extend(held.iter().map(|range| range.group).filter(suspect));
-    if lost.len() > known {
+    found.extend(held.iter().map(|range| range.group).filter(suspect));
+    if is_log_missing(parts, recovered) {
+        found.extend(held.iter().map(|range| range.group));
+    }
+    // What an earlier start has written down is no news, though the log may still show it.
+    let news: Vec<&GroupId> = found.iter().filter(|group| !lost.contains_key(group)).collect();
+    if !news.is_empty() {
+        tell_lost(parts, "not served from this log are", news.into_iter());
+    }
+    lost.extend(found.into_iter().map(|group| (group, parts.incarnation)));
+    if lost != before {
         lost::write(&parts.directory, &lost)?;
     }
-    Ok((lost, destroyed))
+    // Where any group may be concerned the log is left as it is.
+    let is_whole_core = recovered.damage.iter().any(|damage| damage.affected == Affected::All);
+    Ok((lost, if is_whole_core { Vec::new() } else { damaged.into_iter().collect() }))
 }
 
-fn tell_lost(parts: &RecoverParts, what: &str, groups: &BTreeSet<GroupId>) {
-    let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+/// Whether a replica was rebuilt after its loss was found, and is whole since.
+fn is_rebuilt(recovered: &Recovered, group: GroupId, lost_in: Incarnation) -> bool {
+    let Some(found) = recovered.groups.get(&group).filter(|found| !found.damaged) else {
+        return false;
+    };
+    let rebuilt = Origin::from_details(&found.details).rebuilt;
+    rebuilt.is_some_and(|rebuilt| rebuilt.is_after(lost_in))
+}
+
+fn tell_lost<'a>(parts: &RecoverParts, what: &str, groups: impl Iterator<Item = &'a GroupId>) {
+    let names: Vec<String> = groups.map(ToString::to_string).collect();
     let file = lost::path(&parts.directory);
     tracing::error!("{}: {what} {} (kept in {})", parts.addr, names.join(" "), file.display());
 }
@@ -249,17 +284,10 @@ fn is_log_missing(parts: &RecoverParts, recovered: &Recovered) -> bool {
     missing
 }
 
-/// The groups that damage concerns; `None` where it may concern any.
-fn damaged_groups(recovered: &Recovered) -> Option<BTreeSet<GroupId>> {
+/// The groups that damage concerns. One that was created afresh behind the damage is whole.
+fn damaged_groups(recovered: &Recovered) -> BTreeSet<GroupId> {
     let is_damaged = |(group, found): (&GroupId, &RecoveredGroup)| found.damaged.then_some(*group);
-    let mut damaged: BTreeSet<GroupId> = recovered.groups.iter().filter_map(is_damaged).collect();
-    for damage in &recovered.damage {
-        match &damage.affected {
-            Affected::All => return None,
-            Affected::Groups(groups) => damaged.extend(groups.iter().copied()),
-        }
-    }
-    Some(damaged)
+    recovered.groups.iter().filter_map(is_damaged).collect()
 }
 
 fn take_up(
@@ -275,7 +303,7 @@ fn take_up(
     } else {
         Store::new(Shard::store_limits(&parts.limits))
     };
-    let epoch = oarlock_shard::epoch_from(&found.details);
+    let epoch = Origin::from_details(&found.details).epoch;
     let restored = Restored {
         hard_state: found.hard_state,
         checkpoint,

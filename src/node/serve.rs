@@ -182,8 +182,8 @@ fn start_worker(
             | CoreMessage::Forwarded { .. }
             | CoreMessage::Messages { .. }
             | CoreMessage::Leader(..)
-            | CoreMessage::StatusWanted { .. }
-            | CoreMessage::Status { .. }
+            | CoreMessage::Asked { .. }
+            | CoreMessage::Answered { .. }
             | CoreMessage::Link(_) => unreachable!("the letter comes back as it was sent"),
         })
     });
@@ -345,6 +345,7 @@ fn open_core(
         support: Arc::clone(&shared.table),
         seed: shared.seed ^ u64::from(core.get()) << 32,
         now: Clock.mono(),
+        incarnation: shared.facts.incarnation,
     };
     let mut shard = recover(&parts).map_err(|error| text(&error))?;
     let open = |id| SegmentFile::open(&parts.directory, id).map(|file| (id, file));

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use oarlock_raft::ProgressState;
+use oarlock_shard::rebuild::RebuildStage;
 use oarlock_shard::status::ReplicaStatus;
-use oarlock_types::CoreId;
+use oarlock_types::{CoreId, GroupId};
 use serde_json::{Map, Value, json};
 
 use super::front::NodeFacts;
 
+/// What one core says: its replicas, and those that are lost or being rebuilt.
+pub type CoreStatus = (CoreId, Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>);
+
 /// The document, from what each core says of its replicas.
 #[must_use]
-pub fn document(
-    facts: &NodeFacts,
-    uptime: Duration,
-    answers: &[(CoreId, Vec<ReplicaStatus>)],
-) -> Value {
+pub fn document(facts: &NodeFacts, uptime: Duration, answers: &[CoreStatus]) -> Value {
     let cores = facts.counters.iter().enumerate().map(|(core, counters)| {
         let mut fields = Map::new();
         fields.insert("core".to_owned(), json!(core));
@@ -26,7 +26,12 @@ pub fn document(
     });
     let groups = answers
         .iter()
-        .flat_map(|(core, replicas)| replicas.iter().map(move |replica| group(*core, replica)));
+        .flat_map(|(core, replicas, _)| replicas.iter().map(move |replica| group(*core, replica)));
+    let damaged = answers.iter().flat_map(|(core, _, damaged)| {
+        damaged.iter().map(|(group, stage)| {
+            json!({ "group": group.get(), "core": core.get(), "stage": stage.name() })
+        })
+    });
     let nodes = facts.nodes.iter().map(
         |(node, address)| json!({ "node": node.get(), "client_address": address.to_string() }),
     );
@@ -37,6 +42,7 @@ pub fn document(
         "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         "cores": cores.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
+        "damaged": damaged.collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
     })
 }

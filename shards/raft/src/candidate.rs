@@ -21,9 +21,12 @@ pub struct Candidate {
 
 impl Group {
     /// Whether this replica may stand for election: a voter by its own latest configuration, on a
-    /// node that remembers its promises, and not bound.
+    /// node that remembers its promises, not bound, and not a rebuilt one that is still behind.
     pub(crate) fn may_campaign(&self, ctx: &Context<'_>) -> bool {
-        ctx.may_vote && self.configuration().is_voter(self.node) && !self.is_bound(ctx)
+        ctx.may_vote
+            && self.remembers()
+            && self.configuration().is_voter(self.node)
+            && !self.is_bound(ctx)
     }
 
     fn attempt(&mut self, ctx: &Context<'_>) -> Candidate {

@@ -126,6 +126,8 @@ pub struct Group {
     pub(crate) releases: Option<Box<Releases>>,
     pub(crate) asked: Option<Box<Asked>>,
     pub(crate) read_attempts: u64,
+    /// A rebuilt replica votes for nobody before its log holds this entry; else zero.
+    pub(crate) votes_from: Index,
 }
 
 impl Group {
@@ -166,6 +168,7 @@ impl Group {
             asked: None,
             // An answer to an attempt of an earlier life must not be taken for one of this life.
             read_attempts: ctx.support.incarnation().get() << 40,
+            votes_from: Index(0),
         };
         group.evict();
         group.finish(ctx, Duration::ZERO);
@@ -195,6 +198,7 @@ impl Group {
             Body::ReadIndexReply { sequence, index } => {
                 self.on_read_index_reply(ctx, sequence, index, out);
             }
+            Body::Rebuild(rebuild) => self.on_rebuild(ctx, from, &rebuild, out),
         }
         self.finish(ctx, Duration::ZERO);
     }

@@ -14,6 +14,7 @@ use crate::append::Sender;
 use crate::group::{Group, Role};
 use crate::progress::Progress;
 use crate::reads::Barriers;
+use crate::rebuild::Leaving;
 use crate::transfer::Transfer;
 use crate::{Context, Effects, Entry, LogPosition, Payload};
 
@@ -41,6 +42,7 @@ pub struct Leader {
     /// When to look again whether it is there.
     quorum_check_at: Mono,
     pub(crate) transfer: Option<Transfer>,
+    pub(crate) leaving: Option<Leaving>,
     pub(crate) reads: Barriers,
     uncommitted_bytes: usize,
 }
@@ -173,6 +175,7 @@ impl Group {
             grace_until,
             quorum_check_at: Mono::NEVER,
             transfer: None,
+            leaving: None,
             reads: Barriers::default(),
             uncommitted_bytes,
         }));

@@ -9,7 +9,7 @@
 //! matter; `follower`, `candidate` and `leader` are the roles; `vote` answers for votes, `append`
 //! moves the log, `log` and `progress` remember it on both ends, `reads` answers reads, `release`
 //! binds and frees, `transfer` hands over, `membership` changes who takes part, `snapshot` brings
-//! stragglers back, `invariants` says what always holds.
+//! stragglers back, `rebuild` takes back who has lost its log, `invariants` says what always holds.
 
 pub mod configuration;
 pub mod effects;
@@ -26,6 +26,7 @@ mod log;
 mod membership;
 mod progress;
 mod reads;
+mod rebuild;
 mod release;
 mod snapshot;
 mod transfer;
@@ -39,10 +40,11 @@ pub use group::{Durable, Group, GroupConfig, ProgressStatus, Restored, Role};
 pub use leader::{Leader, ProposeError};
 pub use membership::ChangeError;
 pub use message::{
-    Append, AppendOutcome, AppendReply, Body, Entry, LogPosition, Message, Payload, Release,
-    SnapshotChunk, SnapshotMeta, VoteReply, VoteRequest,
+    Append, AppendOutcome, AppendReply, Body, Entry, LogPosition, Message, Payload, Rebuild,
+    Release, SnapshotChunk, SnapshotMeta, VoteReply, VoteRequest,
 };
 pub use progress::{ProgressState, SnapshotSend};
+pub use rebuild::Beginning;
 pub use release::Binding;
 pub use support::{Context, Grant, Received, Support};
 pub use transfer::TransferError;

@@ -138,6 +138,7 @@ impl Group {
         if stays {
             let members: Vec<NodeId> = configuration.members().collect();
             leader.progress.retain(|p| members.contains(&p.node));
+            self.note_left(out);
             return;
         }
         // Its followers learn that the change committed, and the best of them need not wait.

@@ -96,7 +96,8 @@ impl Message {
             | Body::Release(_)
             | Body::ReleaseReply(_)
             | Body::ReadIndex { .. }
-            | Body::ReadIndexReply { .. } => 0,
+            | Body::ReadIndexReply { .. }
+            | Body::Rebuild(_) => 0,
         };
         96 + payload
     }
@@ -146,6 +147,30 @@ pub enum Body {
         /// Apply up to here, then answer. `None`: not to be had here now.
         index: Option<Index>,
     },
+    /// Of a replica that has lost a part of its log.
+    Rebuild(Rebuild),
+}
+
+/// What a replica that is being rebuilt, and its leader, say.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Rebuild {
+    /// From a replica that has lost a part of its log and says nothing else: take me out.
+    Leave {
+        /// Names the attempt; never used twice by one replica, and growing.
+        attempt: u64,
+    },
+    /// The leader's answer, in its term: the replica is out by an entry that was appended after it
+    /// asked, and that has committed.
+    Left {
+        /// The attempt.
+        attempt: u64,
+        /// The entry of the configuration.
+        index: Index,
+        /// The configuration.
+        configuration: Configuration,
+    },
+    /// From the rebuilt replica: take me in.
+    Join,
 }
 
 /// Asks for a (pre-)vote.

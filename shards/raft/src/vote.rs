@@ -19,6 +19,7 @@ impl Group {
     ) {
         self.free_for(from, term, request.release, out);
         let granted = ctx.may_vote
+            && self.remembers()
             && term > self.hard.term
             && request.last >= self.log.last()
             && !self.is_bound(ctx)
@@ -43,7 +44,7 @@ impl Group {
         out: &mut Effects,
     ) {
         self.free_for(from, term, request.release, out);
-        let deaf = !ctx.may_vote || self.is_bound(ctx);
+        let deaf = !ctx.may_vote || !self.remembers() || self.is_bound(ctx);
         if term > self.hard.term && !deaf {
             self.become_follower(ctx, term, None, out);
         }

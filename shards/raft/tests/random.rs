@@ -32,6 +32,11 @@ struct World {
     elections: u64,
     leases: u64,
     reads_done: u64,
+    /// Whether replicas lose their logs.
+    rebuilds: bool,
+    /// Replicas that have lost their log and are no voters again yet.
+    joining: BTreeSet<NodeId>,
+    rebuilt: u64,
 }
 
 fn limits() -> Limits {
@@ -46,7 +51,7 @@ fn limits() -> Limits {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, rebuilds: bool) -> Self {
         let mut random = Random::new(seed);
         let count = if random.below(2) == 0 { 3 } else { 5 };
         let ids: Vec<NodeId> = (1..=count + 1).map(NodeId).collect();
@@ -71,6 +76,9 @@ impl World {
             elections: 0,
             leases: 0,
             reads_done: 0,
+            rebuilds,
+            joining: BTreeSet::new(),
+            rebuilt: 0,
         };
         for node in world.cluster.nodes.values_mut() {
             node.promises.granted.clear();
@@ -110,6 +118,7 @@ impl World {
             loss,
         );
         self.fire_due();
+        self.rebuild();
         match self.random.below(100) {
             0..45 => self.network(),
             45..75 => {
@@ -200,7 +209,7 @@ impl World {
             0 | 1 => {
                 self.cluster.crash(a);
             }
-            2..12 if self.cluster.node(a).group.is_none() => self.restart(a),
+            2..12 if self.is_down(a) => self.restart(a),
             12 => {
                 for other in self.ids.clone() {
                     self.cut(a, other);
@@ -215,6 +224,7 @@ impl World {
                 }
             }
             23 | 24 => self.change_members(),
+            25 if self.rebuilds => self.damage(a),
             _ => {}
         }
     }
@@ -228,6 +238,41 @@ impl World {
     fn heal(&mut self) {
         for (from, to) in std::mem::take(&mut self.cuts) {
             self.cluster.with(from, |g, ctx, out| g.reachable(ctx, to, true, out));
+        }
+    }
+
+    fn is_down(&self, id: NodeId) -> bool {
+        let node = self.cluster.node(id);
+        node.group.is_none() && node.lost.is_none()
+    }
+
+    /// A replica loses its log. One at a time: with more lost at once nobody could promise anything.
+    fn damage(&mut self, id: NodeId) {
+        let is_whole =
+            |id: &NodeId| self.cluster.node(*id).lost.is_none() && !self.joining.contains(id);
+        if self.ids.iter().all(is_whole) {
+            self.cluster.damage(id);
+            self.joining.insert(id);
+        }
+    }
+
+    /// Damaged replicas ask to leave, rebuilt ones to join, until they are voters.
+    fn rebuild(&mut self) {
+        for id in self.joining.clone() {
+            if self.random.below(20) > 0 {
+                continue;
+            }
+            let anew = self.random.below(4) == 0;
+            self.cluster.ask_to_leave(id, anew);
+            let Some(group) = &self.cluster.node(id).group else { continue };
+            if group.is_settled_voter()
+                && group.last().index >= self.cluster.node(id).disk.votes_from
+            {
+                self.joining.remove(&id);
+                self.rebuilt += 1;
+            } else {
+                self.cluster.with(id, |g, ctx, out| g.ask_to_join(ctx, out));
+            }
         }
     }
 
@@ -308,7 +353,7 @@ impl World {
         self.faults = false;
         self.heal();
         for id in self.ids.clone() {
-            if self.cluster.node(id).group.is_none() {
+            if self.is_down(id) {
                 self.restart(id);
             }
         }
@@ -318,12 +363,20 @@ impl World {
             for _ in 0..10 {
                 self.step();
             }
+            for id in self.ids.clone() {
+                if self.is_down(id) {
+                    self.restart(id); // its damaged replica may begin again
+                }
+            }
             let Some(leader) = self.leader() else { continue };
             let node = self.cluster.node(leader);
             let ctx =
                 Context { now: self.cluster.now, support: &node.promises, may_vote: node.may_vote };
             let group = self.cluster.group(leader);
             let members: Vec<NodeId> = group.configuration().members().collect();
+            let has = |id: &NodeId, at| {
+                self.cluster.node(*id).group.as_ref().is_some_and(|g| g.commit() >= at)
+            };
             match proposed {
                 None if group.lease_valid(&ctx) => {
                     let at = group.last().index.next();
@@ -331,7 +384,7 @@ impl World {
                         proposed = Some(at);
                     }
                 }
-                Some(at) if members.iter().all(|id| self.cluster.group(*id).commit() >= at) => {
+                Some(at) if self.joining.is_empty() && members.iter().all(|id| has(id, at)) => {
                     return;
                 }
                 None | Some(_) => {}
@@ -339,41 +392,52 @@ impl World {
         }
         for id in self.ids.clone() {
             eprintln!("{}", self.cluster.status(id));
-            let group = self.cluster.group(id);
+            let Some(group) = &self.cluster.node(id).group else { continue };
             eprintln!("  {:?} {:?}", group.binding(), group.progress().collect::<Vec<_>>());
         }
         panic!("the group does not serve again");
     }
 }
 
-fn run(seed: u64, steps: u64) -> (u64, u64, u64, usize) {
-    let mut world = World::new(seed);
-    for _ in 0..steps {
+fn run(seed: u64, rebuilds: bool) -> (u64, u64, u64, usize, u64) {
+    let mut world = World::new(seed, rebuilds);
+    for _ in 0..6000 {
         world.step();
     }
     world.recover();
-    (world.elections, world.leases, world.reads_done, world.committed.len())
+    (world.elections, world.leases, world.reads_done, world.committed.len(), world.rebuilt)
 }
 
-#[test]
-fn random_schedules_are_safe_and_live() {
+fn run_all(rebuilds: bool) {
     if let Ok(seed) = std::env::var("OARLOCK_SEED") {
-        run(seed.parse().expect("a number"), 6000);
+        run(seed.parse().expect("a number"), rebuilds);
         return;
     }
     let seeds: u64 = std::env::var("OARLOCK_SEEDS").map_or(20, |n| n.parse().expect("a number"));
-    let mut totals = (0, 0, 0, 0);
+    let mut totals = (0, 0, 0, 0, 0);
     for seed in 0..seeds {
-        let result = std::panic::catch_unwind(|| run(seed, 6000));
-        let (elections, leases, reads, entries) = result.unwrap_or_else(|_| {
+        let result = std::panic::catch_unwind(|| run(seed, rebuilds));
+        let (elections, leases, reads, entries, rebuilt) = result.unwrap_or_else(|_| {
             panic!("seed {seed}: replay with OARLOCK_SEED={seed}");
         });
         totals.0 += elections;
         totals.1 += leases;
         totals.2 += reads;
         totals.3 += entries;
+        totals.4 += rebuilt;
     }
     // A schedule in which nothing happens proves nothing.
     assert!(totals.0 > 2 * seeds, "elections: {totals:?}");
     assert!(totals.1 > 0 && totals.2 > seeds && totals.3 > 20, "work: {totals:?}");
+    assert_eq!(rebuilds, totals.4 > 0, "rebuilt: {totals:?}");
+}
+
+#[test]
+fn random_schedules_are_safe_and_live() {
+    run_all(false);
+}
+
+#[test]
+fn rebuilding_replicas_is_safe_and_live() {
+    run_all(true);
 }

@@ -213,6 +213,11 @@ impl Script {
         let c = self.c();
         match command.name.as_str() {
             "crash" => c.crash(id),
+            "damage" => c.damage(id),
+            "leave" => c.ask_to_leave(id, true),
+            "join" => {
+                c.with(id, |g, ctx, out| g.ask_to_join(ctx, out));
+            }
             "restart" => c.start(id, may_vote),
             "may-vote" => c.nodes.get_mut(&id).ok_or("no such node")?.may_vote = may_vote,
             "compact" => c.compact(id, tail),
@@ -334,7 +339,8 @@ impl Script {
             "grant" | "lapse" => self.support(command),
             "config" => self.configure(command),
             "advance" => self.advance(command),
-            "crash" | "restart" | "may-vote" | "compact" | "serve" => self.lifecycle(command),
+            "crash" | "restart" | "may-vote" | "compact" | "serve" | "damage" | "leave"
+            | "join" => self.lifecycle(command),
             "propose" | "read" | "transfer" | "link" => self.ask(command),
             "status" | "log" | "state" | "configuration" | "progress" => self.show(command),
             other => Err(format!("unknown command {other}").into()),
@@ -397,6 +403,9 @@ scripts! {
     pre_vote_after_lapse
     quiet_group
     read_index
+    rebuild
+    rebuild_needs_a_fresh_removal
+    rebuilt_replica_forgets_no_vote
     release_repeated
     single_server_change
     snapshot

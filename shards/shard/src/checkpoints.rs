@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use oarlock_codec::Record;
 use oarlock_raft::SnapshotMeta;
 use oarlock_store::CheckpointProgress;
@@ -12,6 +11,7 @@ use oarlock_wal::{FrameSpan, Straggler};
 
 use crate::files::Purpose;
 use crate::output::{CheckpointFile, FileDone, FileJob};
+use crate::rebuild::Origin;
 use crate::shard::Shard;
 
 /// Checkpoints that one core makes at once; more would only compete for one disk.
@@ -41,6 +41,8 @@ pub(crate) enum Mark {
     Made(GroupId),
     /// A checkpoint that came from the leader.
     Received(GroupId),
+    /// What a rebuilt replica begins with.
+    Begun(GroupId),
 }
 
 /// A checkpoint that is being made.
@@ -242,7 +244,7 @@ impl Shard {
         let hard_state = replica.raft.hard_state();
         let meta = replica.raft.applied_meta();
         let configuration = meta.configuration;
-        let details = Bytes::copy_from_slice(&replica.epoch.get().to_le_bytes());
+        let details = Origin { epoch: replica.epoch, rebuilt: replica.rebuilt }.to_details();
         // The checkpoint that there is holds all: only the entries that stayed behind it go.
         let rest =
             (meta.position == replica.checkpoint.position).then(|| replica.checkpoint.clone());

@@ -84,6 +84,8 @@ impl Shard {
                 let body = Body::ReleaseReply(release);
                 let message = oarlock_raft::Message { term: message.term, body };
                 self.out.messages.push((from.node, GroupMessage { group, message }));
+            } else {
+                self.message_to_lost(from.node, group, &message);
             }
         }
     }

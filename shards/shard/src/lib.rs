@@ -2,7 +2,7 @@
 //!
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `upkeep` is what
-//! happens a few times a second, [`pulse`] and [`support_table`] are liveness for the whole node,
+//! happens a few times a second, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are liveness for the whole node,
 //! [`output`] what the driver is asked to do, [`status`] what a person may ask.
 
 mod admission;
@@ -11,6 +11,7 @@ mod effects;
 mod files;
 pub mod output;
 pub mod pulse;
+pub mod rebuild;
 mod replica;
 mod requests;
 pub mod shard;

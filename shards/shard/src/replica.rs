@@ -8,6 +8,7 @@ use oarlock_store::{Request, Store};
 use oarlock_types::{Index, Mono, RangeEpoch, WallMs};
 
 use crate::checkpoints::Making;
+use crate::rebuild::Rebuilt;
 use crate::requests::LaneKey;
 use crate::snapshots::Incoming;
 use crate::support_changes::SupportChange;
@@ -18,6 +19,8 @@ pub(crate) struct Replica {
     pub(crate) raft: Group,
     pub(crate) store: Store,
     pub(crate) epoch: RangeEpoch,
+    /// Set if it was rebuilt.
+    pub(crate) rebuilt: Option<Rebuilt>,
     /// The deadline that the timers know of; never later than the group's own.
     pub(crate) armed: Mono,
     /// What the store holds.
@@ -70,6 +73,7 @@ impl Replica {
             raft,
             store,
             epoch,
+            rebuilt: None,
             armed,
             applied,
             queued: Vec::new(),

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Context, Effects, Group, GroupConfig, Restored, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
@@ -20,6 +19,7 @@ use crate::admission::Admission;
 use crate::checkpoints::Mark;
 use crate::files::Files;
 use crate::output::Output;
+use crate::rebuild::{Origin, Rebuilding};
 use crate::replica::Replica;
 use crate::requests::LaneKey;
 use crate::support_changes::ChangeTracker;
@@ -99,6 +99,7 @@ pub struct Shard {
     pub(crate) newest_lsn: Lsn,
     pub(crate) durable_lsn: Lsn,
     pub(crate) upkeep: Upkeep,
+    pub(crate) rebuilding: Rebuilding,
     pub(crate) writes_acknowledged: u64,
 }
 
@@ -133,6 +134,7 @@ impl Shard {
             newest_lsn: Lsn(0),
             durable_lsn: Lsn(0),
             upkeep: Upkeep::default(),
+            rebuilding: Rebuilding::default(),
             writes_acknowledged: 0,
             limits,
             support,
@@ -152,7 +154,7 @@ impl Shard {
         debug_assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
         if is_new {
             let configuration = restored.checkpoint.configuration.clone();
-            let details = Bytes::copy_from_slice(&epoch.get().to_le_bytes());
+            let details = Origin::first(epoch).to_details();
             self.log(&Record::Create { group, configuration, details });
         }
         let checkpoint = restored.checkpoint.clone();
@@ -241,6 +243,7 @@ impl Shard {
             match self.after_durable.marks.pop_front() {
                 Some((_, Mark::Made(group))) => self.made(group),
                 Some((_, Mark::Received(group))) => self.install(group),
+                Some((_, Mark::Begun(group))) => self.begun(group),
                 None => break,
             }
         }
@@ -312,5 +315,5 @@ impl Shard {
 /// The range's epoch that was kept with a replica's creation; the first where there is none.
 #[must_use]
 pub fn epoch_from(details: &[u8]) -> RangeEpoch {
-    details.try_into().map_or(RangeEpoch(1), |bytes| RangeEpoch(u64::from_le_bytes(bytes)))
+    Origin::from_details(details).epoch
 }

@@ -274,6 +274,36 @@ impl Script {
         Ok(())
     }
 
+    /// `lose n1 g1`: at its next start the node finds the replica's log damaged; `rebuild n1 g1`.
+    fn rebuild(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("who?")?)?;
+        let group = group(args.next_pos().ok_or("which group?")?)?;
+        let core = usize::from(self.w().core_of(group).get());
+        let w = self.w();
+        let node = w.node(id);
+        match command.name.as_str() {
+            "lose" => {
+                node.lost.insert(group, node.incarnation.next());
+            }
+            "rebuild" => {
+                let shard = &mut node.life.as_mut().ok_or("it is down")?.cores[core].shard;
+                match shard.rebuild(group) {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => w.trace.line(format!("{id} {group}: {error}")),
+                    None => w.trace.line(format!("{id} {group}: no replica")),
+                }
+            }
+            _ => {
+                let shard = &node.life.as_ref().ok_or("it is down")?.cores[core].shard;
+                let stage = shard.rebuild_stages().find(|(of, _)| *of == group);
+                let stage = stage.map_or("none", |(_, stage)| stage.name());
+                w.trace.line(format!("{id} {group} rebuilding: {stage}"));
+            }
+        }
+        Ok(())
+    }
+
     fn status(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let mut only = Vec::new();
@@ -351,6 +381,7 @@ impl Script {
             "cut" | "join" | "drop" | "deaf" => self.network(command),
             "release" => self.release(command),
             "crash" | "restart" => self.lifecycle(command),
+            "lose" | "rebuild" | "stage" => self.rebuild(command),
             "status" => self.status(command),
             "files" | "segments" => self.show(command),
             "leaders" => {
@@ -430,4 +461,5 @@ scripts! {
     tail_stays
     expired_keys
     release_of_absent_group
+    rebuild
 }

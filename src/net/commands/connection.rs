@@ -53,8 +53,6 @@ pub enum Local {
     Help(&'static [&'static str]),
     /// `OARLOCK RANGES`.
     Ranges,
-    /// `OARLOCK STATUS`.
-    Status,
 }
 
 /// What `CLIENT` asks or says about a connection.

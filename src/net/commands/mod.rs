@@ -17,12 +17,14 @@ pub mod table;
 
 use bytes::Bytes;
 use oarlock_store::Command;
+use oarlock_types::{GroupId, NodeId};
 
 pub use connection::Local;
 pub use error::CommandError;
 pub use table::{Spec, lookup};
 
 use crate::net::resp::{Args, strict_i64};
+use crate::net::session::Query;
 
 /// How long a command's keys and values may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,15 @@ pub enum Parsed {
     },
     /// Answered by the connection itself.
     Local(Local),
+    /// For all cores of this node.
+    Query(Query),
+    /// `OARLOCK REBUILD`.
+    Rebuild {
+        /// The range's group.
+        group: GroupId,
+        /// Whose replica.
+        node: NodeId,
+    },
     /// `SCAN`.
     Scan(ScanArgs),
     /// `OARLOCK SCAN`.

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use oarlock_store::Command;
+use oarlock_types::{GroupId, NodeId};
 
 use super::connection::{arity, unknown_subcommand};
 use super::{CommandError, Input, Local, Parsed, RangeScanArgs, keys, lookup, parse};
+use crate::net::session::Query;
 
 /// Longest request id of `OARLOCK ONCE`, in bytes.
 const ONCE_ID_BYTES_MAX: usize = 256;
@@ -25,6 +27,9 @@ const HELP: &[&str] = &[
     "ONCE <request-id> <command> [<arg> ...]",
     "    Carry out a command on the keys of one range at most once, however often it is sent.",
     "    The first answer is kept for a while and given again.",
+    "REBUILD <range> <node>",
+    "    Begin to rebuild the damaged replica of <range> on <node>, which must be the node that is asked.",
+    "    OARLOCK STATUS shows under `damaged` how far it is; it is done when it is no longer there.",
     "STATUS",
     "    Return what this node is and how it does.",
     "HELP",
@@ -37,7 +42,11 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         Ok(Parsed::Local(Local::Ranges))
     } else if input.is(1, "STATUS") {
         arity(input, "oarlock|status", |len| len == 2)?;
-        Ok(Parsed::Local(Local::Status))
+        Ok(Parsed::Query(Query::Status))
+    } else if input.is(1, "REBUILD") {
+        arity(input, "oarlock|rebuild", |len| len == 4)?;
+        let number = |at| u64::try_from(input.integer(at)?).map_err(|_| CommandError::NotAnInteger);
+        Ok(Parsed::Rebuild { group: GroupId(number(2)?), node: NodeId(number(3)?) })
     } else if input.is(1, "HELP") {
         Ok(Parsed::Local(Local::Help(HELP)))
     } else if input.is(1, "SCAN") {

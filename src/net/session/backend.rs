@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use oarlock_shard::rebuild::RebuildError;
 use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
 use thiserror::Error;
@@ -50,9 +51,24 @@ pub enum Refusal {
         "ERR the command is larger than one log entry may be (entry_bytes_max); nothing was applied"
     )]
     TooLarge,
+    /// Not begun: there is no such replica.
+    #[error("ERR this node has no replica of that range (OARLOCK RANGES shows who has)")]
+    NoReplica,
+    /// Not begun.
+    #[error("ERR {0}")]
+    Rebuild(RebuildError),
     /// Not applied: the group that [`Backend::submit_to`] named owns other keys by now.
     #[error("BUSY the range has just been split or moved; nothing was applied, try again")]
     Moved,
+}
+
+/// What is asked of all cores of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// How they are: answered by one JSON document.
+    Status,
+    /// To rebuild this node's replica of a range: answered as soon as it has begun.
+    Rebuild(GroupId),
 }
 
 /// How a request ended.
@@ -135,8 +151,8 @@ pub trait Backend {
         request: Request,
     );
 
-    /// Asks all cores of this node how they are: the outcome is one JSON document.
-    fn status(&mut self, connection: ConnectionId, ticket: Ticket);
+    /// Asks all cores of this node; the outcome is made of all answers.
+    fn ask(&mut self, connection: ConnectionId, ticket: Ticket, query: Query);
 
     /// The group that owns `key`.
     fn range_of(&self, key: &[u8]) -> GroupId;

@@ -46,10 +46,6 @@ impl Session {
                 Value::Array(lines.iter().map(|line| Value::Simple(line)).collect())
             }
             Local::Ranges => Value::Array(host.backend.ranges().into_iter().map(range).collect()),
-            // Outside a transaction it has been handed to the backend before it comes here.
-            Local::Status => {
-                Value::Error("ERR OARLOCK STATUS is not allowed in a transaction".to_owned())
-            }
         })
     }
 

@@ -26,9 +26,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use oarlock_store::{Reply, Watch};
+use oarlock_types::{GroupId, NodeId};
 
 pub use backend::{
-    Backend, ConnectionId, NodeInfo, Outcome, RangeBounds, RangeInfo, Refusal, Ticket,
+    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Refusal, Ticket,
 };
 pub use limits::ClientLimits;
 pub use roster::{ClientRecord, CoreState};
@@ -311,11 +312,9 @@ impl Session {
         match parsed {
             Parsed::Data(command) => self.start_data(command, access, host),
             Parsed::Once { id, command } => self.start_once(id, command, access, host),
-            Parsed::Local(Local::Status) => {
-                let ticket = self.wait(Join::One, access, 0);
-                host.backend.status(self.id, ticket);
-            }
+            Parsed::Query(query) => self.start_query(query, access, host),
             Parsed::Local(local) => self.start_local(local, host),
+            Parsed::Rebuild { group, node } => self.start_rebuild((group, node), host),
             Parsed::Scan(args) => self.start_scan(args, access, host),
             Parsed::RangeScan(args) => self.start_range_scan(args, access, host),
             Parsed::DbSize => self.start_db_size(access, host),
@@ -335,6 +334,20 @@ impl Session {
         self.silent &= !turned_on;
         if let Some(value) = value {
             self.answer(&value);
+        }
+    }
+
+    fn start_query(&mut self, query: Query, access: Access, host: &mut Host<'_>) {
+        let ticket = self.wait(Join::One, access, 0);
+        host.backend.ask(self.id, ticket, query);
+    }
+
+    fn start_rebuild(&mut self, (group, node): (GroupId, NodeId), host: &mut Host<'_>) {
+        let own = host.backend.info().node;
+        if node == own {
+            self.start_query(Query::Rebuild(group), Access::None, host);
+        } else {
+            self.answer_error(format!("ERR this is {own}: send it to {node}, whose replica it is"));
         }
     }
 

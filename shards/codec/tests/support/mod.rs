@@ -10,7 +10,7 @@ use oarlock_codec::{
 };
 use oarlock_raft::{
     Append, AppendOutcome, AppendReply, Body, Configuration, Entry, HardState, LogPosition,
-    Message, Payload, Release, SnapshotChunk, SnapshotMeta, VoteReply, VoteRequest,
+    Message, Payload, Rebuild, Release, SnapshotChunk, SnapshotMeta, VoteReply, VoteRequest,
 };
 use oarlock_store::{
     Command, ErrorReply, ExpireCondition, Expiry, Reply, Request, SetCondition, Watch,
@@ -131,6 +131,13 @@ fn body() -> impl Strategy<Value = Body> {
         (any::<u64>(), option::of(any::<u64>())).prop_map(|(sequence, index)| {
             Body::ReadIndexReply { sequence, index: index.map(Index) }
         }),
+        any::<u64>().prop_map(|attempt| Body::Rebuild(Rebuild::Leave { attempt })),
+        (any::<u64>(), any::<u64>(), configuration()).prop_map(
+            |(attempt, index, configuration)| {
+                Body::Rebuild(Rebuild::Left { attempt, index: Index(index), configuration })
+            }
+        ),
+        Just(Body::Rebuild(Rebuild::Join)),
     ]
 }
 

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_raft::{
-    Configuration, Context, Durable, Effects, Entry, Grant, Group, GroupConfig, HardState,
-    LogPosition, LogRead, Message, Payload, ReadOutcome, Received, Restored, SnapshotChunk,
-    SnapshotMeta, SnapshotRead, SnapshotWrite, Support,
+    Beginning, Body, Configuration, Context, Durable, Effects, Entry, Grant, Group, GroupConfig,
+    HardState, LogPosition, LogRead, Message, Payload, ReadOutcome, Rebuild, Received, Restored,
+    SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite, Support,
 };
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SupportEpoch,
+    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SupportEpoch, Term,
 };
 
 /// What the pulses promise at one node.
@@ -47,6 +47,7 @@ pub struct Disk {
     pub checkpoint: SnapshotMeta,
     pub keep_from: Index,
     pub entries: Vec<Entry>,
+    pub votes_from: Index,
 }
 
 impl Disk {
@@ -90,6 +91,9 @@ pub struct Node {
     pub mirror: BTreeMap<Index, Entry>,
     pub requests: VecDeque<Request>,
     incoming: Option<(LogPosition, u64)>,
+    /// Its log is damaged: it only asks to leave, with the attempt of this number.
+    pub lost: Option<u64>,
+    attempts: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -153,6 +157,8 @@ impl Cluster {
                 mirror: BTreeMap::new(),
                 requests: VecDeque::new(),
                 incoming: None,
+                lost: None,
+                attempts: 0,
             };
             cluster.nodes.insert(*id, node);
             cluster.start(*id, true);
@@ -188,7 +194,52 @@ impl Cluster {
         };
         let config = GroupConfig { group: GroupId(7), node: id, core: CoreId(0), seed, limits };
         let ctx = Context { now, support: &node.promises, may_vote };
-        node.group = Some(Group::new(config, restored, &ctx));
+        let mut group = Group::new(config, restored, &ctx);
+        group.votes_from(disk.votes_from);
+        node.group = Some(group);
+    }
+
+    /// The node's process ended, and what starts next finds its log damaged.
+    pub fn damage(&mut self, id: NodeId) {
+        self.crash(id);
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.promises.incarnation += 1;
+        node.disk = Disk { keep_from: Index(1), ..Disk::default() };
+        node.lost = Some(0);
+    }
+
+    /// The damaged replica of `id` asks to leave: anew, or with the attempt that it has made.
+    pub fn ask_to_leave(&mut self, id: NodeId, anew: bool) {
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|other| *other != id).collect();
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let Some(lost) = &mut node.lost else { return };
+        if anew || *lost == 0 {
+            node.attempts += 1;
+            *lost = node.attempts;
+        }
+        let attempt = *lost;
+        let incarnation = node.promises.incarnation;
+        for to in others {
+            let body = Body::Rebuild(Rebuild::Leave { attempt });
+            let message = Message { term: Term(0), body };
+            self.show_sent(id, to, &message);
+            self.network.push(Letter { from: id, to, message, incarnation });
+        }
+    }
+
+    /// A letter to a damaged replica: the answer to its attempt lets it begin, at its next start.
+    fn begin(&mut self, id: NodeId, from: NodeId, message: &Message) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let Some(attempt) = node.lost else { return };
+        let Some(beginning) = Beginning::from_message(from, message, attempt) else { return };
+        node.lost = None;
+        node.disk.hard = beginning.hard_state;
+        node.disk.checkpoint.configuration = beginning.configuration;
+        node.disk.votes_from = beginning.votes_from;
+        let HardState { term, vote } = beginning.hard_state;
+        let vote = vote.map_or("nobody".into(), |node| node.to_string());
+        let from = beginning.votes_from.0;
+        self.trace.push(format!("{id} begins in term {term}, voted for {vote}, votes from {from}"));
     }
 
     /// Ends the node's process: what was not flushed is lost, as are messages to it.
@@ -274,6 +325,8 @@ impl Cluster {
         // Frames of an earlier life of the sender are dropped once a newer one is known.
         if up && incarnation == self.nodes[&from].promises.incarnation {
             self.with(to, |group, ctx, out| group.step(ctx, from, message, out));
+        } else if incarnation == self.nodes[&from].promises.incarnation {
+            self.begin(to, from, &message);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use oarlock_raft::{
     Append, AppendOutcome, AppendReply, Body, Configuration, Durable, Effects, Entry, Message,
-    ReadOutcome, Release, Role, VoteRequest,
+    ReadOutcome, Rebuild, Release, Role, VoteRequest,
 };
 use oarlock_types::NodeId;
 
@@ -93,6 +93,11 @@ pub fn body(body: &Body) -> String {
             Some(index) => format!("ReadIndexReply attempt={} index={}", sequence & 0xff, index.0),
             None => format!("ReadIndexReply attempt={} refused", sequence & 0xff),
         },
+        Body::Rebuild(Rebuild::Leave { attempt }) => format!("Leave attempt={attempt}"),
+        Body::Rebuild(Rebuild::Left { attempt, index, configuration: c }) => {
+            format!("Left attempt={attempt} at {} {}", index.0, configuration(c))
+        }
+        Body::Rebuild(Rebuild::Join) => "Join".into(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! One node in memory: its disks, which last, and the life of its process, which does not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_codec::{GroupMessage, Lane};
 use oarlock_raft::{Configuration, HardState, Restored};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent, PulseConfig};
+use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{
     CheckpointFile, FileDone, FileJob, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
@@ -125,6 +126,8 @@ pub struct Node {
     pub faults: Vec<Faults>,
     /// The whole process does not run.
     pub paused: bool,
+    /// Replicas that have lost their log, and the life in which that is found.
+    pub lost: BTreeMap<GroupId, Incarnation>,
     pub life: Option<Life>,
 }
 
@@ -143,6 +146,7 @@ impl Node {
             disks: (0..plan.cores).map(CoreId).map(disk).collect(),
             faults: vec![Faults::default(); usize::from(plan.cores)],
             paused: false,
+            lost: BTreeMap::new(),
             life: None,
         }
     }
@@ -202,12 +206,29 @@ impl Node {
             plan.ranges.iter().filter(|range| range.replicas.contains(&addr)).collect();
         let spread = Duration::from_micros(100) * u32::try_from(held.len()).unwrap();
         let groups: BTreeMap<GroupId, RecoveredGroup> = recovered.groups;
-        for (group, found) in &groups {
+        let rebuilt = |group| Origin::from_details(&groups.get(&group)?.details).rebuilt;
+        let is_lost = |(group, lost_in): (&GroupId, &Incarnation)| {
+            (!rebuilt(*group).is_some_and(|rebuilt| rebuilt.is_after(*lost_in))).then_some(*group)
+        };
+        let lost: BTreeSet<GroupId> = self.lost.iter().filter_map(is_lost).collect();
+        for (group, found) in groups.iter().filter(|(group, _)| !lost.contains(group)) {
             assert!(!found.damaged, "{addr}: {group} is damaged");
             let delay = wait + random.between(Duration::ZERO, spread * 2);
             shard.add_replica(take_up(disk, &plan.limits, *group, found, delay), false);
+            if let Some(rebuilt) = rebuilt(*group) {
+                shard.set_rebuilt(*group, rebuilt);
+            }
         }
-        for range in held.into_iter().filter(|range| !groups.contains_key(&range.group)) {
+        for range in held {
+            if lost.contains(&range.group) {
+                let peers = range.replicas.iter().map(|replica| replica.node);
+                let peers = peers.filter(|node| *node != addr.node).collect();
+                let (group, epoch, files) = (range.group, RangeEpoch(1), Vec::new());
+                shard.note_lost(LostReplica { group, epoch, peers, files });
+            }
+            if groups.contains_key(&range.group) || lost.contains(&range.group) {
+                continue;
+            }
             let is_first = range.replicas.first() == Some(&addr);
             let base = Duration::from_millis(if is_first { 50 } else { 1000 }) + spread;
             let delay = base + random.between(Duration::ZERO, spread);

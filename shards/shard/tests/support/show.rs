@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use oarlock_codec::{GroupMessage, Record};
-use oarlock_raft::{AppendOutcome, Body, Entry, Payload};
+use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_shard::{CheckpointFile, FileJob, Outcome};
 use oarlock_store::{Command, Reply, decode};
 use oarlock_types::{CoreAddr, GroupId, NodeId};
@@ -180,6 +180,9 @@ fn body(body: &Body) -> String {
             format!("ReleaseReply of {}@{}", release.leader, release.term)
         }
         Body::ReadIndex { .. } => "ReadIndex".to_owned(),
+        Body::Rebuild(Rebuild::Leave { .. }) => "Leave".to_owned(),
+        Body::Rebuild(Rebuild::Left { index, .. }) => format!("Left at {index}"),
+        Body::Rebuild(Rebuild::Join) => "Join".to_owned(),
         Body::ReadIndexReply { index, .. } => {
             format!("ReadIndexReply {:?}", index.map(|index| index.get()))
         }
