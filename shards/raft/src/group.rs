@@ -420,6 +420,19 @@ impl Group {
         self.log.durable()
     }
 
+    /// The term of the entry at `index`, where it is known: from just before the first entry of the
+    /// log on.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    /// The entry at `index`, if it is in memory: what is not committed always is.
+    #[must_use]
+    pub fn entry(&self, index: Index) -> Option<&Entry> {
+        self.log.get(index)
+    }
+
     /// The configuration in force.
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
