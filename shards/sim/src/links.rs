@@ -323,7 +323,10 @@ impl World {
             self.network.conns.remove(&id);
         }
         let Some(out) = out else { return };
-        self.network.links.remove(&(from, to));
+        // The dialler's next life may have its own connection by now.
+        if self.network.links.get(&(from, to)) == Some(&id) {
+            self.network.links.remove(&(from, to));
+        }
         let n = self.place(from.node);
         if self.nodes[n].life == life
             && let Some(table) = self.nodes[n].table()

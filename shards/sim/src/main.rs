@@ -150,14 +150,18 @@ fn one(options: &Options) -> ExitCode {
             Ok(_) | Err(_) => fail(options, &why),
         };
     }
-    let mut world = World::traced(options.seed, config, true);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(&mut world)));
-    if let Some(path) = &options.trace_text
-        && let Err(error) = std::fs::write(path, world.trace.text())
-    {
-        eprintln!("cannot write {}: {error}", path.display());
+    let mut world = World::new(options.seed, config);
+    if let Some(path) = &options.trace_text {
+        match std::fs::File::create(path) {
+            Ok(file) => world.trace.write_lines(Box::new(file)),
+            Err(error) => {
+                eprintln!("cannot write {}: {error}", path.display());
+                return ExitCode::FAILURE;
+            }
+        }
     }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{}", summary(&[Run { figures: finish(&mut world), real: Duration::ZERO }], 1));
+    ExitCode::SUCCESS
 }
 
 /// What became of one run.

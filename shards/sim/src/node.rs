@@ -42,7 +42,7 @@ impl Clock {
 
     /// When the monotonic clock will show `at`, on real time.
     pub(crate) fn real(&self, at: Mono) -> u64 {
-        self.real_us + (at.0.saturating_sub(self.mono) * 1000).div_ceil(self.rate)
+        self.real_us + at.0.saturating_sub(self.mono).saturating_mul(1000).div_ceil(self.rate)
     }
 
     pub(crate) fn set_rate(&mut self, real_us: u64, rate: u64) {

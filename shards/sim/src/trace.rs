@@ -2,7 +2,7 @@
 //! space-time page, and for the comparison of two runs. It must not change a run: a run that is not
 //! traced goes the same way.
 
-use std::fmt;
+use std::{fmt, io};
 
 use oarlock_types::{CoreAddr, GroupId, Index, NodeId, Term};
 
@@ -121,17 +121,31 @@ impl fmt::Display for Event {
 }
 
 /// The events of a run.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Trace {
     is_on: bool,
     events: Vec<Event>,
+    /// Where each line goes at once: a run that ends its process is told up to its end.
+    lines: Option<Box<dyn io::Write>>,
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Trace of {} events", self.events.len())
+    }
 }
 
 impl Trace {
     /// A trace that keeps what it is told, or does not.
     #[must_use]
     pub fn new(is_on: bool) -> Self {
-        Self { is_on, events: Vec::new() }
+        Self { is_on, events: Vec::new(), lines: None }
+    }
+
+    /// From now on writes a line for each event, too.
+    pub fn write_lines(&mut self, lines: Box<dyn io::Write>) {
+        self.is_on = true;
+        self.lines = Some(lines);
     }
 
     /// Whether it keeps anything: what is only for it need not be made otherwise.
@@ -143,7 +157,12 @@ impl Trace {
     /// Keeps an event.
     pub fn push(&mut self, at_us: u64, what: impl FnOnce() -> What) {
         if self.is_on {
-            self.events.push(Event { at_us, what: what() });
+            let event = Event { at_us, what: what() };
+            if let Some(lines) = &mut self.lines {
+                // A trace that can not be written must not change the run.
+                let _ = writeln!(lines, "{event}");
+            }
+            self.events.push(event);
         }
     }
 
