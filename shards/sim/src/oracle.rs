@@ -40,6 +40,8 @@ pub(crate) struct Seen {
     base: Index,
     pub(crate) commit: Index,
     pub(crate) durable: Index,
+    /// The members that it knew.
+    configuration: Configuration,
     /// Its log was put together anew: what is below the durable index must be looked at again.
     is_back: bool,
 }
@@ -91,6 +93,13 @@ struct Known {
     states: BTreeMap<Index, u64>,
     /// The newest vote of each node.
     votes: BTreeMap<NodeId, (Term, NodeId)>,
+}
+
+/// Whether a replica led when it was looked at last, and in which term.
+#[derive(Clone, Copy, Debug)]
+struct Led {
+    until_now: bool,
+    in_term: Term,
 }
 
 /// The oracle.
@@ -222,6 +231,7 @@ impl Known {
             base: Index(0),
             commit: Index(0),
             durable: Index(0),
+            configuration: group.configuration().clone(),
             is_back: false,
         });
         if seen.is_back {
@@ -234,6 +244,7 @@ impl Known {
             return breach("terms never fall", format!("{at} {} after {}", group.term(), seen.term));
         }
         let was_leader = seen.leads() && seen.term == group.term();
+        let led = Led { until_now: seen.leads(), in_term: seen.term };
         seen.term = group.term();
         seen.role = group.role().name();
         seen.leader = group.leader();
@@ -244,8 +255,9 @@ impl Known {
         }
         let from = seen.commit;
         seen.commit = group.commit();
+        let before = std::mem::replace(&mut seen.configuration, group.configuration().clone());
         self.replicas.insert(node, seen);
-        self.look_at_commit(node, at, group, from)
+        self.look_at_commit(at, group, from, (&before, led))
     }
 
     /// After a restart: all that was on the disk and committed must be there.
@@ -393,10 +405,10 @@ impl Known {
 
     fn look_at_commit(
         &mut self,
-        node: NodeId,
         at: &str,
         group: &Group,
         from: Index,
+        before: (&Configuration, Led),
     ) -> Result<(), Breach> {
         let mut index = from.next();
         while index <= group.commit() {
@@ -410,7 +422,7 @@ impl Known {
                     return breach("state-machine safety", text);
                 }
                 (None, Some(term)) => {
-                    self.committed_anew(node, at, group, index, term)?;
+                    self.committed_anew(at, group, (index, term), before)?;
                 }
                 // The part of a checkpoint whose entries nobody has here; its end is looked at.
                 (Some(_), _) | (None, None) => {}
@@ -424,16 +436,19 @@ impl Known {
         Ok(())
     }
 
+    /// Commits come from leaders; one may have stepped down since, and its members may have
+    /// changed, in the turn that is looked at.
     fn committed_anew(
         &mut self,
-        node: NodeId,
         at: &str,
         group: &Group,
-        index: Index,
-        term: Term,
+        (index, term): (Index, Term),
+        (before, led): (&Configuration, Led),
     ) -> Result<(), Breach> {
-        self.committed.insert(index, Committed { term, in_term: group.term() });
-        if !group.is_leader() {
+        let in_term = if group.is_leader() { group.term() } else { led.in_term.max(term) };
+        self.committed.insert(index, Committed { term, in_term });
+        let is_single = before.voters.len() == 1;
+        if !group.is_leader() && !led.until_now && !is_single {
             return breach("leaders commit", format!("{at} committed {index} before its leader"));
         }
         let has = |member: NodeId| {
@@ -441,7 +456,9 @@ impl Known {
                 seen.durable >= index && seen.term_at(index).is_none_or(|found| found == term)
             })
         };
-        if !group.configuration().quorum(has) {
+        let of_this_turn = self.configurations.range((index, Term(0))..).map(|(_, c)| c);
+        let mut all = [before, group.configuration()].into_iter().chain(of_this_turn);
+        if !all.any(|configuration| configuration.quorum(has)) {
             let disks: Vec<String> = self
                 .replicas
                 .iter()
@@ -455,7 +472,6 @@ impl Known {
             );
             return breach("what is committed is on the disks of a quorum", text);
         }
-        debug_assert!(self.replicas.contains_key(&node));
         Ok(())
     }
 
