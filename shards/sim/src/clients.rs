@@ -319,13 +319,12 @@ fn draw(config: &Config, random: &mut Stream, number: u64) -> (Action, Request) 
         }
         _ => {
             let (start, end) = if random.per_mille(500) {
-                (Bytes::new(), None)
+                (Bytes::new(), Some(Bytes::from_static(b"~")))
             } else {
                 (key("k", 0), Some(key("k", config.keys)))
             };
             let action = Action::Scan(start.clone(), end.clone());
-            let scan =
-                Command::Scan { start, end, limit: 1000, reverse: false, values: true };
+            let scan = Command::Scan { start, end, limit: 1000, reverse: false, values: true };
             (action, Request::one(scan))
         }
     }

@@ -294,8 +294,7 @@ impl World {
     pub(crate) fn keep_alive(&mut self, id: u64) {
         let Some(conn) = self.network.conns.get(&id) else { return };
         let (n, m) = (self.place(conn.from.node), self.place(conn.to.node));
-        let is_gone =
-            self.nodes[n].life != conn.from_life || self.nodes[m].life != conn.to_life;
+        let is_gone = self.nodes[n].life != conn.from_life || self.nodes[m].life != conn.to_life;
         let has_ended = self.nodes[n].process.is_none() || self.nodes[m].process.is_none();
         let since = self.network.blocked_since(conn.from.node, conn.to.node);
         let is_cut = since.is_some_and(|since| self.now >= since + KEEPALIVE_MIN_US);
@@ -427,7 +426,10 @@ impl World {
             let at = self.now + self.net_random.below(1_000_000);
             let is_dialler = self.network.conns.get(&id).is_some_and(|c| c.from.node == node);
             let conn = id;
-            self.at(at, if is_dialler { Event::CloseIn { conn } } else { Event::CloseOut { conn } });
+            self.at(
+                at,
+                if is_dialler { Event::CloseIn { conn } } else { Event::CloseOut { conn } },
+            );
         }
     }
 
@@ -443,9 +445,8 @@ impl World {
         bytes: Vec<u8>,
     ) {
         let Some(&id) = self.network.links.get(&(from, to)) else { return };
-        let incarnation = self.nodes[self.place(from.node)]
-            .table()
-            .map(|table| table.peer_incarnation(to));
+        let incarnation =
+            self.nodes[self.place(from.node)].table().map(|table| table.peer_incarnation(to));
         let way = self.way_us(from.node, to);
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         if incarnation != Some(conn.to_incarnation) {

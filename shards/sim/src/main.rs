@@ -2,7 +2,11 @@
 //! that one that fails, however it ends, is told by its parent: with its seed, the command that
 //! replays it, and the smallest schedule of faults with which it still fails.
 
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures and starts runs")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "it measures and starts runs"
+)]
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -60,9 +64,10 @@ struct Options {
 
 impl Options {
     fn overrides(&self) -> Overrides {
-        let only = self.faults.as_ref().map(|list| {
-            list.split(',').filter_map(|number| number.trim().parse().ok()).collect()
-        });
+        let only = self
+            .faults
+            .as_ref()
+            .map(|list| list.split(',').filter_map(|number| number.trim().parse().ok()).collect());
         Overrides {
             nodes: self.nodes,
             cores: self.cores,
@@ -130,7 +135,11 @@ fn one(options: &Options) -> ExitCode {
         config.clients,
         config.faults.len(),
         config.duration_us / 1_000_000,
-        if config.is_outside_model() { "; a clock goes beyond its bound: leases and reads are not judged" } else { "" },
+        if config.is_outside_model() {
+            "; a clock goes beyond its bound: leases and reads are not judged"
+        } else {
+            ""
+        },
     );
     if options.trace_text.is_none() {
         let mut child = start(options);

@@ -72,9 +72,18 @@ pub(crate) struct Arrived {
 /// What is asked of a core.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    Request { token: u64, group: GroupId, epoch: RangeEpoch, request: Request },
+    Request {
+        token: u64,
+        group: GroupId,
+        epoch: RangeEpoch,
+        request: Request,
+    },
     Transfer(GroupId, Option<NodeId>),
-    Members { group: GroupId, voters: Vec<NodeId>, learners: Vec<NodeId> },
+    Members {
+        group: GroupId,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    },
     /// A replica that shall join the group: it knows of no member until the log tells it.
     Create(GroupId),
 }

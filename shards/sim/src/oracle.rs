@@ -241,7 +241,10 @@ impl Known {
             seen.is_back = false;
         }
         if group.term() < seen.term {
-            return breach("terms never fall", format!("{at} {} after {}", group.term(), seen.term));
+            return breach(
+                "terms never fall",
+                format!("{at} {} after {}", group.term(), seen.term),
+            );
         }
         let was_leader = seen.leads() && seen.term == group.term();
         let led = Led { until_now: seen.leads(), in_term: seen.term };
@@ -333,7 +336,10 @@ impl Known {
         let mut index = same.next();
         while index <= last {
             let Some(term) = group.term_at(index) else {
-                return breach("logs have no gap", format!("{at} does not know the term of {index}"));
+                return breach(
+                    "logs have no gap",
+                    format!("{at} does not know the term of {index}"),
+                );
             };
             self.entry(at, index, term, previous, group.entry(index))?;
             seen.terms.push(term);
@@ -397,7 +403,10 @@ impl Known {
         if let Some(old) = old
             && !follows(&old, new)
         {
-            return breach("configurations overlap", format!("{at} {index}: {new:?} after {old:?}"));
+            return breach(
+                "configurations overlap",
+                format!("{at} {index}: {new:?} after {old:?}"),
+            );
         }
         self.configurations.insert((index, term), new.clone());
         Ok(())

@@ -1,8 +1,8 @@
 //! Processes start over what the disks hold, and end in every way: killed, or with the machine.
 
+use oarlock_shard::SharedSupport;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
-use oarlock_shard::SharedSupport;
 use oarlock_types::{Incarnation, NodeId};
 
 use crate::node::{CLUSTER, Core, Process};

@@ -132,13 +132,13 @@ impl World {
             Trouble::Pause(node) => self.resume(*node),
             Trouble::StuckCore(at) => self.unstick(*at),
             Trouble::WalSlow(at, _) => self.disk(*at).slowness = 0,
+            Trouble::WalStall(at) => self.disk(*at).wal_stalled_until = 0,
+            Trouble::FilesStall(at) => self.disk(*at).files_stalled_until = 0,
             Trouble::WalFail(at) => self.disk(*at).wal_fails = false,
             Trouble::FilesFail(at) => self.disk(*at).files_fail = false,
             Trouble::DiskFull(node) => self.fill_disk(*node, false),
             Trouble::BreakLinks(..)
             | Trouble::HalfOpen(..)
-            | Trouble::WalStall(_)
-            | Trouble::FilesStall(_)
             | Trouble::ClockRate(..)
             | Trouble::WallJump(..)
             | Trouble::Transfer(_)

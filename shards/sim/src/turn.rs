@@ -354,7 +354,12 @@ fn text_of(body: &Body) -> String {
         }
         Body::AppendReply(reply) => format!("{:?} bound {:?}", reply.outcome, reply.bound),
         Body::Snapshot(chunk) => {
-            format!("of {} from {}, {} bytes", chunk.meta.position, chunk.offset_bytes, chunk.data.len())
+            format!(
+                "of {} from {}, {} bytes",
+                chunk.meta.position,
+                chunk.offset_bytes,
+                chunk.data.len()
+            )
         }
         Body::SnapshotReply { position, received_bytes, installed } => {
             format!("of {position}: {received_bytes} bytes, installed: {installed}")

@@ -9,6 +9,8 @@ use crate::world::{Event, World};
 
 /// What making a segment takes in jobs.
 const PREPARE_JOBS: u64 = 4;
+/// How often a stalled disk is looked at: the stall may have been taken away.
+const STALL_LOOK_US: u64 = 50_000;
 
 impl Disk {
     /// Does a job whose process is gone.
@@ -44,7 +46,7 @@ impl World {
         let Some(writing) = disk.writes.get(&write) else { return };
         let is_own = writing.life == node.life;
         if is_own && disk.trouble.wal_stalled_until > now {
-            let at = disk.trouble.wal_stalled_until;
+            let at = disk.trouble.wal_stalled_until.min(now + STALL_LOOK_US);
             self.at(at, Event::WalLands { n, c, write });
             return;
         }
@@ -104,6 +106,7 @@ impl World {
         let disk = &mut node.disks[c];
         let until = disk.trouble.files_stalled_until.max(if is_paused { now + 1000 } else { 0 });
         if until > now {
+            let until = until.min(now + STALL_LOOK_US);
             self.at(until, Event::WorkerDone { n, life });
             return;
         }

@@ -59,7 +59,7 @@ fn another_leader(world: &mut World, old: NodeId, us_max: u64) -> NodeId {
 fn a_blank_disk_under_an_old_id_stays_outside() {
     let mut world = world(71, 3, 1);
     let leader = world.leader(GROUP).unwrap();
-    assert_eq!(ask(&mut world, leader, set("blank", "1"), SECOND), Some(Ok(Reply::Ok)));
+    assert_eq!(ask(&mut world, leader, set("~blank", "1"), SECOND), Some(Ok(Reply::Ok)));
     let victim = others(&world, leader)[0];
     let blank = Trouble::Blank(victim);
     world.trouble(&blank, 0);
@@ -69,7 +69,7 @@ fn a_blank_disk_under_an_old_id_stays_outside() {
     let third = others(&world, leader).into_iter().find(|node| *node != victim).unwrap();
     world.kill(third);
     world.run_for(5 * SECOND);
-    let read = ask(&mut world, leader, get("blank"), SECOND);
+    let read = ask(&mut world, leader, get("~blank"), SECOND);
     assert!(!matches!(read, Some(Ok(_))), "a blank node counted: {read:?}");
     world.restart(third);
     world.settle();
@@ -121,15 +121,15 @@ fn a_node_that_sees_only_one_other_disturbs_nobody() {
 fn a_failed_write_of_the_log_stops_the_process() {
     let mut world = world(111, 3, 1);
     let leader = world.leader(GROUP).unwrap();
-    assert_eq!(ask(&mut world, leader, set("kept", "1"), SECOND), Some(Ok(Reply::Ok)));
+    assert_eq!(ask(&mut world, leader, set("~kept", "1"), SECOND), Some(Ok(Reply::Ok)));
     let at = CoreAddr::new(leader, CoreId(0));
     world.trouble(&Trouble::WalFail(at), 0);
-    let outcome = ask(&mut world, leader, set("kept", "2"), 2 * SECOND);
+    let outcome = ask(&mut world, leader, set("~kept", "2"), 2 * SECOND);
     assert_ne!(outcome, Some(Ok(Reply::Ok)), "acknowledged although the write failed");
     world.run_for(3 * SECOND);
     world.settle();
     let leader = world.leader(GROUP).unwrap();
-    assert!(matches!(ask(&mut world, leader, get("kept"), SECOND), Some(Ok(Reply::Bulk(_)))));
+    assert!(matches!(ask(&mut world, leader, get("~kept"), SECOND), Some(Ok(Reply::Bulk(_)))));
 }
 
 /// Edge cases 14 and 18. Power fails everywhere, again and again, in the middle of writes and of
@@ -198,11 +198,11 @@ fn a_leader_that_was_paused_answers_no_stale_read() {
         let mut world = World::new(211, config);
         world.all_groups_serve();
         let leader = world.leader(GROUP).unwrap();
-        assert_eq!(ask(&mut world, leader, set("stale", "old"), SECOND), Some(Ok(Reply::Ok)));
+        assert_eq!(ask(&mut world, leader, set("~stale", "old"), SECOND), Some(Ok(Reply::Ok)));
         world.pause(leader);
-        let token = world.request(leader, GROUP, get("stale"));
+        let token = world.request(leader, GROUP, get("~stale"));
         let new = another_leader(&mut world, leader, 10 * SECOND);
-        assert_eq!(ask(&mut world, new, set("stale", "new"), SECOND), Some(Ok(Reply::Ok)));
+        assert_eq!(ask(&mut world, new, set("~stale", "new"), SECOND), Some(Ok(Reply::Ok)));
         world.resume(leader);
         world.run_for(SECOND);
         let read = world.take_outcome(token);
@@ -268,7 +268,7 @@ fn a_data_link_is_down_while_pulses_flow() {
     world.trouble(&down, 0);
     world.run_for(10 * SECOND);
     let leader = world.leader(GROUP).unwrap();
-    assert_eq!(ask(&mut world, leader, set("on", "1"), SECOND), Some(Ok(Reply::Ok)));
+    assert_eq!(ask(&mut world, leader, set("~on", "1"), SECOND), Some(Ok(Reply::Ok)));
     world.relief(&down);
     world.settle();
 }
@@ -278,15 +278,15 @@ fn a_data_link_is_down_while_pulses_flow() {
 fn a_full_disk_refuses_writes_and_recovers() {
     let mut world = world(311, 3, 1);
     let leader = world.leader(GROUP).unwrap();
-    assert_eq!(ask(&mut world, leader, set("full", "1"), SECOND), Some(Ok(Reply::Ok)));
+    assert_eq!(ask(&mut world, leader, set("~full", "1"), SECOND), Some(Ok(Reply::Ok)));
     world.fill_disk(leader, true);
     world.run_for(2 * SECOND);
-    let refused = ask(&mut world, leader, set("full", "2"), SECOND);
+    let refused = ask(&mut world, leader, set("~full", "2"), SECOND);
     assert_eq!(refused, Some(Err(Refusal::DiskFull)));
-    let read = ask(&mut world, leader, get("full"), SECOND);
+    let read = ask(&mut world, leader, get("~full"), SECOND);
     assert_eq!(read, Some(Ok(Reply::Bulk(Bytes::from_static(b"1")))));
     world.fill_disk(leader, false);
     world.run_for(2 * SECOND);
-    assert_eq!(ask(&mut world, leader, set("full", "3"), SECOND), Some(Ok(Reply::Ok)));
+    assert_eq!(ask(&mut world, leader, set("~full", "3"), SECOND), Some(Ok(Reply::Ok)));
     world.settle();
 }
