@@ -233,6 +233,8 @@ impl Group {
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
         self.finish(ctx, Duration::ZERO);
+        // Else whoever runs timers that are due would never be done.
+        debug_assert!(self.deadline() > ctx.now, "invariant: a timer that has run lies ahead");
     }
 
     /// When [`Group::timer`] wants to be called; [`Mono::NEVER`] for an idle leader and for a
