@@ -170,7 +170,18 @@ impl Oracle {
         let candidate = match &message.body {
             Body::VoteReply(reply) if reply.granted => to,
             Body::Vote(_) => from,
-            _ => return Ok(()),
+            Body::PreVote(_)
+            | Body::PreVoteReply(_)
+            | Body::VoteReply(_)
+            | Body::Append(_)
+            | Body::AppendReply(_)
+            | Body::Snapshot(_)
+            | Body::SnapshotReply { .. }
+            | Body::TimeoutNow(_)
+            | Body::Release(_)
+            | Body::ReleaseReply(_)
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => return Ok(()),
         };
         let known = self.groups.entry(id).or_default();
         let vote = known.votes.entry(from).or_insert((message.term, candidate));

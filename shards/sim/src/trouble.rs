@@ -238,10 +238,12 @@ impl World {
         let random = &mut self.disk_random;
         let node = &mut self.nodes[n];
         let disk = &mut node.disks[usize::from(at.core.get())];
-        let spoiled = match trouble {
-            Trouble::FlipBit(_) => disk.flip(random),
-            Trouble::DropFile(_) => disk.drop_file(random),
-            _ => disk.swap_files(random),
+        let spoiled = if matches!(trouble, Trouble::FlipBit(_)) {
+            disk.flip(random)
+        } else if matches!(trouble, Trouble::DropFile(_)) {
+            disk.drop_file(random)
+        } else {
+            disk.swap_files(random)
         };
         node.is_spoiled |= spoiled.is_some();
         self.tell(at.node, || format!("{} is spoiled: {spoiled:?}", at.core));

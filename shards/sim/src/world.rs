@@ -258,10 +258,10 @@ impl World {
         let Some(Reverse(Entry { at, event, .. })) = self.queue.pop() else { return };
         self.now = at;
         self.figures.events += 1;
-        let fold = |digest: u64, part: u64| {
-            (digest.rotate_left(7) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        };
-        self.figures.digest = fold(self.figures.digest, at);
+        for part in [at, self.next_message, self.order] {
+            let digest = self.figures.digest.rotate_left(7) ^ part;
+            self.figures.digest = digest.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
         match event {
             Event::Turn { n, c, life } => {
                 let node = &self.nodes[n];
