@@ -167,6 +167,7 @@ struct Step {
     /// The operations placed by it: unknown ones and, last, one with an answer.
     placed: Vec<usize>,
     before: State,
+    first_before: usize,
     /// Other ways from the same configuration, the next one last.
     others: Vec<Vec<usize>>,
 }
@@ -185,6 +186,8 @@ struct Search<'a> {
     steps: Vec<Step>,
     initial: State,
     row_max: usize,
+    /// Operations that have taken effect.
+    placed_count: usize,
 }
 
 /// Most operations of unknown outcome that are placed in a row at first.
@@ -260,6 +263,7 @@ impl<'a> Search<'a> {
             seen: BTreeSet::new(),
             steps: Vec::new(),
             row_max,
+            placed_count: 0,
         }
     }
 }
@@ -273,17 +277,17 @@ impl Search<'_> {
                 return Ok(());
             }
             let Some(placed) = ways.pop() else {
-                let explained: Vec<usize> =
-                    self.steps.iter().flat_map(|step| step.placed.iter().copied()).collect();
-                if deepest.1.is_empty() || explained.len() > deepest.0.len() {
-                    deepest = (explained, self.due());
+                if deepest.1.is_empty() || self.placed_count > deepest.0.len() {
+                    let placed = self.steps.iter().flat_map(|step| step.placed.iter().copied());
+                    deepest = (placed.collect(), self.due());
                 }
                 let Some(step) = self.steps.pop() else { return Err(self.violation(deepest)) };
                 for at in &step.placed {
                     flip(&mut self.taken, *at);
                 }
                 self.state = step.before;
-                self.first = self.known.iter().position(|at| !has(&self.taken, *at)).unwrap_or(0);
+                self.placed_count -= step.placed.len();
+                self.first = step.first_before;
                 ways = step.others;
                 continue;
             };
@@ -299,10 +303,12 @@ impl Search<'_> {
                 self.state = before;
                 continue;
             }
+            let first_before = self.first;
+            self.placed_count += placed.len();
             while self.known.get(self.first).is_some_and(|at| has(&self.taken, *at)) {
                 self.first += 1;
             }
-            self.steps.push(Step { placed, before, others: ways });
+            self.steps.push(Step { placed, before, first_before, others: ways });
             ways = self.ways();
         }
     }
@@ -336,7 +342,9 @@ impl Search<'_> {
         for at in &due {
             self.rows(*at, &lost, &mut ways);
         }
-        ways.sort_by_key(|way| std::cmp::Reverse(way.len()));
+        // Short rows first; then whoever was answered first most likely took effect first.
+        let target = |way: &Vec<usize>| way.last().and_then(answered);
+        ways.sort_by_key(|way| std::cmp::Reverse((way.len(), target(way))));
         ways
     }
 
