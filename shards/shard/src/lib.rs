@@ -2,13 +2,17 @@
 //!
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `upkeep` is what
-//! happens a few times a second, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are liveness for the whole node,
-//! [`output`] what the driver is asked to do, [`status`] what a person may ask.
+//! happens a few times a second, [`rebuild`] brings back replicas that have lost their log, [`pulse`]
+//! and [`support_table`] are liveness for the whole node, [`output`] what the driver is asked to do,
+//! [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
+//! simulator reads.
 
+mod administration;
 mod admission;
 mod checkpoints;
 mod effects;
 mod files;
+mod observe;
 pub mod output;
 pub mod pulse;
 pub mod rebuild;

@@ -101,6 +101,8 @@ pub struct Shard {
     pub(crate) upkeep: Upkeep,
     pub(crate) rebuilding: Rebuilding,
     pub(crate) writes_acknowledged: u64,
+    /// Groups that steps have touched, while somebody observes.
+    pub(crate) touched: Option<Vec<GroupId>>,
 }
 
 impl Shard {
@@ -136,6 +138,7 @@ impl Shard {
             upkeep: Upkeep::default(),
             rebuilding: Rebuilding::default(),
             writes_acknowledged: 0,
+            touched: None,
             limits,
             support,
         }
@@ -215,6 +218,9 @@ impl Shard {
         if deadline < replica.armed {
             replica.armed = deadline;
             self.timers.arm(deadline, group);
+        }
+        if let Some(touched) = &mut self.touched {
+            touched.push(group);
         }
         self.perform(group);
         Some(result)
