@@ -239,6 +239,9 @@ impl World {
             self.reply(id, token, outcome);
         }
         output.leaders.clear();
+        for group in output.unreadable.drain(..) {
+            self.tell(id, || format!("cannot read back its log of {group}, and writes it anew"));
+        }
         let mut parcels: BTreeMap<NodeId, Vec<GroupMessage>> = BTreeMap::new();
         for (to, message) in output.messages.drain(..) {
             parcels.entry(to).or_default().push(message);
