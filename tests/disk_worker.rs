@@ -158,6 +158,21 @@ fn retired_segments_are_used_again_and_superfluous_ones_removed() {
     bench.prepare(6).unwrap();
 }
 
+/// The frames that it has from that life would be valid again.
+#[test]
+fn a_spare_is_not_used_for_an_id_that_it_had_or_an_older_one() {
+    for segment in [4, 5] {
+        let bench = Bench::new();
+        let former = fs::File::create(bench.core().spare(SegmentId(5))).unwrap();
+        former.write_all_at(b"a frame of segment 5", 4096).unwrap();
+        former.set_len(SEGMENT_BYTES).unwrap();
+        let file = bench.prepare(segment).unwrap();
+        let bytes = fs::read(&file.path).unwrap();
+        assert!(bytes[4096..].iter().all(|&b| b == 0), "segment {segment}");
+        assert_eq!(bench.core().spares().unwrap(), []);
+    }
+}
+
 #[test]
 fn a_spare_of_another_length_is_not_used() {
     let bench = Bench::new();

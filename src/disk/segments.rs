@@ -85,7 +85,7 @@ impl Preparation {
         aligned.extend_from_slice(header);
         aligned.pad_to_block();
         let path = directory.preparing(segment);
-        let is_spare = claim_spare(directory, &path, segment_bytes)?;
+        let is_spare = claim_spare(directory, &path, segment, segment_bytes)?;
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -157,16 +157,24 @@ impl Preparation {
     }
 }
 
-/// A spare changes its name at once, so that no other preparation takes it too.
-fn claim_spare(directory: &CoreDir, path: &Path, segment_bytes: u64) -> Result<bool, DiskError> {
+/// Makes a spare the file at `path`; whether there was one. It changes its name at once, so that no
+/// other preparation takes it too. A file that was once the segment of this
+/// id, or a later one, would give its old frames back to it: when a log has lost its end, ids begin
+/// again below those that were used.
+fn claim_spare(
+    directory: &CoreDir,
+    path: &Path,
+    segment: SegmentId,
+    segment_bytes: u64,
+) -> Result<bool, DiskError> {
     let spares = directory.spares().map_err(refused(Action::List, directory.path()))?;
-    for (_, spare) in spares {
+    for (former, spare) in spares {
         let len = fs::metadata(&spare).map_err(refused(Action::Open, &spare))?.len();
-        if len == segment_bytes {
+        if len == segment_bytes && former < segment {
             fs::rename(&spare, path).map_err(refused(Action::Rename, &spare))?;
             return Ok(true);
         }
-        // Made when segments had another length.
+        // Or it was made when segments had another length.
         fs::remove_file(&spare).map_err(refused(Action::Remove, &spare))?;
     }
     Ok(false)

@@ -89,7 +89,8 @@ pub(crate) struct Bench {
     pub(crate) in_flight: Option<(FrameWrite, Vec<u8>)>,
     pub(crate) random: Random,
     pub(crate) last_write: Option<FrameWrite>,
-    spares: Vec<Vec<u8>>,
+    /// Files out of use, with the last id that each had.
+    spares: Vec<(SegmentId, Vec<u8>)>,
     term: u64,
 }
 
@@ -122,7 +123,10 @@ impl Bench {
     pub(crate) fn prepare(&mut self) {
         while let Some(id) = self.wal.next_segment_wanted() {
             let length = usize::try_from(config().segment_bytes).expect("small");
-            let mut file = self.spares.pop().unwrap_or_else(|| vec![0; length]);
+            // As the disk does it: never for an id that the file had before.
+            self.spares.retain(|(former, _)| *former < id);
+            let spare = self.spares.pop().map(|(_, file)| file);
+            let mut file = spare.unwrap_or_else(|| vec![0; length]);
             file[..BLOCK_BYTES].copy_from_slice(&config().segment_header(id));
             self.disk.insert(id, file);
             self.wal.segment_prepared(id);
@@ -220,7 +224,7 @@ impl Bench {
     pub(crate) fn retire(&mut self) {
         while let Some(id) = self.wal.retire() {
             let file = self.disk.remove(&id).expect("it was there");
-            self.spares.push(file);
+            self.spares.push((id, file));
         }
         self.prepare();
     }
