@@ -162,6 +162,10 @@ fn flip(taken: &mut Taken, at: usize) {
     taken[at / 64] ^= 1 << (at % 64);
 }
 
+/// What a configuration comes down to: how many operations in a row have taken effect, which behind
+/// the first that has not, which of unknown outcome, and the state.
+type Seen = (usize, Vec<usize>, Vec<usize>, State);
+
 /// One step of the search, with what it takes to go back.
 struct Step {
     /// The operations placed by it: unknown ones and, last, one with an answer.
@@ -170,6 +174,8 @@ struct Step {
     first_before: usize,
     /// Other ways from the same configuration, the next one last.
     others: Vec<Vec<usize>>,
+    /// With rows of this length; longer ones have not been tried there.
+    row_len: usize,
 }
 
 struct Search<'a> {
@@ -182,18 +188,21 @@ struct Search<'a> {
     /// All before this place of `known` have taken effect.
     first: usize,
     state: State,
-    seen: BTreeSet<(Taken, State)>,
+    seen: BTreeSet<Seen>,
     steps: Vec<Step>,
     initial: State,
     row_max: usize,
+    /// Rows that may still be tried: a history that can not be explained must come to an end, too.
+    rows_left: usize,
     /// Operations that have taken effect.
     placed_count: usize,
 }
 
-/// Most operations of unknown outcome that are placed in a row at first.
-const ROW_MAX: usize = 2;
-/// Most in the second, thorough search, which runs only where the first explains nothing.
-const ROW_MAX_THOROUGH: usize = 6;
+/// Most operations of unknown outcome that are placed in a row: in the first search, and in those
+/// that follow only where the ones before explain nothing.
+const ROW_MAXES: [usize; 4] = [1, 2, 3, 6];
+/// Most rows that a search tries to lengthen, but for the first, which tries all.
+const ROWS_MAX: usize = 2_000_000;
 
 /// Checks a history that begins with an empty range.
 ///
@@ -211,9 +220,13 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
 pub fn check_from(history: &[Operation], state: &BTreeMap<Bytes, Bytes>) -> Result<(), Violation> {
     for part in parts(history) {
         let search = |row_max| Search::new(history, &part, state.clone(), row_max).run();
-        if search(ROW_MAX).is_err() {
-            search(ROW_MAX_THOROUGH)?;
+        let mut result = search(ROW_MAXES[0]);
+        for row_max in &ROW_MAXES[1..] {
+            if result.is_err() {
+                result = search(*row_max);
+            }
         }
+        result?;
     }
     Ok(())
 }
@@ -263,6 +276,7 @@ impl<'a> Search<'a> {
             seen: BTreeSet::new(),
             steps: Vec::new(),
             row_max,
+            rows_left: if row_max == ROW_MAXES[0] { usize::MAX } else { ROWS_MAX },
             placed_count: 0,
         }
     }
@@ -271,12 +285,19 @@ impl<'a> Search<'a> {
 impl Search<'_> {
     fn run(mut self) -> Result<(), Violation> {
         let mut deepest: (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
-        let mut ways = self.ways();
+        let mut ways = self.ways(0);
+        let mut row_len = 0;
         loop {
             if self.first == self.known.len() {
                 return Ok(());
             }
             let Some(placed) = ways.pop() else {
+                // Operations of unknown outcome are brought in only where nothing else goes on.
+                if row_len < self.row_max && self.rows_left > 0 {
+                    row_len += 1;
+                    ways = self.ways(row_len);
+                    continue;
+                }
                 if deepest.1.is_empty() || self.placed_count > deepest.0.len() {
                     let placed = self.steps.iter().flat_map(|step| step.placed.iter().copied());
                     deepest = (placed.collect(), self.due());
@@ -288,7 +309,7 @@ impl Search<'_> {
                 self.state = step.before;
                 self.placed_count -= step.placed.len();
                 self.first = step.first_before;
-                ways = step.others;
+                (ways, row_len) = (step.others, step.row_len);
                 continue;
             };
             let before = self.state.clone();
@@ -296,21 +317,36 @@ impl Search<'_> {
                 self.history[*at].action.apply(&mut self.state);
                 flip(&mut self.taken, *at);
             }
-            if !self.seen.insert((self.taken.clone(), self.state.clone())) {
+            let first_before = self.first;
+            while self.known.get(self.first).is_some_and(|at| has(&self.taken, *at)) {
+                self.first += 1;
+            }
+            let configuration = self.configuration();
+            if !self.seen.insert(configuration) {
                 for at in &placed {
                     flip(&mut self.taken, *at);
                 }
                 self.state = before;
+                self.first = first_before;
                 continue;
             }
-            let first_before = self.first;
             self.placed_count += placed.len();
-            while self.known.get(self.first).is_some_and(|at| has(&self.taken, *at)) {
-                self.first += 1;
-            }
-            self.steps.push(Step { placed, before, first_before, others: ways });
-            ways = self.ways();
+            self.steps.push(Step { placed, before, first_before, others: ways, row_len });
+            ways = self.ways(0);
+            row_len = 0;
         }
+    }
+
+    fn configuration(&self) -> Seen {
+        // Whatever is ahead of the first that has not taken effect was called before its answer.
+        let rest = &self.known[self.first..];
+        let first = rest.first().and_then(|at| self.history[*at].answer.as_ref());
+        let until = first.map_or(0, |(answered, _)| *answered);
+        let near = rest.partition_point(|at| self.history[*at].called_at <= until);
+        let taken = |at: &&usize| has(&self.taken, **at);
+        let ahead = rest[..near].iter().filter(taken).copied().collect();
+        let lost = self.unknown.iter().filter(taken).copied().collect();
+        (self.first, ahead, lost, self.state.clone())
     }
 
     /// Operations with an answer that may take effect next: called before any other was answered.
@@ -331,47 +367,52 @@ impl Search<'_> {
         due
     }
 
-    /// Every way to go on, the most promising last.
-    fn ways(&self) -> Vec<Vec<usize>> {
+    /// Every way to go on over a row of so many operations of unknown outcome, the most promising
+    /// last.
+    fn ways(&mut self, row_len: usize) -> Vec<Vec<usize>> {
         let due = self.due();
-        let answered = |at: &usize| self.history[*at].answer.as_ref().map(|(at, _)| *at);
+        let history = self.history;
+        let answered = |at: &usize| history[*at].answer.as_ref().map(|(at, _)| *at);
         let earliest = due.iter().filter_map(answered).min().unwrap_or(u64::MAX);
-        let may = |at: &usize| self.history[*at].called_at <= earliest && !has(&self.taken, *at);
-        let lost: Vec<usize> = self.unknown.iter().copied().filter(may).collect();
+        let may = |at: &usize| history[*at].called_at <= earliest && !has(&self.taken, *at);
+        let lost: Vec<usize> = if row_len == 0 {
+            Vec::new()
+        } else {
+            self.unknown.iter().copied().filter(may).collect()
+        };
         let mut ways: Vec<Vec<usize>> = Vec::new();
         for at in &due {
-            self.rows(*at, &lost, &mut ways);
+            self.rows(*at, &lost, row_len, &mut ways);
         }
-        // Short rows first; then whoever was answered first most likely took effect first.
+        // Whoever was answered first most likely took effect first.
         let target = |way: &Vec<usize>| way.last().and_then(answered);
-        ways.sort_by_key(|way| std::cmp::Reverse((way.len(), target(way))));
+        ways.sort_by_key(|way| std::cmp::Reverse(target(way)));
         ways
     }
 
-    /// Adds the ways to `target`: alone, or behind a row of `lost` operations that it sees.
-    fn rows(&self, target: usize, lost: &[usize], ways: &mut Vec<Vec<usize>>) {
+    /// Adds the ways to `target` behind a row of so many `lost` operations that it sees.
+    fn rows(&mut self, target: usize, lost: &[usize], row_len: usize, ways: &mut Vec<Vec<usize>>) {
         let Some((_, answer)) = &self.history[target].answer else { return };
+        let mut alone = self.state.clone();
+        let fits_alone = self.history[target].action.apply(&mut alone) == *answer;
         let mut rows: Vec<(Vec<usize>, State)> = vec![(Vec::new(), self.state.clone())];
-        for length in 0..=self.row_max {
+        for _ in 0..row_len {
             let mut longer = Vec::new();
-            let mut fits = false;
             for (row, state) in rows {
-                let mut after = state.clone();
-                if self.history[target].action.apply(&mut after) == *answer {
-                    let mut way = row.clone();
-                    way.push(target);
-                    ways.push(way);
-                    fits = true;
-                }
-                if length < self.row_max {
+                if self.rows_left > 0 {
                     self.lengthen(target, &row, &state, lost, &mut longer);
+                    self.rows_left = self.rows_left.saturating_sub(1 + longer.len() / 64);
                 }
-            }
-            // At first a longer row is looked for only where a shorter one does not do.
-            if longer.is_empty() || (fits && length > 0 && self.row_max < ROW_MAX_THOROUGH) {
-                return;
             }
             rows = longer;
+        }
+        for (mut row, mut after) in rows {
+            let fits = self.history[target].action.apply(&mut after) == *answer;
+            // A row that leaves no trace behind the target need not have happened.
+            if fits && (row.is_empty() || !fits_alone || after != alone) {
+                row.push(target);
+                ways.push(row);
+            }
         }
     }
 

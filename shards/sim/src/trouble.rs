@@ -255,7 +255,9 @@ impl World {
         let Some(now) = self.configuration(leader, group) else { return };
         let mut voters = now.voters.clone();
         let mut learners = now.learners.clone();
-        let least = if self.nodes.iter().any(|node| node.is_spoiled) { 3 } else { 2 };
+        // Where a node's disk may yet be lost, two voters would be too few.
+        let may_lose = self.config.faults.iter().any(|fault| fault.trouble.spoils().is_some());
+        let least = if may_lose { 3 } else { 2 };
         let others: Vec<NodeId> =
             self.config.node_ids().filter(|node| !voters.contains(node)).collect();
         let joins = others.get(self.node_random.place(others.len().max(1))).copied();
