@@ -215,7 +215,10 @@ fn words(panic: &Box<dyn Any + Send>) -> String {
 
 /// Writes the page of a run.
 fn draw(options: &Options, world: &World, path: &Path, failure: Option<String>) -> bool {
-    let us = |seconds: f64| Duration::try_from_secs_f64(seconds).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+    let us = |seconds: f64| {
+        Duration::try_from_secs_f64(seconds)
+            .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+    };
     let choice = Choice {
         from_us: options.trace_from.map(us),
         to_us: options.trace_to.map(us),

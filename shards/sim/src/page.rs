@@ -49,8 +49,8 @@ pub struct Choice {
 /// The page of a run.
 #[must_use]
 pub fn write(story: &Story, config: &Config, events: &[Event], choice: &Choice) -> String {
-    let keep = choose(story, events, choice);
-    let data = data(story, config, events, choice, &keep).to_string();
+    let chosen = choose(story, events, choice);
+    let data = data(story, config, events, choice, &chosen).to_string();
     // Whatever a text says, it ends no element of the page.
     let data = data.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
     let script = [
@@ -125,9 +125,19 @@ fn text_of(what: &What) -> &str {
     }
 }
 
-/// Which events the page shows. Where there are too many, those that are nearest to what is looked
-/// for: the end of a run that failed, the beginning of one that did not.
-fn choose(story: &Story, events: &[Event], choice: &Choice) -> Vec<bool> {
+/// Which events the page shows.
+#[derive(Default)]
+struct Chosen {
+    keep: Vec<bool>,
+    /// The time in which nothing is left out of the groups that are shown.
+    full: Option<(u64, u64)>,
+    is_cut_before: bool,
+    is_cut_behind: bool,
+}
+
+/// Where there are too many events, those are shown that are nearest to what is looked for: the end
+/// of a run that failed, the beginning of one that did not.
+fn choose(story: &Story, events: &[Event], choice: &Choice) -> Chosen {
     let mut sent = BTreeMap::new();
     for event in events {
         if let What::Sent { message, group, .. } = &event.what {
@@ -135,45 +145,61 @@ fn choose(story: &Story, events: &[Event], choice: &Choice) -> Vec<bool> {
         }
     }
     let groups: BTreeSet<GroupId> = choice.groups.iter().copied().collect();
+    let is_wanted = |what: &What| {
+        groups.is_empty() || group_of(what, &sent).is_none_or(|group| groups.contains(&group))
+    };
     let bytes_max = choice.bytes_max.unwrap_or(BYTES_MAX);
-    let (mut landmarks, mut others) = (bytes_max / 2, bytes_max);
-    let mut keep = vec![false; events.len()];
-    // Before what is shown in full, what each replica's log was then.
-    let mut is_known = BTreeSet::new();
-    let from = choice.from_us.unwrap_or(0);
-    let time = from..=choice.to_us.unwrap_or(u64::MAX);
+    let (mut landmarks, mut others) = (bytes_max / 2, bytes_max / 2);
+    let mut chosen = Chosen { keep: vec![false; events.len()], ..Chosen::default() };
+    let time = choice.from_us.unwrap_or(0)..=choice.to_us.unwrap_or(u64::MAX);
     let is_backward = story.failure.is_some();
     let order: Box<dyn Iterator<Item = usize>> =
         if is_backward { Box::new((0..events.len()).rev()) } else { Box::new(0..events.len()) };
+    // Ordinary events that were passed over, before and after the first that is shown.
+    let (mut earlier, mut later) = (false, false);
     for at in order {
         let Event { at_us, what } = &events[at];
-        let is_wanted = groups.is_empty()
-            || group_of(what, &sent).is_none_or(|group| groups.contains(&group));
-        let cost = EVENT_BYTES + text_of(what).len().min(LETTERS_MAX);
-        let is_landmark = is_landmark(what);
-        if !is_wanted || (!is_landmark && !time.contains(at_us)) {
+        if !is_wanted(what) {
             continue;
         }
-        if is_landmark && landmarks >= cost {
-            landmarks -= cost;
-            keep[at] = true;
-        } else if others >= cost {
-            others -= cost;
-            keep[at] = true;
-        } else {
-            others = 0;
+        let cost = EVENT_BYTES + text_of(what).len().min(LETTERS_MAX);
+        let is_landmark = is_landmark(what);
+        let budget = if is_landmark { &mut landmarks } else { &mut others };
+        if *budget >= cost && (is_landmark || time.contains(at_us)) {
+            *budget -= cost;
+            chosen.keep[at] = true;
+            if !is_landmark {
+                let (from, to) = chosen.full.unwrap_or((*at_us, *at_us));
+                chosen.full = Some((from.min(*at_us), to.max(*at_us)));
+            }
+            continue;
+        }
+        if !is_landmark && time.contains(at_us) {
+            others = 0; // no gap in what is shown
+        }
+        if !is_landmark {
+            *(if chosen.full.is_none() { &mut earlier } else { &mut later }) = true;
         }
     }
-    let first = (0..events.len()).find(|at| keep[*at] && !is_landmark(&events[*at].what));
-    for at in (0..first.unwrap_or(0)).rev() {
+    let (before, behind) = if is_backward { (later, earlier) } else { (earlier, later) };
+    (chosen.is_cut_before, chosen.is_cut_behind) = (before, behind);
+    keep_first_logs(events, &mut chosen, &is_wanted);
+    chosen
+}
+
+/// What each replica's log was before what is shown in full.
+fn keep_first_logs(events: &[Event], chosen: &mut Chosen, is_wanted: &dyn Fn(&What) -> bool) {
+    let mut is_known = BTreeSet::new();
+    let from = chosen.full.map_or(0, |(from, _)| from);
+    let end = events.partition_point(|event| event.at_us < from);
+    for at in (0..end).rev() {
         if let What::Log { at: core, group, .. } = &events[at].what
-            && (groups.is_empty() || groups.contains(group))
+            && is_wanted(&events[at].what)
             && is_known.insert((core.node, *group))
         {
-            keep[at] = true;
+            chosen.keep[at] = true;
         }
     }
-    keep
 }
 
 /// Texts, each once.
@@ -203,21 +229,17 @@ fn data(
     config: &Config,
     events: &[Event],
     choice: &Choice,
-    keep: &[bool],
+    chosen: &Chosen,
 ) -> Value {
     let mut texts = Texts::default();
     let shown: Vec<Value> = events
         .iter()
-        .zip(keep)
+        .zip(&chosen.keep)
         .filter(|(_, keep)| **keep)
         .map(|(event, _)| row(event, &mut texts))
         .collect();
-    let full = || events.iter().zip(keep).filter(|(e, keep)| **keep && !is_landmark(&e.what));
-    let groups: Vec<GroupId> = if choice.groups.is_empty() {
-        config.group_ids().collect()
-    } else {
-        choice.groups.clone()
-    };
+    let groups: Vec<GroupId> =
+        if choice.groups.is_empty() { config.group_ids().collect() } else { choice.groups.clone() };
     json!({
         "seed": story.seed,
         "command": story.command,
@@ -232,8 +254,10 @@ fn data(
         "clients": config.clients,
         "outside_model": config.is_outside_model(),
         "all_events": events.len(),
-        "full_from": full().next().map(|(event, _)| event.at_us),
-        "full_to": full().next_back().map(|(event, _)| event.at_us),
+        "full_from": chosen.full.map(|(from, _)| from),
+        "full_to": chosen.full.map(|(_, to)| to),
+        "is_cut_before": chosen.is_cut_before,
+        "is_cut_behind": chosen.is_cut_behind,
         "texts": texts.all,
         "events": shown,
     })
@@ -245,17 +269,31 @@ fn row(event: &Event, texts: &mut Texts) -> Value {
     let t = event.at_us;
     match &event.what {
         What::Sent { message, from, to, group, term, kind, text } => json!([
-            t, "sent", message, from.node.get(), from.core.get(), to.get(), group.get(),
-            term.get(), texts.place(kind), texts.place(text)
+            t,
+            "sent",
+            message,
+            from.node.get(),
+            from.core.get(),
+            to.get(),
+            group.get(),
+            term.get(),
+            texts.place(kind),
+            texts.place(text)
         ]),
         What::Received { message, at } => json!([t, "received", message, at.node.get()]),
         What::Lost { message, why } => json!([t, "lost", message, texts.place(why)]),
         What::Role { at, group, role, term, leader } => json!([
-            t, "role", at.node.get(), group.get(), texts.place(role), term.get(), node(leader)
+            t,
+            "role",
+            at.node.get(),
+            group.get(),
+            texts.place(role),
+            term.get(),
+            node(leader)
         ]),
-        What::Log { at, group, last, durable, commit } => json!([
-            t, "log", at.node.get(), group.get(), last.get(), durable.get(), commit.get()
-        ]),
+        What::Log { at, group, last, durable, commit } => {
+            json!([t, "log", at.node.get(), group.get(), last.get(), durable.get(), commit.get()])
+        }
         What::Fault { number, trouble, begins } => {
             let (kind, nodes) = words::place(trouble);
             let nodes: Vec<u64> = nodes.into_iter().map(NodeId::get).collect();

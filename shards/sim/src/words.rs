@@ -36,7 +36,8 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
 pub(crate) fn text_of(body: &Body) -> String {
     match body {
         Body::PreVote(request) | Body::Vote(request) => {
-            let handed = if request.release.is_some() { "; the leader hands over to me" } else { "" };
+            let handed =
+                if request.release.is_some() { "; the leader hands over to me" } else { "" };
             format!("my log ends at {}{handed}", request.last)
         }
         Body::PreVoteReply(reply) | Body::VoteReply(reply) => {
@@ -54,9 +55,10 @@ pub(crate) fn text_of(body: &Body) -> String {
             }
         }
         Body::AppendReply(reply) => {
-            let bound = reply.bound.map_or("not bound to you".to_owned(), |(epoch, incarnation)| {
-                format!("bound to you ({incarnation}) in support epoch {epoch:?}")
-            });
+            let bound =
+                reply.bound.map_or("not bound to you".to_owned(), |(epoch, incarnation)| {
+                    format!("bound to you ({incarnation}) in support epoch {epoch:?}")
+                });
             match reply.outcome {
                 AppendOutcome::Matched(index) => format!("on my disk up to {index}; {bound}"),
                 AppendOutcome::Rejected { prev, hint } => {
@@ -114,7 +116,9 @@ fn entry(entry: &Entry) -> String {
             text
         }
         Payload::Commands(bytes) => match oarlock_store::decode(bytes) {
-            Ok(Batch { requests, .. }) => list(&requests, |request| list(&request.commands, command)),
+            Ok(Batch { requests, .. }) => {
+                list(&requests, |request| list(&request.commands, command))
+            }
             Err(error) => error.to_string(),
         },
     };
@@ -136,7 +140,10 @@ fn pairs(all: &[(Bytes, Bytes)]) -> String {
 }
 
 fn command(command: &Command) -> String {
-    #[allow(clippy::wildcard_enum_match_arm, reason = "what clients of a run do; the rest as it is")]
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "what clients of a run do; the rest as it is"
+    )]
     match command {
         Command::Set { key, value, .. } => format!("SET {}={}", short(key), short(value)),
         Command::MSet { pairs: all } => format!("MSET {}", pairs(all)),
@@ -197,7 +204,9 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::PulsesOnly(a, b) => format!("pulses cut from {a} to {b}; data gets through"),
         Trouble::SlowLink(a, b, us) => format!("slow link: {a} to {b} takes {us} µs more"),
         Trouble::BreakLinks(a, b) => format!("connections from {a} to {b} break"),
-        Trouble::HalfOpen(a, b) => format!("connections from {a} to {b} break, {b} does not notice"),
+        Trouble::HalfOpen(a, b) => {
+            format!("connections from {a} to {b} break, {b} does not notice")
+        }
         Trouble::Kill(node) => format!("{node} is killed"),
         Trouble::PowerLoss(node) => format!("power fails at {node}"),
         Trouble::PowerLossAll => "power fails everywhere".to_owned(),

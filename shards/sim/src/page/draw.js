@@ -3,6 +3,7 @@
 const canvas = document.getElementById("diagram");
 const pen = canvas.getContext("2d");
 const AXIS = 26, FAULT_ROW = 17, CLIENT_ROW = 12;
+const FAULT_ROWS = 5;
 const ARROWS_MAX = 1500, LABELS_MAX = 90;
 const view = { t0: 0, t1: run.end || 1, y: 0, cursor: 0, hover: null, group: firstGroup(), off: new Set() };
 let hits = { arrows: [], boxes: [] };
@@ -44,43 +45,48 @@ function isShown(step) {
 const faultRows = [];
 for (const fault of faults) {
   let row = faultRows.findIndex((end) => end <= fault.t0);
-  if (row < 0) row = faultRows.length < 4 ? faultRows.length : 3;
-  faultRows[row] = fault.t1;
+  // What finds no row of its own goes over others in the last one, and is named when it is chosen.
+  fault.isOver = row < 0 && faultRows.length === FAULT_ROWS;
+  if (row < 0) row = Math.min(faultRows.length, FAULT_ROWS - 1);
+  faultRows[row] = Math.max(faultRows[row] || 0, fault.t1);
   fault.row = row;
 }
 
 function measure() {
   const width = canvas.clientWidth, height = canvas.clientHeight;
-  const left = width < 560 ? 64 : 104;
+  const left = width < 560 ? 64 : 120;
   const shown = shownGroups().slice().sort((a, b) => a.core - b.core || a.id - b.id);
-  const faultsHeight = faults.length ? Math.min(faultRows.length, 4) * FAULT_ROW + 6 : 0;
+  const faultsHeight = faults.length ? faultRows.length * FAULT_ROW + 6 : 0;
   const clientsHeight = view.off.has("client") || !run.clients ? 0 : run.clients * CLIENT_ROW + 14;
   const top = AXIS + faultsHeight, bottom = height - clientsHeight;
   const one = shown.length === 1;
   const least = one ? 62 : shown.length > 6 ? 15 : 26;
-  const track = Math.max(least, (bottom - top - 10 * nodes.length) / nodes.length / shown.length);
-  const lane = Math.min(one ? 150 : Infinity, track) * shown.length + 10;
   const tracks = new Map();
   const lanes = [];
-  const all = lane * nodes.length;
+  // With all groups a node shows those that it has had a replica of.
+  const has = nodes.map((node) => one ? shown : shown.filter((g) => replicas.has(node + "/" + g.id)));
+  const count = has.reduce((sum, list) => sum + Math.max(1, list.length), 0);
+  const track = Math.min(one ? 150 : 60, Math.max(least, (bottom - top - 10 * nodes.length) / count));
+  const all = track * count + 10 * nodes.length;
+  let y = top + Math.max(0, (bottom - top - all) / 2) - Math.max(0, Math.min(view.y, all - (bottom - top)));
   view.y = Math.max(0, Math.min(view.y, all - (bottom - top)));
-  const spare = Math.max(0, (bottom - top - all) / 2);
   nodes.forEach((node, at) => {
-    const y = top + spare + at * lane - view.y;
+    const lane = track * Math.max(1, has[at].length) + 10;
     lanes.push({ node, y, height: lane });
-    shown.forEach((group, place) => {
-      const height = (lane - 10) / shown.length;
+    has[at].forEach((group, place) => {
+      const height = track;
       const band = one ? Math.max(16, Math.min(26, height * 0.26)) : Math.max(6, Math.min(16, height * 0.5));
       const plot = one ? Math.min(46, height - band - 26) : height > 30 ? height - band - 10 : 0;
       const start = y + 5 + place * height;
       tracks.set(node + "/" + group.id, {
         node, group: group.id, core: group.core, y: start, height, band, plot,
         middle: start + (one ? Math.max(band / 2 + 8, (height - plot) * 0.42) : band / 2 + 2),
-        first: place === 0 || shown[place - 1].core !== group.core,
+        first: place === 0 || has[at][place - 1].core !== group.core,
       });
     });
+    y += lane;
   });
-  layout = { width, height, left, top, bottom, faultsHeight, clientsHeight, tracks, lanes, one, all };
+  layout = { width, height, left, top, bottom, faultsHeight, clientsHeight, tracks, lanes, one };
   layout.right = width;
 }
 const xOf = (t) => layout.left + ((t - view.t0) / (view.t1 - view.t0)) * (layout.right - layout.left);
@@ -119,6 +125,7 @@ function paint() {
   pen.rect(left, top, width - left, bottom - top);
   pen.clip();
   paintFaultShades();
+  paintVeil();
   for (const track of layout.tracks.values()) {
     if (track.y + track.height < top || track.y > bottom) continue;
     if (track.plot > 8 && !view.off.has("log")) paintLog(track);
@@ -204,7 +211,7 @@ function paintFaults() {
     pen.fillRect(x, y, width, FAULT_ROW - 2);
     pen.globalAlpha = 1;
     pen.fillRect(x, y, 2, FAULT_ROW - 2);
-    label(fault.text, x, width, y + (FAULT_ROW - 2) / 2, style.ink);
+    if (!fault.isOver || isFront) label(fault.text, x, width, y + (FAULT_ROW - 2) / 2, style.ink);
     hits.boxes.push({ x, y, width, height: FAULT_ROW - 2, i: fault.i });
   }
 }
@@ -224,6 +231,18 @@ function paintFaultShades() {
       if (fault.kind === "pause") hatch(x, lane.y, width, lane.height, style.pause, 0.35, 9);
       pen.globalAlpha = 1;
     }
+  }
+}
+
+// Where the page holds landmarks only.
+function paintVeil() {
+  if (!isCut) return;
+  const { top, left, width, bottom } = layout;
+  for (const [t0, t1] of [[0, fullFrom], [fullTo, run.end]]) {
+    if (t1 <= t0 || t1 < view.t0 || t0 > view.t1) continue;
+    const x = Math.max(left, xOf(t0)), end = Math.min(width, xOf(t1));
+    hatch(x, top, end - x, bottom - top, style.faint, 0.25, 14);
+    if (label("messages and logs are left out here", x, end - x, bottom - 10, style.soft)) continue;
   }
 }
 
@@ -281,7 +300,9 @@ function paintSpan(span, track, x, width) {
   }
   hits.boxes.push({ x, y, width, height, i: span.i });
   if (height < 9) return;
-  const words = layout.one ? `${role} · term ${term}` : `${role === "leader" ? "leader " : ""}t${term}`;
+  const { leader } = span;
+  const whom = role === "follower" || role === "learner" ? (leader ? ` of ${n(leader)}` : ", no leader") : "";
+  const words = layout.one ? `${role}${whom} · term ${term}` : `${role === "leader" ? "leader " : ""}t${term}`;
   if (role === "leader") label(words, x, width, middle, style["leader-ink"], Math.min(12, height - 3), 650);
   else if (!thin) {
     if (role.endsWith("candidate")) {
@@ -314,7 +335,7 @@ function paintLog(track) {
   if (!points.length) return;
   const down = downs[track.node - 1];
   const pieces = points.map((point, place) => {
-    let end = place + 1 < points.length ? points[place + 1].x : layout.width;
+    let end = place + 1 < points.length ? points[place + 1].x : isCut ? Math.max(point.x, Math.min(layout.width, xOf(fullTo))) : layout.width;
     const stop = down.find((d) => d.t0 >= point.log.t);
     if (stop) end = Math.min(end, Math.max(point.x, xOf(stop.t0)));
     return [point.x, end, point.log];
@@ -383,7 +404,7 @@ function paintDowns() {
       hatch(x, lane.y + 3, width, lane.height - 3, style.crash, 0.22, 8);
       pen.strokeStyle = style.crash;
       pen.lineWidth = 2;
-      const y = lane.y + lane.height / 2;
+      const y = layout.one ? layout.tracks.get(lane.node + "/" + view.group).middle : lane.y + lane.height / 2;
       if (from >= layout.left) {
         pen.beginPath();
         pen.moveTo(from - 5, y - 5); pen.lineTo(from + 5, y + 5); pen.moveTo(from + 5, y - 5); pen.lineTo(from - 5, y + 5);
@@ -408,24 +429,25 @@ function paintMessages() {
   const hovered = view.hover !== null && steps[view.hover] ? steps[view.hover].message : null;
   drawn = { messages: places.length, of: places.length };
   let few = places;
-  if (places.length > ARROWS_MAX) {
+  const isSteep = places.length > 150 && (view.t1 - view.t0) / (layout.width - layout.left) > 300;
+  if (isSteep || places.length > ARROWS_MAX) {
     paintDensity(places);
     // Of the rest only what matters in itself.
     few = places.filter((place) => ["vote", "handover", "snapshot"].includes(messages[place].category) || !messages[place].received.length);
     if (few.length > ARROWS_MAX) few = few.filter((_, at) => at % Math.ceil(few.length / ARROWS_MAX) === 0);
     drawn.messages = few.length;
   }
-  const labels = few.length <= LABELS_MAX ? [] : null;
-  const alpha = few.length > 400 ? 0.45 : 0.85;
+  const labels = few.length <= LABELS_MAX && !isSteep ? [] : null;
+  const alpha = isSteep ? (layout.one ? 0.45 : 0.25) : few.length > 400 ? 0.45 : 0.85;
   for (const place of few) {
     const message = messages[place];
-    if (message !== chosen && message !== hovered) paintMessage(message, alpha, false, labels);
+    if (message !== chosen && message !== hovered) paintMessage(message, alpha, false, labels, isSteep);
   }
   if (hovered && hovered !== chosen && isMessageShown(hovered)) paintMessage(hovered, 1, true, labels);
   if (chosen && isMessageShown(chosen)) paintMessage(chosen, 1, true, labels || []);
 }
 
-function paintMessage(message, alpha, isFront, labels) {
+function paintMessage(message, alpha, isFront, labels, isSteep = false) {
   const arrow = arrowOf(message);
   if (!arrow) return;
   const { x0, y0, y1 } = arrow;
@@ -448,7 +470,7 @@ function paintMessage(message, alpha, isFront, labels) {
     pen.beginPath();
     pen.moveTo(x0, y0);
     pen.lineTo(x1, yEnd);
-    pen.stroke();
+    if (!isSteep || !isLost) pen.stroke();
     pen.setLineDash([]);
     const angle = Math.atan2(yEnd - y0, x1 - x0), size = isFront ? 9 : 6.5;
     pen.beginPath();
@@ -469,7 +491,8 @@ function paintMessage(message, alpha, isFront, labels) {
     if (isFront) { pen.beginPath(); pen.arc(x0, y0, 3.5, 0, 7); pen.fill(); }
   }
   pen.globalAlpha = 1;
-  if (labels) arrowLabel(message, arrow, xOf(ends[0].t), labels, colour, isFront);
+  const isLevel = Math.abs(xOf(ends[0].t) - x0) > 6 || labels?.length < 8;
+  if (labels && (isFront || isLevel)) arrowLabel(message, arrow, xOf(ends[0].t), labels, colour, isFront);
 }
 
 function arrowLabel(message, { x0, y0, y1 }, x1, labels, colour, isFront) {
@@ -502,14 +525,14 @@ function paintDensity(places) {
   let most = 1;
   for (const place of places) {
     const { node, group, t } = messages[place];
-    const key = node + "/" + group, at = Math.floor((xOf(t) - layout.left) / cell);
+    const key = node * 1e6 + group, at = Math.floor((xOf(t) - layout.left) / cell);
     if (at < 0 || at >= cells) continue;
     if (!counts.has(key)) counts.set(key, new Uint32Array(cells));
     most = Math.max(most, ++counts.get(key)[at]);
   }
   pen.fillStyle = style.reply;
   for (const [key, list] of counts) {
-    const track = layout.tracks.get(key);
+    const track = layout.tracks.get(Math.floor(key / 1e6) + "/" + (key % 1e6));
     if (!track) continue;
     const foot = track.middle - track.band / 2 - 1, room = Math.max(3, Math.min(24, track.middle - track.band / 2 - track.y));
     pen.globalAlpha = 0.75;
@@ -530,6 +553,7 @@ function paintWins() {
   for (const campaign of campaigns) {
     if (!isGroupShown(campaign.group) || campaign.t1 < view.t0 || campaign.t1 > view.t1 || !campaign.won) continue;
     const track = layout.tracks.get(campaign.node + "/" + campaign.group);
+    if (!track) continue;
     const x = xOf(campaign.t1), y = track.middle - track.band / 2 - 7;
     if (!layout.one && track.band < 8) continue;
     pen.font = font(layout.one ? 15 : 11);
@@ -545,17 +569,21 @@ function paintClients() {
   const { width, left, bottom } = layout;
   pen.fillStyle = style.line;
   pen.fillRect(left, bottom, width, 1);
+  const ends = [];
   for (const operation of operations) {
     if (operation.t1 < view.t0 || operation.t0 > view.t1 || !isGroupShown(operation.group)) continue;
     const y = bottom + 7 + operation.client * CLIENT_ROW;
     const x = Math.max(left - 2, xOf(operation.t0)), end = Math.max(x + 2, Math.min(width + 2, xOf(operation.t1)));
     const phase = operation.ends ? operation.ends.phase : "open";
+    // Of many within a pixel one is enough, unless it ended badly.
+    if (phase === "answered" && end <= ends[operation.client] + 0.7 && steps[view.cursor].operation !== operation) continue;
+    ends[operation.client] = end;
     pen.fillStyle = phase === "answered" ? style.good : phase === "open" ? style.faint : style.bad;
     const isFront = steps[view.cursor].operation === operation || (view.hover !== null && steps[view.hover] && steps[view.hover].operation === operation);
-    pen.globalAlpha = isFront ? 1 : 0.55;
+    pen.globalAlpha = isFront ? 0.9 : phase === "answered" ? 0.45 : 0.7;
     pen.fillRect(x, y + 1, end - x, CLIENT_ROW - 3);
     pen.globalAlpha = 1;
-    if (end - x > 60) label(operation.asks.text.replace(/^asks \d+: /, ""), x, end - x, y + CLIENT_ROW / 2 - 0.5, style.paper, 9, 600);
+    if (end - x > 60) label(operation.asks.text.replace(/^asks \d+: /, ""), x, end - x, y + CLIENT_ROW / 2 - 0.5, style.ink, 9, 500);
     hits.boxes.push({ x, y, width: end - x, height: CLIENT_ROW, i: operation.asks.i });
     if (isFront) for (const attempt of operation.tries) {
       const track = layout.tracks.get(attempt.node + "/" + attempt.group);

@@ -58,6 +58,7 @@ function jumpElection(way) {
   // Up to the first words of a leader to its followers.
   const first = found.won ? messages.slice(after(messages, found.t1 - 1, (m) => m.t)).find((m) => m.group === found.group && m.node === found.node && m.kind === "Append") : null;
   const end = first && first.end - found.t1 < 4 * (found.t1 - found.t0) + 400 ? first.end : found.t1;
+  if (view.group !== found.group) setGroup(found.group);
   frame(found.t0, end);
   told = found;
   goTo(found.i);
@@ -340,6 +341,7 @@ function setUp() {
   }
   if (!isBack && run.failure) view.cursor = steps.length - 1;
   else if (!isBack) view.cursor = (next(-1, 1, (s) => s.type === "role") || steps[0]).i;
+  begun.at = view.cursor;
   if (!location.hash.includes("from=")) whole();
   setTheme(dark.matches ? "dark" : "light");
   dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));

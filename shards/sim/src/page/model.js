@@ -151,6 +151,11 @@ run.events.forEach(([t, type, ...rest], i) => {
   readers[type](step, rest);
 });
 delete run.events;
+// The stretch in which messages, logs and clients are here, too.
+const isCut = run.full_from !== null && run.all_events > steps.length;
+const fullFrom = isCut && run.is_cut_before ? run.full_from : 0;
+const fullTo = isCut && run.is_cut_behind ? run.full_to : run.end;
+for (const operation of operations) if (!operation.ends) operation.t1 = fullTo;
 if (run.failure) steps.push({ i: steps.length, t: run.end, type: "failure", text: run.failure });
 for (const one of replicas.values()) close(one.spans, run.end);
 for (const list of downs) close(list, run.end);

@@ -14,8 +14,10 @@ function make(tag, props = {}, ...children) {
 
 const ROLE_SHORT = { leader: "leader", follower: "follower", candidate: "candidate", "pre-candidate": "pre-candidate", learner: "learner", outsider: "no member" };
 
+const begun = { at: null };
 function showStep() {
   const step = steps[view.cursor];
+  if (begun.at !== null && begun.at !== view.cursor) $("welcome").hidden = true;
   const { what, says, more, why } = tell(step);
   const group = step.group ? `group ${step.group}` : "all groups";
   $("now").replaceChildren(
@@ -157,6 +159,7 @@ const swatchLog = () => swatch((c) => {
     c.fillRect(x, top - 1, end - x, 1.4);
   }
 });
+const swatchMany = () => swatch((c) => { c.fillStyle = style.reply; [5, 9, 3, 12, 7, 4, 10, 14, 6, 3, 8, 5].forEach((h, at) => c.fillRect(1 + at * 5, 19 - h, 3, h)); });
 const swatchDown = () => swatch((c) => {
   c.strokeStyle = style.crash; c.globalAlpha = 0.35;
   c.save(); c.beginPath(); c.rect(8, 2, 53, 18); c.clip(); c.beginPath();
@@ -182,6 +185,7 @@ function showLegend() {
   line(swatchArrow("no"), "an answer that says no: open head");
   line(swatchArrow("lost"), "a message that is lost");
   line(swatchLog(), "the log: its end (line), on disk (light), committed (full)");
+  line(swatchMany(), "many messages: how many leave a node; zoom in for arrows");
   line(swatchDown(), "a node that is down");
   line(swatchFault(), "faults: network, crash, pause, disk, clock");
   line(swatchClient(), "a client’s operation: answered, or given up");

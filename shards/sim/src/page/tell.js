@@ -96,7 +96,7 @@ const tellers = {
     if (durable > was.durable) parts.push(`has ${durable} on disk`);
     if (commit > was.commit) parts.push(`knows ${commit} committed`);
     return {
-      what: `${n(node)} ${parts.join(", ") || "shows its log"}`,
+      what: parts.length ? `${n(node)} ${parts.join(", ")}` : `The log of ${n(node)} is ${last ? "as it was" : "empty"}`,
       says: `log up to ${last}, on disk up to ${durable}, committed up to ${commit}`,
       why: "First in the log, then on disk, then committed by a majority, then applied.",
     };
@@ -119,7 +119,7 @@ const tellers = {
   client: ({ client, phase, from, text: words, operation }) => ({
     what: `Client ${client} ${words}`,
     more: (from ? `By ${n(from)}, ` : "") + (phase !== "asks" && operation ? `${from ? "" : "After "}${lasting(operation.t1 - operation.t0)}${from ? " after it asked." : "."}` : ""),
-    why: phase === "gives up" ? (words.includes("unknown") ? "No answer came in time. It may have been applied, or not: both are right." : "It was surely not applied.") : "",
+    why: phase === "gives up" ? (words.includes("unknown") ? "No answer came in time, or the connection broke. It may have been applied, or not: both are right." : "It was surely not applied.") : "",
   }),
   asked: ({ client, node, operation }) => ({
     what: `Client ${client} sends its request to ${n(node)}`, says: operation ? operation.asks.text : "",
@@ -166,13 +166,13 @@ function story(campaign) {
   const own = messages.slice(from, to).filter((m) => m.group === group && m.category === "vote");
   for (const [question, reply, asks, gives] of [
     ["PreVote", "PreVoteReply", "asks %: could I win?", ["% would vote for it", "% would not"]],
-    ["Vote", "VoteReply", "stands in term ${term}, votes for itself, and asks % for a vote", ["% gives it the vote", "% gives no vote"]],
+    ["Vote", "VoteReply", "stands in term ${term}, votes for itself, and asks % for a vote.", ["% gives it the vote", "% gives no vote"]],
   ]) {
     const asked = own.filter((m) => m.kind === question && m.node === node);
     if (!asked.length) continue;
     const term = asked[asked.length - 1].term;
     const names = [...new Set(asked.map((m) => m.to))].sort();
-    lines.push({ t: asked[0].t, i: asked[0].sent, words: `${n(node)} ${asks.replace("%", count(names)).replace("${term}", term)}.` });
+    lines.push({ t: asked[0].t, i: asked[0].sent, words: `${n(node)} ${asks.replace("%", count(names)).replace("${term}", term)}` });
     const gone = asked.filter((m) => !m.received.length);
     if (gone.length) lines.push({ t: gone[0].end, i: (gone[0].lost || { i: gone[0].sent }).i, words: `The question to ${count([...new Set(gone.map((m) => m.to))])} does not arrive.` });
     for (const m of own.filter((m) => m.kind === reply && m.to === node && m.received.length && m.received[0].t <= t1)) {
