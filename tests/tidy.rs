@@ -22,7 +22,7 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     (
         "sim",
         &["types", "raft", "store", "codec", "wal", "shard"],
-        &["bytes", "clap", "crc32fast", "indicatif"],
+        &["bytes", "clap", "crc32fast", "indicatif", "serde_json"],
     ),
 ];
 

@@ -7,7 +7,7 @@ use oarlock_types::{GroupId, NodeId, RangeEpoch};
 
 use crate::clients::Sending;
 use crate::node::Ask;
-use crate::trace::What;
+use crate::trace::{Phase, What};
 use crate::world::{Event, World};
 
 /// The way between a client and a node takes at most so long.
@@ -22,10 +22,12 @@ impl World {
         }
         let (sending, told) = self.clients.act(&self.config, client, self.now);
         if let Some((group, text)) = told {
-            let client = client as u64;
-            self.trace.push(self.now, || What::Client { client, group, text });
+            let (client, phase) = (client as u64, Phase::of_act(sending.is_some()));
+            self.trace.push(self.now, || What::Client { client, group, phase, text });
         }
         if let Some(sending) = sending {
+            let (client, group, to) = (client as u64, sending.group, sending.to);
+            self.trace.push(self.now, || What::Asked { client, group, to });
             let n = self.place(sending.to);
             let at = self.now + 1 + self.node_random.below(CLIENT_WAY_US);
             self.at(at, Event::Request { n, sending: Box::new(sending) });
@@ -78,9 +80,10 @@ impl World {
             assert!(before.is_none(), "each request has one outcome: {token} has two");
             return;
         }
+        let phase = Phase::of_hearing(outcome.is_ok(), from);
         let told = self.clients.hear(&self.config, token, from, outcome, self.now);
         if let Some((client, group, text)) = told {
-            self.trace.push(self.now, || What::Client { client, group, text });
+            self.trace.push(self.now, || What::Client { client, group, phase, text });
         }
         if let Some(client) = self.clients.changed.take() {
             self.plan_client(client);

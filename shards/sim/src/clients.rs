@@ -15,6 +15,7 @@ use oarlock_types::{GroupId, NodeId};
 use crate::config::Config;
 use crate::linearizability::{Action, Answer, Operation};
 use crate::random::Stream;
+use crate::words;
 
 /// How long a client waits for a write without an id.
 const PATIENCE_US: u64 = 2_000_000;
@@ -141,7 +142,7 @@ impl Clients {
         self.next_value += 1;
         let number = self.next_value;
         let (action, request) = draw(config, &mut self.random, number);
-        let told = (group, format!("asks {number}: {action:?}"));
+        let told = (group, format!("asks {number}: {}", words::action(&action)));
         let patience = if request.once.is_some() { ONCE_PATIENCE_US } else { PATIENCE_US };
         let history = self.histories.entry(group).or_default();
         let operation = Operation { client: at as u64, called_at: now, action, answer: None };
@@ -228,7 +229,7 @@ impl Clients {
         let doing = self.all[at].doing.take().expect("invariant: it waits for this answer");
         let entry = self.entry(doing.group, doing.place);
         let answer = understand(&entry.operation.action, reply);
-        let text = format!("is answered {reply:?}");
+        let text = format!("is answered: {}", words::reply(reply));
         entry.operation.answer = Some((now, answer));
         entry.was_applied = Some(true);
         self.answered += 1;

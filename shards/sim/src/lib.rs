@@ -9,7 +9,7 @@
 //! draws schedules of that; [`world`] is virtual time and its events, `turn`, `processes`, `links`,
 //! `worker`, `trouble` and `asking` what they do, `node`, `disk` and `recover` what a node is;
 //! `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
-//! of a run, [`mod@run`] a whole one; [`trace`] tells it.
+//! of a run, [`mod@run`] a whole one; [`trace`] tells it, `words` in words, [`page`] as a picture.
 
 mod asking;
 mod clients;
@@ -20,6 +20,7 @@ pub mod linearizability;
 mod links;
 mod node;
 pub mod oracle;
+pub mod page;
 mod processes;
 mod random;
 mod recover;
@@ -29,6 +30,7 @@ mod swarm;
 pub mod trace;
 mod trouble;
 mod turn;
+mod words;
 mod worker;
 pub mod world;
 

@@ -314,7 +314,9 @@ impl World {
     pub(crate) fn close_out(&mut self, id: u64) {
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         let (from, to, life) = (conn.from, conn.to.node, conn.from_life);
-        conn.stalled.clear();
+        for (first, count, _) in conn.stalled.drain(..) {
+            self.trace.lost(self.now, first, count, "the connection was given up");
+        }
         conn.stalled_bytes = 0;
         let out = conn.out.take();
         let last_arrival = conn.last_arrival;
@@ -444,12 +446,17 @@ impl World {
         count: u64,
         bytes: Vec<u8>,
     ) {
-        let Some(&id) = self.network.links.get(&(from, to)) else { return };
+        let Some(&id) = self.network.links.get(&(from, to)) else {
+            self.trace.lost(self.now, first, count, "no connection is up");
+            return;
+        };
         let incarnation =
             self.nodes[self.place(from.node)].table().map(|table| table.peer_incarnation(to));
         let way = self.way_us(from.node, to);
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         if incarnation != Some(conn.to_incarnation) {
+            let why = "the connection leads to an earlier life of the node";
+            self.trace.lost(self.now, first, count, why);
             self.close_out(id);
             return;
         }
@@ -463,6 +470,7 @@ impl World {
         }
         let (random, weather) = (&mut self.net_random, &self.weather);
         if random.per_mille(weather.frame_loss_per_mille) {
+            self.trace.lost(self.now, first, count, "the network dropped it");
             return;
         }
         let mut at = conn.last_arrival.max(self.now + way);
@@ -479,9 +487,13 @@ impl World {
     }
 
     pub(crate) fn frame_arrives(&mut self, id: u64, first: u64, count: u64, bytes: Vec<u8>) {
-        let Some(conn) = self.network.conns.get_mut(&id) else { return };
+        let Some(conn) = self.network.conns.get_mut(&id) else {
+            self.trace.lost(self.now, first, count, "the connection is gone");
+            return;
+        };
         let (from, to, life) = (conn.from, conn.to, conn.to_life);
         if conn.into.is_none() {
+            self.trace.lost(self.now, first, count, "the connection is closed at its end");
             return;
         }
         if self.network.data_blocks.contains_key(&(from.node, to.node)) {
@@ -493,10 +505,12 @@ impl World {
         let incarnation = conn.from_incarnation;
         let (m, c) = (self.place(to.node), usize::from(to.core.get()));
         if self.nodes[m].life != life {
+            self.trace.lost(self.now, first, count, "it was meant for an earlier life");
             return;
         }
         let newest = self.nodes[m].table().map(|table| table.peer_incarnation(from.node));
         if newest != Some(incarnation) {
+            self.trace.lost(self.now, first, count, "its sender has another life by now");
             self.close_in(id);
             return;
         }

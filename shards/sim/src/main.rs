@@ -8,14 +8,19 @@
     reason = "it measures and starts runs"
 )]
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use oarlock_sim::page::{self, Choice, Story};
 use oarlock_sim::{Config, Figures, Overrides, World, finish};
+use oarlock_types::GroupId;
 
 /// Runs clusters of Oarlock in a simulated world of faults.
 #[derive(Clone, Debug, Parser)]
@@ -48,6 +53,18 @@ struct Options {
     /// Writes what happened to a file, a line for each event
     #[arg(long)]
     trace_text: Option<std::path::PathBuf>,
+    /// Draws what happened as a page that a browser shows, offline
+    #[arg(long, value_name = "FILE.html")]
+    trace: Option<std::path::PathBuf>,
+    /// Messages, logs and clients on the page only from this virtual second on
+    #[arg(long, value_name = "SECONDS")]
+    trace_from: Option<f64>,
+    /// ... and up to this one
+    #[arg(long, value_name = "SECONDS")]
+    trace_to: Option<f64>,
+    /// Only these groups on the page: "1,4"
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    trace_group: Vec<u64>,
     /// Does not look for the smallest schedule that fails
     #[arg(long)]
     no_shrink: bool,
@@ -141,7 +158,7 @@ fn one(options: &Options) -> ExitCode {
             ""
         },
     );
-    if options.trace_text.is_none() {
+    if options.trace_text.is_none() && options.trace.is_none() {
         let mut child = start(options);
         let mut told = String::new();
         if let Some(out) = &mut child.stdout {
@@ -159,7 +176,7 @@ fn one(options: &Options) -> ExitCode {
             Ok(_) | Err(_) => fail(options, &why),
         };
     }
-    let mut world = World::new(options.seed, config);
+    let mut world = World::traced(options.seed, config, options.trace.is_some());
     if let Some(path) = &options.trace_text {
         match std::fs::File::create(path) {
             Ok(file) => world.trace.write_lines(Box::new(file)),
@@ -169,8 +186,58 @@ fn one(options: &Options) -> ExitCode {
             }
         }
     }
-    println!("{}", summary(&[Run { figures: finish(&mut world), real: Duration::ZERO }], 1));
-    ExitCode::SUCCESS
+    let Some(path) = &options.trace else {
+        println!("{}", summary(&[Run { figures: finish(&mut world), real: Duration::ZERO }], 1));
+        return ExitCode::SUCCESS;
+    };
+    // A run that fails is what one wants to look at most.
+    let end = catch_unwind(AssertUnwindSafe(|| finish(&mut world)));
+    if !draw(options, &world, path, end.as_ref().err().map(words)) {
+        return ExitCode::FAILURE;
+    }
+    match end {
+        Ok(figures) => {
+            println!("{}", summary(&[Run { figures, real: Duration::ZERO }], 1));
+            ExitCode::SUCCESS
+        }
+        Err(_) => {
+            println!("\nseed {} fails; replay it: {}", options.seed, options.command());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a panic says.
+fn words(panic: &Box<dyn Any + Send>) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+}
+
+/// Writes the page of a run.
+fn draw(options: &Options, world: &World, path: &Path, failure: Option<String>) -> bool {
+    let us = |seconds: f64| {
+        Duration::try_from_secs_f64(seconds)
+            .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+    };
+    let choice = Choice {
+        from_us: options.trace_from.map(us),
+        to_us: options.trace_to.map(us),
+        groups: options.trace_group.iter().copied().map(GroupId).collect(),
+        bytes_max: None,
+    };
+    let (seed, command, end_us) = (options.seed, options.command(), world.now_us());
+    let story = Story { seed, command, failure, end_us };
+    let page = page::write(&story, &world.config, world.trace.events(), &choice);
+    match std::fs::write(path, &page) {
+        Ok(()) => {
+            println!("{} ({} KiB): open it in a browser", path.display(), page.len() >> 10);
+            true
+        }
+        Err(error) => {
+            eprintln!("cannot write {}: {error}", path.display());
+            false
+        }
+    }
 }
 
 /// What became of one run.
@@ -305,6 +372,7 @@ fn summary(runs: &[Run], jobs: usize) -> String {
 fn fail(options: &Options, why: &str) -> ExitCode {
     println!("\nseed {} fails:\n{}", options.seed, why.trim());
     println!("\nreplay it: {}", options.command());
+    println!("see it:    {} --trace run.html", options.command());
     if !options.no_shrink {
         let small = shrink(options, why);
         let config = Config::swarm(small.seed, &small.overrides());

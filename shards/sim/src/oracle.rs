@@ -52,18 +52,9 @@ impl Seen {
         self.terms.get(offset).copied()
     }
 
-    fn last(&self) -> Index {
-        Index(self.base.get() + self.terms.len() as u64 - 1)
-    }
-
     /// Whether it leads, as far as it knows.
     pub(crate) fn leads(&self) -> bool {
         self.role == "leader"
-    }
-
-    /// The end of its log.
-    pub(crate) fn last_index(&self) -> Index {
-        self.last()
     }
 }
 

@@ -8,6 +8,7 @@ use oarlock_types::{Incarnation, NodeId};
 use crate::node::{CLUSTER, Core, Process};
 use crate::oracle::Breach;
 use crate::recover::{Parts, recover};
+use crate::trace::What;
 use crate::world::{BEAT_US, Event, World};
 
 impl World {
@@ -60,7 +61,7 @@ impl World {
             worker_busy: false,
         });
         let incarnation = node.incarnation;
-        self.tell(id, || format!("starts as {incarnation}"));
+        self.trace.push(now, || What::Started { node: id, incarnation });
         for text in told {
             self.tell(id, || text);
         }
@@ -98,6 +99,8 @@ impl World {
             if let Err(Breach { property, text }) = self.oracle.look(node.id, group, raft, state) {
                 panic!("{property}: {text} (at the start, {} us)", self.now);
             }
+            let at = node.addr(usize::from(self.config.core_of(group).get()));
+            self.trace.replica(self.now, at, group, raft);
         }
     }
 
@@ -105,8 +108,7 @@ impl World {
     pub(crate) fn end(&mut self, n: usize, by_power_loss: bool, why: &str) {
         let Some(process) = self.nodes[n].process.take() else { return };
         let id = self.nodes[n].id;
-        let how = if by_power_loss { "power loss" } else { "kill" };
-        self.tell(id, || format!("{why} ({how})"));
+        self.trace.ended(self.now, id, why, by_power_loss);
         // The job at hand may have been done, or not.
         if let Some((c, job)) = process.worker.into_iter().next()
             && self.disk_random.per_mille(500)

@@ -16,8 +16,8 @@ impl World {
             return;
         }
         let fault = self.config.faults[place].clone();
-        let (number, text) = (fault.number, format!("{:?}", fault.trouble));
-        self.trace.push(self.now, || What::Fault { number, text, begins: true });
+        let (number, trouble) = (fault.number, fault.trouble.clone());
+        self.trace.push(self.now, || What::Fault { number, trouble, begins: true });
         self.figures.faults += 1;
         let ends_at = self.now + fault.lasts_us;
         self.trouble(&fault.trouble, ends_at);
@@ -29,8 +29,8 @@ impl World {
             return;
         }
         let fault = self.config.faults[place].clone();
-        let (number, text) = (fault.number, format!("{:?}", fault.trouble));
-        self.trace.push(self.now, || What::Fault { number, text, begins: false });
+        let (number, trouble) = (fault.number, fault.trouble.clone());
+        self.trace.push(self.now, || What::Fault { number, trouble, begins: false });
         self.relief(&fault.trouble);
     }
 
@@ -284,6 +284,7 @@ impl World {
     /// All faults end: ways are free, disks sound and quick, every process runs.
     pub fn calm(&mut self) {
         self.are_faults_over = true;
+        self.trace.push(self.now, || What::Calm);
         self.weather = Weather::CALM;
         self.free_all_ways();
         let (now, bound) = (self.now, u64::from(self.config.limits.drift_per_mille_max));

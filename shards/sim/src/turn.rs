@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
-use oarlock_raft::{Body, Configuration};
+use oarlock_raft::Configuration;
 use oarlock_shard::Output;
 use oarlock_types::{GroupId, Mono, NodeId, WallMs};
 
@@ -14,6 +14,7 @@ use crate::disk::{Disk, Writing};
 use crate::node::{Ask, Core, Job};
 use crate::recover::fresh;
 use crate::trace::What;
+use crate::words;
 use crate::world::{BEAT_US, Event, World};
 
 const TICK_US: u64 = 10_000;
@@ -168,28 +169,10 @@ impl World {
         for group in touched.drain(..) {
             let Some(raft) = core.shard.raft(group) else { continue };
             let Some(applied) = core.shard.applied_state(group) else { continue };
-            let is_traced = self.trace.is_on();
-            let was = self.oracle.seen(id, group).filter(|_| is_traced).map(|seen| {
-                let role = (seen.role, seen.term, seen.leader);
-                (role, (seen.last_index(), seen.durable, seen.commit))
-            });
             if let Err(breach) = self.oracle.look(id, group, raft, applied) {
                 panic!("{breach} (at {} us)", self.now);
             }
-            if is_traced {
-                let role = (raft.role().name(), raft.term(), raft.leader());
-                let log = (raft.last().index, raft.durable_index(), raft.commit());
-                if was.is_none_or(|(was, _)| was != role) {
-                    let (role, term, leader) = role;
-                    let what = What::Role { at: addr, group, role, term, leader };
-                    self.trace.push(self.now, || what);
-                }
-                if was.is_none_or(|(_, was)| was != log) {
-                    let (last, durable, commit) = log;
-                    let what = What::Log { at: addr, group, last, durable, commit };
-                    self.trace.push(self.now, || what);
-                }
-            }
+            self.trace.replica(self.now, addr, group, raft);
         }
         core.touched = touched;
     }
@@ -279,8 +262,8 @@ impl World {
                 to,
                 group: *group,
                 term: message.term,
-                kind: kind_of(&message.body),
-                text: text_of(&message.body),
+                kind: words::kind_of(&message.body),
+                text: words::text_of(&message.body),
             });
         }
         let mut bytes = Vec::new();
@@ -325,54 +308,4 @@ fn frame_length(messages: &[GroupMessage], config: &Config) -> usize {
         fits
     });
     fit.count().max(1)
-}
-
-fn kind_of(body: &Body) -> &'static str {
-    match body {
-        Body::PreVote(_) => "PreVote",
-        Body::PreVoteReply(_) => "PreVoteReply",
-        Body::Vote(_) => "Vote",
-        Body::VoteReply(_) => "VoteReply",
-        Body::Append(_) => "Append",
-        Body::AppendReply(_) => "AppendReply",
-        Body::Snapshot(_) => "Snapshot",
-        Body::SnapshotReply { .. } => "SnapshotReply",
-        Body::TimeoutNow(_) => "TimeoutNow",
-        Body::Release(_) => "Release",
-        Body::ReleaseReply(_) => "ReleaseReply",
-        Body::ReadIndex { .. } => "ReadIndex",
-        Body::ReadIndexReply { .. } => "ReadIndexReply",
-        Body::Rebuild(_) => "Rebuild",
-    }
-}
-
-fn text_of(body: &Body) -> String {
-    match body {
-        Body::PreVote(request) | Body::Vote(request) => format!("last {}", request.last),
-        Body::PreVoteReply(reply) | Body::VoteReply(reply) => {
-            if reply.granted { "yes" } else { "no" }.to_owned()
-        }
-        Body::Append(append) => {
-            let (prev, count, commit) = (append.prev, append.entries.len(), append.commit);
-            format!("behind {prev}, {count} entries, commit {commit}")
-        }
-        Body::AppendReply(reply) => format!("{:?} bound {:?}", reply.outcome, reply.bound),
-        Body::Snapshot(chunk) => {
-            format!(
-                "of {} from {}, {} bytes",
-                chunk.meta.position,
-                chunk.offset_bytes,
-                chunk.data.len()
-            )
-        }
-        Body::SnapshotReply { position, received_bytes, installed } => {
-            format!("of {position}: {received_bytes} bytes, installed: {installed}")
-        }
-        Body::Rebuild(rebuild) => format!("{rebuild:?}"),
-        Body::TimeoutNow(release) | Body::Release(release) | Body::ReleaseReply(release) => {
-            format!("{} of term {}", release.leader, release.term)
-        }
-        Body::ReadIndex { sequence } => sequence.to_string(),
-        Body::ReadIndexReply { sequence, index } => format!("{sequence}: {index:?}"),
-    }
 }
