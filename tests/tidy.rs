@@ -19,6 +19,11 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("codec", &["types", "raft", "store"], &["bytes", "crc32fast", "rkyv", "thiserror"]),
     ("wal", &["types", "raft", "codec"], &["bytes", "crc32fast", "thiserror"]),
     ("shard", &["types", "raft", "store", "codec", "wal"], &["bytes"]),
+    (
+        "sim",
+        &["types", "raft", "store", "codec", "wal", "shard"],
+        &["bytes", "clap", "crc32fast", "indicatif"],
+    ),
 ];
 
 /// What tests and benches under `shards/` may use besides.

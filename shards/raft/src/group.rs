@@ -233,6 +233,8 @@ impl Group {
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
         self.finish(ctx, Duration::ZERO);
+        // Else whoever runs timers that are due would never be done.
+        debug_assert!(self.deadline() > ctx.now, "invariant: a timer that has run lies ahead");
     }
 
     /// When [`Group::timer`] wants to be called; [`Mono::NEVER`] for an idle leader and for a
@@ -424,6 +426,19 @@ impl Group {
     #[must_use]
     pub fn durable_index(&self) -> Index {
         self.log.durable()
+    }
+
+    /// The term of the entry at `index`, where it is known: from just before the first entry of the
+    /// log on.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    /// The entry at `index`, if it is in memory: what is not committed always is.
+    #[must_use]
+    pub fn entry(&self, index: Index) -> Option<&Entry> {
+        self.log.get(index)
     }
 
     /// The configuration in force.

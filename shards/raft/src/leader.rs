@@ -301,9 +301,12 @@ impl Group {
 
     /// Arms or disarms the timer by which a quiet group learns of its last commit.
     fn plan_notice(&mut self, ctx: &Context<'_>) {
-        let commit = self.commit;
+        let (commit, log) = (self.commit, &self.log);
         if let Role::Leader(leader) = &mut self.role {
-            if !leader.progress.iter().any(|p| p.needs_notice(commit)) {
+            // One whose place was compacted away can not be told so; what it is sent next tells it.
+            let can_be_told =
+                |p: &Progress| p.needs_notice(commit) && log.term(p.matched).is_some();
+            if !leader.progress.iter().any(can_be_told) {
                 leader.notice_at = Mono::NEVER;
             } else if leader.notice_at == Mono::NEVER {
                 leader.notice_at = ctx.now + NOTICE_DELAY;

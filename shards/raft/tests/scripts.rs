@@ -392,6 +392,7 @@ scripts! {
     link_down
     log_read
     new_epoch
+    notice_of_compacted_place
     one_change_at_a_time
     partial_partition
     pre_vote_after_lapse

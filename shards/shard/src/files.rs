@@ -73,6 +73,11 @@ impl Files {
     pub(crate) fn is_rewriting(&self) -> bool {
         self.under_way.values().any(|purpose| matches!(purpose, Purpose::Rewrite(_)))
     }
+
+    /// Jobs that are not answered yet.
+    pub(crate) fn under_way_count(&self) -> usize {
+        self.under_way.len()
+    }
 }
 
 impl Shard {

@@ -3,12 +3,15 @@
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `upkeep` is what
 //! happens a few times a second, [`pulse`] and [`support_table`] are liveness for the whole node,
-//! [`output`] what the driver is asked to do, [`status`] what a person may ask.
+//! [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration`
+//! what an operator may do, `observe` what the simulator reads.
 
+mod administration;
 mod admission;
 mod checkpoints;
 mod effects;
 mod files;
+mod observe;
 pub mod output;
 pub mod pulse;
 mod replica;

@@ -100,6 +100,8 @@ pub struct Shard {
     pub(crate) durable_lsn: Lsn,
     pub(crate) upkeep: Upkeep,
     pub(crate) writes_acknowledged: u64,
+    /// Groups that steps have touched, while somebody observes.
+    pub(crate) touched: Option<Vec<GroupId>>,
 }
 
 impl Shard {
@@ -134,6 +136,7 @@ impl Shard {
             durable_lsn: Lsn(0),
             upkeep: Upkeep::default(),
             writes_acknowledged: 0,
+            touched: None,
             limits,
             support,
         }
@@ -213,6 +216,9 @@ impl Shard {
         if deadline < replica.armed {
             replica.armed = deadline;
             self.timers.arm(deadline, group);
+        }
+        if let Some(touched) = &mut self.touched {
+            touched.push(group);
         }
         self.perform(group);
         Some(result)

@@ -1,0 +1,39 @@
+//! The deterministic simulator: whole clusters of the production `Shard`, with the production log,
+//! codec and store, in a world of networks, disks, clocks and processes that go wrong, watched by an
+//! oracle. One seed decides everything; the same seed gives the same run.
+//!
+//! It holds no logic of the engine: where it drives a core or recovers a disk it does what the
+//! root package's `node` does, in the same order. Used in development only.
+//!
+//! Map, in reading order: [`config`] is what a run is made of, [`faults`] what may go wrong, `swarm`
+//! draws schedules of that; [`world`] is virtual time and its events, `turn`, `processes`, `links`,
+//! `worker`, `trouble` and `asking` what they do, `node`, `disk` and `recover` what a node is;
+//! `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
+//! of a run, [`mod@run`] a whole one; [`trace`] tells it.
+
+mod asking;
+mod clients;
+pub mod config;
+mod disk;
+pub mod faults;
+pub mod linearizability;
+mod links;
+mod node;
+pub mod oracle;
+mod processes;
+mod random;
+mod recover;
+pub mod run;
+mod settle;
+mod swarm;
+pub mod trace;
+mod trouble;
+mod turn;
+mod worker;
+pub mod world;
+
+pub use config::{Config, Overrides, Weather};
+pub use faults::{Fault, Trouble};
+pub use run::{finish, run};
+pub use trace::Trace;
+pub use world::{Figures, World};

@@ -1,0 +1,241 @@
+//! One node: its disks and its identity, which last, and its process, which does not. It holds what
+//! production's driver, log writer and disk worker hold between turns.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use oarlock_shard::pulse::{CoreProgress, PulseAgent};
+use oarlock_shard::support_table::SupportTable;
+use oarlock_shard::{FileDone, FileJob, JobToken, Output, Shard, SharedSupport};
+use oarlock_store::Request;
+use oarlock_types::{
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Lsn, Mono, NodeId, RangeEpoch,
+    SegmentId, WallMs,
+};
+use oarlock_wal::{Owner, WalConfig};
+
+use crate::config::Config;
+use crate::disk::Disk;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x0A21);
+
+/// A node's clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    real_us: u64,
+    mono: u64,
+    rate: u64,
+    wall_ms: u64,
+}
+
+impl Clock {
+    pub(crate) fn new(mono: u64, rate: u64) -> Self {
+        Self { real_us: 0, mono, rate, wall_ms: 1_700_000_000_000 }
+    }
+
+    pub(crate) fn mono(&self, real_us: u64) -> Mono {
+        Mono(self.mono + (real_us - self.real_us) * self.rate / 1000)
+    }
+
+    pub(crate) fn wall(&self, real_us: u64) -> WallMs {
+        WallMs(self.wall_ms + real_us / 1000)
+    }
+
+    /// When the monotonic clock will show `at`, on real time.
+    pub(crate) fn real(&self, at: Mono) -> u64 {
+        self.real_us + at.0.saturating_sub(self.mono).saturating_mul(1000).div_ceil(self.rate)
+    }
+
+    pub(crate) fn set_rate(&mut self, real_us: u64, rate: u64) {
+        self.mono = self.mono(real_us).0;
+        self.real_us = real_us;
+        self.rate = rate;
+    }
+
+    /// The machine has been started anew: its clock begins elsewhere.
+    pub(crate) fn restart(&mut self, real_us: u64, mono: u64) {
+        self.mono = mono;
+        self.real_us = real_us;
+    }
+
+    pub(crate) fn jump_wall(&mut self, ms: i64) {
+        self.wall_ms = self.wall_ms.saturating_add_signed(ms);
+    }
+}
+
+/// A frame that came over a connection.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) from: CoreAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What is asked of a core.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Request {
+        token: u64,
+        group: GroupId,
+        epoch: RangeEpoch,
+        request: Request,
+    },
+    Transfer(GroupId, Option<NodeId>),
+    Members {
+        group: GroupId,
+        voters: Vec<NodeId>,
+        learners: Vec<NodeId>,
+    },
+    /// A replica that shall join the group: it knows of no member until the log tells it.
+    Create(GroupId),
+}
+
+/// A job of the disk's worker.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Shard(JobToken, FileJob),
+    Prepare(SegmentId),
+    Recycle(SegmentId),
+}
+
+/// A running core.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) shard: Shard,
+    pub(crate) links: Vec<(NodeId, bool)>,
+    pub(crate) frames: Vec<Arrived>,
+    pub(crate) asks: Vec<Ask>,
+    pub(crate) done: Vec<(JobToken, FileDone)>,
+    /// Segments that the worker made, or could not make.
+    pub(crate) prepared: Vec<(SegmentId, bool)>,
+    pub(crate) in_flight: bool,
+    pub(crate) durable: Option<Lsn>,
+    pub(crate) awaited: Option<SegmentId>,
+    /// A segment could not be made for lack of room.
+    pub(crate) is_stuck_full: bool,
+    pub(crate) is_low: bool,
+    pub(crate) space_asked_at: Mono,
+    pub(crate) progress: CoreProgress,
+    pub(crate) ticked_at: Mono,
+    /// When its next turn is due, in real time.
+    pub(crate) turn_at: u64,
+    pub(crate) output: Output,
+    pub(crate) touched: Vec<GroupId>,
+    /// What operators' wishes came to, for the trace.
+    pub(crate) granted: Vec<String>,
+}
+
+impl Core {
+    pub(crate) fn new(shard: Shard) -> Self {
+        Self {
+            shard,
+            links: Vec::new(),
+            frames: Vec::new(),
+            asks: Vec::new(),
+            done: Vec::new(),
+            prepared: Vec::new(),
+            in_flight: false,
+            durable: None,
+            awaited: None,
+            is_stuck_full: false,
+            is_low: false,
+            space_asked_at: Mono(0),
+            progress: CoreProgress::default(),
+            ticked_at: Mono(0),
+            turn_at: u64::MAX,
+            output: Output::default(),
+            touched: Vec::new(),
+            granted: Vec::new(),
+        }
+    }
+}
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) table: SharedSupport,
+    pub(crate) agent: PulseAgent,
+    pub(crate) cores: Vec<Core>,
+    /// Pulses that wait in the socket.
+    pub(crate) pulses: Vec<Vec<u8>>,
+    pub(crate) worker: VecDeque<(usize, Job)>,
+    pub(crate) worker_busy: bool,
+}
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) disk_id: DiskId,
+    pub(crate) incarnation: Incarnation,
+    /// The disks of the others, as they were first seen.
+    pub(crate) known_disks: BTreeMap<NodeId, DiskId>,
+    pub(crate) clock: Clock,
+    pub(crate) disks: Vec<Disk>,
+    /// Counts its processes: what was meant for an earlier one is not for this one.
+    pub(crate) life: u64,
+    pub(crate) process: Option<Process>,
+    pub(crate) pauses: u32,
+    /// For each core, how many reasons it has to stand still.
+    pub(crate) stuck: Vec<u32>,
+    /// It dies after so many effects; by power loss, if so.
+    pub(crate) crash_after: Option<(u64, bool)>,
+    /// Its disk was spoiled: what is on it may not come back.
+    pub(crate) is_spoiled: bool,
+    /// It lost its disk: its peers do not take it back.
+    pub(crate) is_outcast: bool,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, config: &Config) -> Self {
+        let place = usize::try_from(id.get() - 1).expect("invariant: few nodes");
+        let rate = config.clock_rates.get(place).copied().unwrap_or(1000);
+        let mut node = Self {
+            id,
+            disk_id: DiskId(0),
+            incarnation: Incarnation(0),
+            known_disks: BTreeMap::new(),
+            clock: Clock::new(1_000_000 * (1 + 7 * id.get()), rate),
+            disks: Vec::new(),
+            life: 0,
+            process: None,
+            pauses: 0,
+            stuck: vec![0; usize::from(config.cores)],
+            crash_after: None,
+            is_spoiled: false,
+            is_outcast: false,
+        };
+        node.blank(config, u128::from(id.get()));
+        node
+    }
+
+    /// Gives it a new, empty data directory.
+    pub(crate) fn blank(&mut self, config: &Config, disk: u128) {
+        self.disk_id = DiskId(disk);
+        self.incarnation = Incarnation(0);
+        self.known_disks.clear();
+        let (node, disk) = (self.id, self.disk_id);
+        let (segment_bytes, frame_bytes_max) = (config.segment_bytes, config.frame_bytes_max);
+        let fresh = |core| {
+            let owner = Owner { cluster: CLUSTER, node, disk, core };
+            Disk::new(WalConfig { owner, segment_bytes, frame_bytes_max })
+        };
+        self.disks = (0..config.cores).map(CoreId).map(fresh).collect();
+    }
+
+    pub(crate) fn addr(&self, core: usize) -> CoreAddr {
+        CoreAddr::new(self.id, CoreId(u16::try_from(core).expect("invariant: few cores")))
+    }
+
+    /// Whether a process runs and is not paused.
+    pub(crate) fn runs(&self) -> bool {
+        self.process.is_some() && self.pauses == 0
+    }
+
+    pub(crate) fn table(&self) -> Option<&SupportTable> {
+        self.process.as_ref().map(|process| &*process.table)
+    }
+
+    /// Whether a peer's disk is the one that it is known by; notes the first.
+    pub(crate) fn knows_disk(&mut self, peer: NodeId, disk: DiskId) -> bool {
+        *self.known_disks.entry(peer).or_insert(disk) == disk
+    }
+}

@@ -1,0 +1,229 @@
+//! The end of a run: faults stop, and within a bounded time every group has a leader and serves,
+//! every client has its answer, every queue is empty, every member has all that is committed; then
+//! the histories are judged. What does not come to pass is told with who waits for what.
+
+use oarlock_raft::Configuration;
+use oarlock_types::{GroupId, Index, NodeId};
+
+use crate::linearizability;
+use crate::node::Ask;
+use crate::world::World;
+
+/// Within this every group serves once faults have stopped.
+const SERVES_WITHIN_US: u64 = 20_000_000;
+/// Within this nothing is left undone: a request whose fate is open is given up after 30 s.
+const RESTS_WITHIN_US: u64 = 45_000_000;
+
+impl World {
+    /// Who leads a group in the highest term in which somebody does, among processes that run.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        let core = usize::from(self.config.core_of(group).get());
+        let leads = |node: &&crate::node::Node| {
+            let raft = node.process.as_ref().and_then(|p| p.cores[core].shard.raft(group));
+            raft.is_some_and(|raft| raft.is_leader())
+        };
+        let term = |node: &&crate::node::Node| self.oracle.seen(node.id, group).map(|s| s.term);
+        self.nodes.iter().filter(leads).max_by_key(term).map(|node| node.id)
+    }
+
+    /// The members of a group as a node's replica knows them.
+    #[must_use]
+    pub fn configuration(&self, node: NodeId, group: GroupId) -> Option<Configuration> {
+        let core = usize::from(self.config.core_of(group).get());
+        let process = self.nodes[self.place(node)].process.as_ref()?;
+        process.cores[core].shard.raft(group).map(|raft| raft.configuration().clone())
+    }
+
+    /// The end of what is committed in a group, over all that has ever been seen.
+    #[must_use]
+    pub fn committed(&self, group: GroupId) -> Index {
+        self.oracle.committed(group)
+    }
+
+    /// Ends all faults and holds the run to what it must come to.
+    ///
+    /// # Panics
+    /// When it does not: with the property, and who waits for what.
+    pub fn settle(&mut self) {
+        self.calm();
+        self.clients.is_resting = true;
+        self.all_groups_serve();
+        let rest = self.now + RESTS_WITHIN_US;
+        let done = |world: &mut Self| world.clients.are_done() && world.is_at_rest();
+        let end = rest - self.now;
+        let came_to_rest = self.run_till_every(end, 50_000, done);
+        assert!(came_to_rest, "everything comes to rest: {}", self.who_waits());
+        self.judge();
+    }
+
+    /// Every group elects a leader and carries out a write, within a bounded time.
+    ///
+    /// # Panics
+    /// When one does not: with who waits for what.
+    pub fn all_groups_serve(&mut self) {
+        let end = self.now + SERVES_WITHIN_US;
+        let mut waiting: Vec<(GroupId, Option<u64>)> =
+            self.config.group_ids().map(|group| (group, None)).collect();
+        while !waiting.is_empty() {
+            assert!(
+                self.now < end,
+                "every group serves once faults have stopped: {}",
+                waiting.iter().map(|(group, _)| self.tell_group(*group)).collect::<String>()
+            );
+            let mut left = Vec::new();
+            for (group, token) in waiting {
+                let outcome = token.map(|token| self.take_outcome(token));
+                match (token, outcome) {
+                    (Some(_), Some(Some(Ok(_)))) => {}
+                    (Some(token), Some(None)) => left.push((group, Some(token))),
+                    (Some(_), Some(Some(Err(_)))) | (_, None) | (None, Some(_)) => {
+                        let leader = self.leader(group);
+                        let token = leader.map(|leader| self.probe(leader, group));
+                        left.push((group, token));
+                    }
+                }
+            }
+            waiting = left;
+            self.create_members();
+            self.run_for(20_000);
+        }
+    }
+
+    /// What placement does again and again: every member of a group gets its replica.
+    fn create_members(&mut self) {
+        for group in self.config.group_ids() {
+            let Some(leader) = self.leader(group) else { continue };
+            let Some(configuration) = self.configuration(leader, group) else { continue };
+            for member in configuration.members() {
+                if self.configuration(member, group).is_none() {
+                    self.ask(member, group, Ask::Create(group));
+                }
+            }
+        }
+    }
+
+    fn run_till_every(
+        &mut self,
+        us_max: u64,
+        every: u64,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
+        let end = self.now + us_max;
+        while !done(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.run_for(every);
+        }
+        true
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.unrest().next().is_none()
+    }
+
+    /// What is not at rest, in words.
+    fn unrest(&self) -> impl Iterator<Item = String> + '_ {
+        let groups = self.config.group_ids().flat_map(|group| self.behind(group));
+        let nodes = self.nodes.iter().filter(|node| !node.is_outcast);
+        let cores = nodes.flat_map(|node| {
+            let cores = node.process.iter().flat_map(|process| &process.cores).enumerate();
+            cores.flat_map(move |(core, running)| {
+                let unfinished = running.shard.unfinished();
+                unfinished.into_iter().map(move |text| format!("{}/c{core}: {text}", node.id))
+            })
+        });
+        groups.chain(cores)
+    }
+
+    /// Members of a group that lack something that is committed.
+    fn behind(&self, group: GroupId) -> Vec<String> {
+        let Some(leader) = self.leader(group) else { return vec![format!("{group}: no leader")] };
+        let Some(configuration) = self.configuration(leader, group) else { return Vec::new() };
+        let committed = self.committed(group);
+        let core = usize::from(self.config.core_of(group).get());
+        let mut behind = Vec::new();
+        for member in configuration.members() {
+            let node = &self.nodes[self.place(member)];
+            if node.is_outcast || node.disks[core].lost.contains(&group) {
+                continue;
+            }
+            let shard = node.process.as_ref().map(|process| &process.cores[core].shard);
+            let applied = shard.and_then(|shard| shard.applied_state(group)).map(|(at, _)| at);
+            // A damaged checkpoint leaves its replica out, too.
+            if applied.is_none() && node.is_spoiled {
+                continue;
+            }
+            if applied != Some(committed) {
+                behind.push(format!("{member} {group}: applied {applied:?} of {committed}"));
+            }
+        }
+        behind
+    }
+
+    /// Judges every group's history.
+    ///
+    /// # Panics
+    /// When one can not be that of one copy.
+    pub fn judge(&self) {
+        if self.config.is_outside_model() {
+            return;
+        }
+        for (group, history) in self.clients.histories() {
+            if let Err(violation) = linearizability::check(&history) {
+                panic!("linearizability of {group}: {violation}");
+            }
+        }
+    }
+
+    /// Who waits for what, for people.
+    #[must_use]
+    pub fn who_waits(&self) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        for line in self.unrest() {
+            let _ = writeln!(text, "\n  {line}");
+        }
+        for (at, client) in self.clients.all.iter().enumerate() {
+            if let Some(doing) = &client.doing {
+                let _ = writeln!(text, "\n  client {at} waits for {}", doing.group);
+            }
+        }
+        for group in self.config.group_ids().filter(|group| !self.behind(*group).is_empty()) {
+            text.push_str(&self.tell_group(group));
+        }
+        text
+    }
+
+    fn tell_group(&self, group: GroupId) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        let core = usize::from(self.config.core_of(group).get());
+        for node in &self.nodes {
+            let now = node.clock.mono(self.now);
+            let replica = node.process.as_ref().and_then(|p| p.cores[core].shard.raft(group));
+            let Some(raft) = replica else {
+                let _ = write!(text, "\n  {} {group}: no replica", node.id);
+                continue;
+            };
+            let _ = write!(
+                text,
+                "\n  {} {group}: {} in {}, leader {:?}, log {}, durable {}, committed {}, bound \
+                 {:?}, deadline in {:?}, {:?}, followers {:?}",
+                node.id,
+                raft.role().name(),
+                raft.term(),
+                raft.leader(),
+                raft.last(),
+                raft.durable_index(),
+                raft.commit(),
+                raft.binding(),
+                raft.deadline().since(now),
+                raft.configuration(),
+                raft.progress().collect::<Vec<_>>(),
+            );
+        }
+        text
+    }
+}

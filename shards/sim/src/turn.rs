@@ -1,0 +1,373 @@
+//! Drives a core through one turn, as production's driver does: all that is ready is stepped
+//! through the shard, then the effects are carried out once, in the same order. A process may die
+//! before, between and after any of them.
+
+use std::collections::BTreeMap;
+
+use oarlock_codec::{GroupMessage, frame};
+use oarlock_raft::{Body, Configuration};
+use oarlock_shard::Output;
+use oarlock_types::{GroupId, Mono, NodeId, WallMs};
+
+use crate::config::Config;
+use crate::disk::{Disk, Writing};
+use crate::node::{Ask, Core, Job};
+use crate::recover::fresh;
+use crate::trace::What;
+use crate::world::{BEAT_US, Event, World};
+
+const TICK_US: u64 = 10_000;
+const SPACE_INTERVAL_US: u64 = 500_000;
+/// Most messages of one frame between nodes, as production has it.
+const MESSAGES_PER_FRAME: usize = 256;
+
+/// What a turn came to.
+struct Turned {
+    output: Output,
+    writing: Option<Writing>,
+    jobs: Vec<Job>,
+}
+
+impl Core {
+    fn step(&mut self, config: &Config, disk: &Disk, mono: Mono, wall: WallMs) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        self.shard.begin_turn(mono, wall);
+        for (node, up) in self.links.drain(..) {
+            self.shard.link(node, up);
+        }
+        for arrived in self.frames.drain(..) {
+            let bytes_max = config.limits.frame_bytes_max;
+            let messages = frame::decode_datagram::<Vec<GroupMessage>>(&arrived.bytes, bytes_max);
+            let messages = messages.unwrap_or_else(|error| panic!("a frame of ours: {error}"));
+            self.shard.messages(arrived.from, messages);
+        }
+        for ask in std::mem::take(&mut self.asks) {
+            self.ask(config, disk, ask);
+        }
+        for (token, done) in self.done.drain(..) {
+            self.shard.file_done(token, done);
+        }
+        for (segment, made) in self.prepared.drain(..) {
+            self.awaited = None;
+            self.is_stuck_full = !made;
+            if made {
+                self.shard.wal().segment_prepared(segment);
+            }
+        }
+        if let Some(lsn) = self.durable.take() {
+            self.in_flight = false;
+            self.progress.wal_counter += 1;
+            self.progress.wal_busy = false;
+            self.shard.wal_durable(lsn);
+        }
+        if mono.0.saturating_sub(self.ticked_at.0) >= TICK_US {
+            self.ticked_at = mono;
+            self.tick(disk, mono, &mut jobs);
+        }
+        jobs
+    }
+
+    fn ask(&mut self, config: &Config, disk: &Disk, ask: Ask) {
+        match ask {
+            Ask::Request { token, group, epoch, request } => {
+                self.shard.request(token, group, epoch, request);
+            }
+            Ask::Transfer(group, to) => {
+                let result = self.shard.transfer(group, to);
+                self.granted.push(format!("{group} hands over: {result:?}"));
+            }
+            Ask::Members { group, voters, learners } => {
+                let result = self.shard.change_configuration(group, voters, learners);
+                self.granted.push(format!("{group} changes members: {result:?}"));
+            }
+            Ask::Create(group) => {
+                // One that has lost its log must not come back as another: it would forget votes.
+                if !self.shard.has_replica(group) && !disk.lost.contains(&group) {
+                    let wait = config.limits.support_duration;
+                    let seed = fresh(&config.limits, group, Configuration::default(), wait);
+                    self.shard.add_replica(seed, true);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, disk: &Disk, mono: Mono, jobs: &mut Vec<Job>) {
+        let is_space_due = mono.0.saturating_sub(self.space_asked_at.0) >= SPACE_INTERVAL_US;
+        // What could not be made for lack of room is tried again with each look at the room.
+        if (!self.is_stuck_full || is_space_due)
+            && self.awaited.is_none()
+            && let Some(segment) = self.shard.wal().next_segment_wanted()
+        {
+            self.awaited = Some(segment);
+            jobs.push(Job::Prepare(segment));
+        }
+        while let Some(segment) = self.shard.wal().retire() {
+            jobs.push(Job::Recycle(segment));
+        }
+        if is_space_due {
+            self.space_asked_at = mono;
+            self.is_low = disk.trouble.full;
+        }
+        self.shard.set_disk_full(self.is_low || self.is_stuck_full);
+        self.shard.tick();
+    }
+
+    fn finish(&mut self, life: u64, jobs: Vec<Job>) -> Turned {
+        let mut output = std::mem::take(&mut self.output);
+        self.shard.finish_turn(&mut output);
+        let mut writing = None;
+        if !self.in_flight
+            && let Some(length) = self.shard.wal().next_frame_bytes()
+        {
+            let mut bytes = vec![0; length];
+            if let Some(frame) = self.shard.wal().seal(&mut bytes) {
+                self.in_flight = true;
+                self.progress.wal_busy = true;
+                writing = Some(Writing { frame, bytes, life });
+            }
+        }
+        Turned { output, writing, jobs }
+    }
+}
+
+impl World {
+    pub(crate) fn turn(&mut self, n: usize, c: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[n];
+        let runs = node.runs() && node.stuck[c] == 0;
+        let (mono, wall) = (node.clock.mono(now), node.clock.wall(now));
+        let (life, disk) = (node.life, &node.disks[c]);
+        let Some(process) = &mut node.process else { return };
+        let core = &mut process.cores[c];
+        core.turn_at = u64::MAX;
+        if !runs {
+            return; // what wakes it again gives it a turn
+        }
+        core.progress.loop_counter += 1;
+        let jobs = core.step(&self.config, disk, mono, wall);
+        let turned = core.finish(life, jobs);
+        let granted = std::mem::take(&mut core.granted);
+        for text in granted {
+            self.tell(NodeId(n as u64 + 1), || text);
+        }
+        self.look(n, c);
+        self.carry_out(n, c, turned);
+        self.wake_at(n, c, now + BEAT_US);
+    }
+
+    /// Shows the oracle what the turn touched.
+    fn look(&mut self, n: usize, c: usize) {
+        let node = &mut self.nodes[n];
+        let (id, addr) = (node.id, node.addr(c));
+        let Some(process) = &mut node.process else { return };
+        let core = &mut process.cores[c];
+        let mut touched = std::mem::take(&mut core.touched);
+        core.shard.take_touched(&mut touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for group in touched.drain(..) {
+            let Some(raft) = core.shard.raft(group) else { continue };
+            let Some(applied) = core.shard.applied_state(group) else { continue };
+            let is_traced = self.trace.is_on();
+            let was = self.oracle.seen(id, group).filter(|_| is_traced).map(|seen| {
+                let role = (seen.role, seen.term, seen.leader);
+                (role, (seen.last_index(), seen.durable, seen.commit))
+            });
+            if let Err(breach) = self.oracle.look(id, group, raft, applied) {
+                panic!("{breach} (at {} us)", self.now);
+            }
+            if is_traced {
+                let role = (raft.role().name(), raft.term(), raft.leader());
+                let log = (raft.last().index, raft.durable_index(), raft.commit());
+                if was.is_none_or(|(was, _)| was != role) {
+                    let (role, term, leader) = role;
+                    let what = What::Role { at: addr, group, role, term, leader };
+                    self.trace.push(self.now, || what);
+                }
+                if was.is_none_or(|(_, was)| was != log) {
+                    let (last, durable, commit) = log;
+                    let what = What::Log { at: addr, group, last, durable, commit };
+                    self.trace.push(self.now, || what);
+                }
+            }
+        }
+        core.touched = touched;
+    }
+
+    /// Counts an effect; true if the process dies instead.
+    fn dies(&mut self, n: usize) -> bool {
+        match &mut self.nodes[n].crash_after {
+            Some((0, by_power_loss)) => {
+                let by_power_loss = *by_power_loss;
+                self.nodes[n].crash_after = None;
+                self.end(n, by_power_loss, "dies between two effects");
+                true
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn carry_out(&mut self, n: usize, c: usize, turned: Turned) {
+        let Turned { mut output, writing, jobs } = turned;
+        if let Some(writing) = writing {
+            if self.dies(n) {
+                return;
+            }
+            self.write(n, c, writing);
+        }
+        if self.dies(n) {
+            return;
+        }
+        for job in jobs {
+            self.start_job(n, c, job);
+        }
+        for (token, job) in output.file_jobs.drain(..) {
+            if self.dies(n) {
+                return;
+            }
+            self.start_job(n, c, Job::Shard(token, job));
+        }
+        let id = self.nodes[n].id;
+        for (token, outcome) in output.replies.drain(..) {
+            if self.dies(n) {
+                return;
+            }
+            self.reply(id, token, outcome);
+        }
+        output.leaders.clear();
+        let mut parcels: BTreeMap<NodeId, Vec<GroupMessage>> = BTreeMap::new();
+        for (to, message) in output.messages.drain(..) {
+            parcels.entry(to).or_default().push(message);
+        }
+        for (to, messages) in parcels {
+            let mut rest = messages;
+            while !rest.is_empty() {
+                let later = rest.split_off(frame_length(&rest, &self.config));
+                if self.dies(n) {
+                    return;
+                }
+                self.send(n, c, to, &rest);
+                rest = later;
+            }
+        }
+        if let Some(process) = &mut self.nodes[n].process {
+            process.cores[c].output = output;
+        }
+    }
+
+    fn send(&mut self, n: usize, c: usize, to: NodeId, messages: &[GroupMessage]) {
+        let from = self.nodes[n].addr(c);
+        let first = self.next_message + 1;
+        let count = messages.len() as u64;
+        self.next_message += count;
+        self.figures.messages += count;
+        for (message, number) in messages.iter().zip(first..) {
+            let GroupMessage { group, message } = message;
+            if let Err(breach) = self.oracle.hear(from.node, to, *group, message) {
+                panic!("{breach} (at {} us)", self.now);
+            }
+            self.trace.push(self.now, || What::Sent {
+                message: number,
+                from,
+                to,
+                group: *group,
+                term: message.term,
+                kind: kind_of(&message.body),
+                text: text_of(&message.body),
+            });
+        }
+        let mut bytes = Vec::new();
+        frame::encode(&messages.to_vec(), &mut bytes);
+        self.send_frame(from, to, first, count, bytes);
+    }
+
+    /// Gives a core a turn soon: something has come for it.
+    pub(crate) fn wake(&mut self, n: usize, c: usize) {
+        let at = self.now + 2 + self.node_random.below(30);
+        self.wake_at(n, c, at);
+    }
+
+    pub(crate) fn wake_at(&mut self, n: usize, c: usize, at: u64) {
+        let node = &mut self.nodes[n];
+        let life = node.life;
+        let Some(process) = &mut node.process else { return };
+        let core = &mut process.cores[c];
+        if at < core.turn_at {
+            core.turn_at = at;
+            self.at(at, Event::Turn { n, c, life });
+        }
+    }
+
+    /// Asks a core for something, as an operator or a scenario does.
+    pub(crate) fn ask(&mut self, node: NodeId, group: GroupId, ask: Ask) {
+        let n = self.place(node);
+        let c = usize::from(self.config.core_of(group).get());
+        if let Some(process) = &mut self.nodes[n].process {
+            process.cores[c].asks.push(ask);
+            self.wake(n, c);
+        }
+    }
+}
+
+/// How many of the messages go into the next frame.
+fn frame_length(messages: &[GroupMessage], config: &Config) -> usize {
+    let mut bytes = 0;
+    let fit = messages.iter().take(MESSAGES_PER_FRAME).take_while(|message| {
+        let fits = bytes < config.limits.frame_bytes_max / 8;
+        bytes += message.message.size_bytes();
+        fits
+    });
+    fit.count().max(1)
+}
+
+fn kind_of(body: &Body) -> &'static str {
+    match body {
+        Body::PreVote(_) => "PreVote",
+        Body::PreVoteReply(_) => "PreVoteReply",
+        Body::Vote(_) => "Vote",
+        Body::VoteReply(_) => "VoteReply",
+        Body::Append(_) => "Append",
+        Body::AppendReply(_) => "AppendReply",
+        Body::Snapshot(_) => "Snapshot",
+        Body::SnapshotReply { .. } => "SnapshotReply",
+        Body::TimeoutNow(_) => "TimeoutNow",
+        Body::Release(_) => "Release",
+        Body::ReleaseReply(_) => "ReleaseReply",
+        Body::ReadIndex { .. } => "ReadIndex",
+        Body::ReadIndexReply { .. } => "ReadIndexReply",
+    }
+}
+
+fn text_of(body: &Body) -> String {
+    match body {
+        Body::PreVote(request) | Body::Vote(request) => format!("last {}", request.last),
+        Body::PreVoteReply(reply) | Body::VoteReply(reply) => {
+            if reply.granted { "yes" } else { "no" }.to_owned()
+        }
+        Body::Append(append) => {
+            let (prev, count, commit) = (append.prev, append.entries.len(), append.commit);
+            format!("behind {prev}, {count} entries, commit {commit}")
+        }
+        Body::AppendReply(reply) => format!("{:?} bound {:?}", reply.outcome, reply.bound),
+        Body::Snapshot(chunk) => {
+            format!(
+                "of {} from {}, {} bytes",
+                chunk.meta.position,
+                chunk.offset_bytes,
+                chunk.data.len()
+            )
+        }
+        Body::SnapshotReply { position, received_bytes, installed } => {
+            format!("of {position}: {received_bytes} bytes, installed: {installed}")
+        }
+        Body::TimeoutNow(release) | Body::Release(release) | Body::ReleaseReply(release) => {
+            format!("{} of term {}", release.leader, release.term)
+        }
+        Body::ReadIndex { sequence } => sequence.to_string(),
+        Body::ReadIndexReply { sequence, index } => format!("{sequence}: {index:?}"),
+    }
+}

@@ -1,0 +1,58 @@
+//! Seeds of the swarm, each with its own cluster, weather and faults. A failure names its seed;
+//! `cargo run --release -p oarlock-sim -- --seed N --seconds 6` replays it.
+
+use oarlock_sim::{Config, Figures, Overrides, Trouble, World, finish};
+
+/// Says how to run a seed again that failed.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seed = self.0;
+            eprintln!("cargo run --release -p oarlock-sim -- --seed {seed} --seconds 6");
+        }
+    }
+}
+
+fn overrides() -> Overrides {
+    Overrides { seconds: Some(6), ..Overrides::default() }
+}
+
+fn swarm(seeds: std::ops::RangeInclusive<u64>) {
+    let mut sum = Figures::default();
+    for seed in seeds {
+        let _replay = Replay(seed);
+        let mut world = World::new(seed, Config::swarm(seed, &overrides()));
+        let figures = finish(&mut world);
+        sum.answered += figures.answered;
+        sum.faults += figures.faults;
+        sum.elections += figures.elections;
+    }
+    assert!(sum.answered > 1000 && sum.faults > 50 && sum.elections > 20, "idle: {sum:?}");
+}
+
+#[test]
+fn seeds_of_the_swarm_are_safe_and_live() {
+    swarm(1..=10);
+}
+
+#[test]
+fn more_seeds_of_the_swarm_are_safe_and_live() {
+    swarm(11..=20);
+}
+
+/// A swarm that never draws a kind of fault would not be one.
+#[test]
+fn every_kind_of_fault_is_drawn_by_some_seed() {
+    let name = |trouble: &Trouble| {
+        let text = format!("{trouble:?}");
+        text.split('(').next().unwrap_or_default().to_owned()
+    };
+    let mut kinds = std::collections::BTreeSet::new();
+    for seed in 1..=300 {
+        let faults = Config::swarm(seed, &Overrides::default()).faults;
+        kinds.extend(faults.iter().map(|fault| name(&fault.trouble)));
+    }
+    assert_eq!(kinds.len(), 28, "{kinds:?}");
+}
