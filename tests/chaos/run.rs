@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oarlock::bench::cluster_map::RangeRow;
+use oarlock::bench::cluster_map::{self, RangeRow};
 use oarlock::bench::processes::{ClusterOptions, LocalCluster};
 use oarlock_sim::linearizability::{Operation, check};
 use oarlock_types::Random;
@@ -20,7 +20,7 @@ use super::world::World;
 /// What a line of the summary begins with in the log of a run.
 pub(crate) const SUMMARY: &str = "summary: ";
 const NODES: u64 = 3;
-const CLIENTS: u64 = 6;
+const CLIENTS: u64 = 8;
 /// How soon every range must serve through every node once the faults have ended.
 const SERVES_WITHIN: Duration = Duration::from_secs(20);
 /// How long clients go on after that.
@@ -186,6 +186,8 @@ impl Run {
     /// committed; gives how long that took.
     fn wait_until_all_serve(&mut self) -> Duration {
         let started = Instant::now();
+        // What all must have: as of the first moment at which every node tells.
+        let mut committed = None;
         let keys: Vec<Vec<u8>> = self.ranges.iter().map(|row| row.key_inside("probe")).collect();
         let serves = |local: &LocalCluster| {
             for node in &local.nodes {
@@ -193,16 +195,31 @@ impl Run {
                     let answer = node.client().and_then(|mut one| one.call(&[b"SET", key, b"x"]));
                     match answer {
                         Ok(answer) if answer.is_ok() => {}
-                        Ok(answer) => return Err(format!("node {}: {answer}", node.id)),
-                        Err(error) => return Err(format!("node {}: {error}", node.id)),
+                        Ok(answer) => return Err(format!("node {}, {key:?}: {answer}", node.id)),
+                        Err(error) => return Err(format!("node {}, {key:?}: {error}", node.id)),
                     }
                 }
             }
-            let committed = local.committed(0).map_err(|error| error.to_string())?;
-            local.nodes.iter().try_for_each(|node| local.has_applied(node.id, &committed))
+            if committed.is_none() {
+                committed = Some(local.committed(0).map_err(|error| error.to_string())?);
+            }
+            let committed = committed.as_ref().expect("it was just asked");
+            local.nodes.iter().try_for_each(|node| local.has_applied(node.id, committed))
         };
         let what = "every range serves through every node and every replica has all";
-        self.cluster.wait_for(what, SERVES_WITHIN, &|| false, serves).unwrap();
+        if let Err(error) = self.cluster.wait_for(what, SERVES_WITHIN, &|| false, serves) {
+            for node in &self.cluster.nodes {
+                let status = node.client().and_then(|mut one| cluster_map::status(&mut one));
+                println!("node {} says of itself: {status:#?}", node.id);
+                for key in &keys {
+                    let asked = Instant::now();
+                    let answer = node.client().and_then(|mut one| one.call(&[b"SET", key, b"x"]));
+                    let key = key.escape_ascii();
+                    println!("SET {key} through it: {answer:?} after {:?}", asked.elapsed());
+                }
+            }
+            panic!("{error}");
+        }
         started.elapsed()
     }
 

@@ -185,7 +185,10 @@ impl World {
         }
         match world.delay(1, Some(1)) {
             Ok(()) => world.can_delay = true,
-            Err(why) => world.missing.push(format!("delayed packets: {why}")),
+            Err(why) => {
+                let why = why.rsplit(": ").next().unwrap_or("");
+                world.missing.push(format!("late packets: tc has no netem here: {why}"));
+            }
         }
         if world.can_delay {
             world.delay(1, None)?;
@@ -238,7 +241,7 @@ impl World {
                 rules.push_str(&format!("numgen random mod 100 < {lost} drop\n"));
             }
             let hook = "type filter hook input priority 0;";
-            let table = format!("table inet chaos {{ chain input {{ {hook}\n{rules}}} }}\n");
+            let table = format!("table inet chaos {{ chain input {{\n{hook}\n{rules}}}\n}}\n");
             self.inside(to, "nft -f -", &format!("flush ruleset\n{table}"))?;
         }
         Ok(())
