@@ -3,9 +3,10 @@
 //! thread that started them ends, however it ends (see [`crate::cli::demo`]).
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,6 +35,18 @@ pub struct ClusterOptions {
     pub more: Table,
     /// Environment variables of every node.
     pub variables: Vec<(String, String)>,
+    /// Where each node runs, in order. Empty: all on the loopback address.
+    pub hosts: Vec<Host>,
+}
+
+/// Where a node runs, if not simply on this machine's loopback address.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its address there.
+    pub ip: IpAddr,
+    /// The words before the program's name that start it there, `nsenter --net=…` for example.
+    /// What they start must be the same process, so that its signals and its end are the node's.
+    pub launcher: Vec<String>,
 }
 
 /// One node's process, or the place where it was.
@@ -47,6 +60,7 @@ pub struct Node {
     pub peer_address: SocketAddr,
     /// Its folder: configuration, log, and the data directory `data`.
     pub folder: PathBuf,
+    launcher: Vec<String>,
     child: Option<Child>,
 }
 
@@ -61,6 +75,8 @@ pub struct LocalCluster {
 /// How long at least passes before a server is asked again while something is awaited.
 const POLL: Duration = Duration::from_millis(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The ports for clients and for nodes where a node has a host of its own.
+const HOST_PORTS: [u16; 2] = [6371, 16371];
 
 impl LocalCluster {
     /// Writes the configurations under `folder`; starts nothing yet.
@@ -69,7 +85,14 @@ impl LocalCluster {
     /// If files cannot be written or ports found.
     pub fn prepare(options: ClusterOptions, folder: &Path) -> io::Result<Self> {
         let count = usize::try_from(options.nodes).map_err(io::Error::other)?;
-        let addresses = free_addresses(count * 2)?;
+        let addresses = match options.hosts.as_slice() {
+            [] => free_addresses(count * 2)?,
+            hosts => {
+                let ports = |host: &Host| HOST_PORTS.map(|port| SocketAddr::new(host.ip, port));
+                hosts.iter().flat_map(ports).collect()
+            }
+        };
+        let mut launchers = options.hosts.iter().map(|host| host.launcher.clone());
         let nodes: Vec<Node> = (1..=options.nodes)
             .zip(addresses.chunks(2))
             .map(|(id, pair)| Node {
@@ -77,6 +100,7 @@ impl LocalCluster {
                 client_address: pair[0],
                 peer_address: pair[1],
                 folder: folder.join(format!("node-{id}")),
+                launcher: launchers.next().unwrap_or_default(),
                 child: None,
             })
             .collect();
@@ -155,7 +179,9 @@ impl LocalCluster {
             return Ok(());
         }
         let log = File::options().create(true).append(true).open(node.log_file())?;
-        let child = Command::new(program)
+        let mut words = node.launcher.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let child = Command::new(words.next().expect("invariant: the program at least"))
+            .args(words)
             .args(["demo", "--as-node"])
             .arg(node.config_file())
             .envs(variables)

@@ -103,7 +103,11 @@ pub struct Router {
     node: NodeId,
     core: CoreId,
     map: Arc<RangeMap>,
+    /// Who leads, by what requests and replicas brought last.
     leaders: FastMap<GroupId, NodeId>,
+    /// Whom this node's own replicas follow. A replica tells only what changes, so what it said
+    /// stands until it says otherwise, whatever became of requests that were sent there.
+    followed: FastMap<GroupId, NodeId>,
     routed: FastMap<u64, Routed>,
     next: u64,
     /// Bounced requests and when they are tried again, oldest first.
@@ -125,6 +129,7 @@ impl Router {
             core,
             map,
             leaders: FastMap::default(),
+            followed: FastMap::default(),
             routed: FastMap::default(),
             next: 0,
             bounced: VecDeque::new(),
@@ -145,7 +150,7 @@ impl Router {
     /// Who leads a group, as far as this core has heard.
     #[must_use]
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.leaders.get(&group).copied()
+        self.leaders.get(&group).or_else(|| self.followed.get(&group)).copied()
     }
 
     /// Opens a turn.
@@ -195,9 +200,9 @@ impl Router {
     fn target(&self, group: GroupId, attempts: u32) -> At {
         let Some(range) = self.map.group(group) else { return At::Waiting };
         let here = range.core_on(self.node);
-        match (self.leaders.get(&group), here) {
-            (Some(leader), Some(core)) if *leader == self.node => At::Here(core),
-            (Some(leader), _) if *leader != self.node => At::Node(*leader),
+        match (self.leader(group), here) {
+            (Some(leader), Some(core)) if leader == self.node => At::Here(core),
+            (Some(leader), _) if leader != self.node => At::Node(leader),
             (None, None) => {
                 // Whoever has a replica hears of the leader from it; others ask one by one.
                 let turn = usize::try_from(attempts).unwrap_or(0) % range.replicas.len();
@@ -323,7 +328,7 @@ impl Router {
         };
         if leader.is_some() && leader != asked {
             // A node's own replica knows best who leads it: only that may name this node.
-            self.leader_changed(group, leader.filter(|leader| *leader != self.node));
+            self.leader_heard(group, leader.filter(|leader| *leader != self.node));
         } else if self.leaders.get(&group).copied() == asked {
             self.leaders.remove(&group);
         }
@@ -351,6 +356,15 @@ impl Router {
 
     /// This node's replica of a group knows another leader than before, or none.
     pub fn leader_changed(&mut self, group: GroupId, leader: Option<NodeId>) {
+        match leader {
+            Some(leader) => self.followed.insert(group, leader),
+            None => self.followed.remove(&group),
+        };
+        self.leader_heard(group, leader);
+    }
+
+    /// Somebody said who leads a group, or that nobody does.
+    fn leader_heard(&mut self, group: GroupId, leader: Option<NodeId>) {
         let Some(leader) = leader else {
             self.leaders.remove(&group);
             return;
@@ -397,7 +411,7 @@ impl Router {
         for id in lost {
             self.outcome(id, Err(Refusal::Unknown));
         }
-        // Whoever led there is asked again when it can be reached.
+        // Whoever led there is asked again when it can be reached, if own replicas still follow it.
         self.leaders.retain(|_, leader| *leader != node);
     }
 
@@ -504,5 +518,31 @@ mod tests {
             sent(&mut router).iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
             [false]
         );
+    }
+
+    #[test]
+    fn a_leader_that_the_own_replica_follows_is_asked_again_after_its_link_broke() {
+        let (mut router, group) = router();
+        write(&mut router, group, 1);
+        assert_eq!(sent(&mut router).len(), 1);
+        router.link_down(THERE);
+        write(&mut router, group, 2);
+        let first = sent(&mut router);
+        assert_eq!(first.len(), 1, "the replica says nothing new: it follows whom it followed");
+        // The link is not back yet: it comes back unsent, and is tried again.
+        router.outcome(first[0].0, Err(Refusal::NotLeader { leader: None }));
+        router.begin_turn(Mono(1_000_000));
+        router.tick();
+        assert_eq!(sent(&mut router), first);
+        // Another node's word does not outlive its refutation either.
+        let elsewhere = Some(NodeId(3));
+        router.outcome(first[0].0, Err(Refusal::NotLeader { leader: elsewhere }));
+        assert_eq!(router.leader(group), elsewhere);
+        router.link_down(NodeId(3));
+        assert_eq!(router.leader(group), Some(THERE));
+        // When the replica follows nobody, nobody is asked.
+        router.leader_changed(group, None);
+        write(&mut router, group, 3);
+        assert_eq!(sent(&mut router), []);
     }
 }

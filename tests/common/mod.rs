@@ -98,6 +98,7 @@ impl Cluster {
             ranges: options.ranges,
             more,
             variables: Vec::new(),
+            hosts: Vec::new(),
         };
         let local = LocalCluster::prepare(options, folder.path()).unwrap();
         Self { local, folder, _turn: turn }

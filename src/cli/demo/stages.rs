@@ -53,6 +53,7 @@ impl<'a> Stages<'a> {
             ranges: args.ranges,
             more: Table::new(),
             variables: Vec::new(),
+            hosts: Vec::new(),
         };
         println!(
             "starting {} nodes with {} cores each and {} ranges in {}",
