@@ -77,6 +77,8 @@ struct Committed {
 #[derive(Debug, Default)]
 struct Known {
     replicas: BTreeMap<NodeId, Seen>,
+    /// Lost replicas, with what they had on disk.
+    lost: BTreeMap<NodeId, Index>,
     leaders: BTreeMap<Term, NodeId>,
     entries: BTreeMap<(Index, Term), Fact>,
     configurations: BTreeMap<(Index, Term), Configuration>,
@@ -202,7 +204,10 @@ impl Oracle {
     /// A node's replica is lost for good: nothing is asked of its disk any more.
     pub(crate) fn replica_lost(&mut self, node: NodeId, id: GroupId) {
         if let Some(known) = self.groups.get_mut(&id) {
-            known.replicas.remove(&node);
+            // What it acknowledged before may still be on its way to a leader.
+            if let Some(seen) = known.replicas.remove(&node) {
+                known.lost.insert(node, seen.durable);
+            }
         }
     }
 
@@ -464,9 +469,11 @@ impl Known {
             return breach("leaders commit", format!("{at} committed {index} before its leader"));
         }
         let has = |member: NodeId| {
-            self.replicas.get(&member).is_some_and(|seen| {
+            let had = self.lost.get(&member).is_some_and(|durable| *durable >= index);
+            let has = self.replicas.get(&member).is_some_and(|seen| {
                 seen.durable >= index && seen.term_at(index).is_none_or(|found| found == term)
-            })
+            });
+            had || has
         };
         let of_this_turn = self.configurations.range((index, Term(0))..).map(|(_, c)| c);
         let mut all = [before, group.configuration()].into_iter().chain(of_this_turn);

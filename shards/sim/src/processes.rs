@@ -83,7 +83,9 @@ impl World {
             let core = &process.cores[usize::from(self.config.core_of(group).get())];
             let (raft, state) = (core.shard.raft(group), core.shard.applied_state(group));
             let (Some(raft), Some(state)) = (raft, state) else {
-                let was_served = self.oracle.seen(node.id, group).is_some();
+                // One that was created and had nothing on disk yet may never have been there.
+                let seen = self.oracle.seen(node.id, group);
+                let was_served = seen.is_some_and(|seen| seen.durable.get() > 0);
                 let disk = &node.disks[usize::from(self.config.core_of(group).get())];
                 let is_excused = node.is_spoiled || disk.lost.contains(&group);
                 assert!(
