@@ -42,10 +42,12 @@ fn free_bytes(folder: &Path) -> u64 {
 
 /// Writes until the wanted kind of answer comes; each write is of its own.
 fn write_until(cluster: &Cluster, id: u64, wanted: &str) {
-    let mut number = 0;
+    let mut number = 0_u64;
     eventually(&format!("{wanted} as the answer to a write"), || {
         number += 1;
-        let key = format!("{}until-{number}", char::from(b'a' + number % 26));
+        // From range to range.
+        let first = char::from(b"abcdefghijklmnopqrstuvwxyz"[(number % 26) as usize]);
+        let key = format!("{first}until-{number}");
         let answer = cluster
             .local
             .node(id)

@@ -18,7 +18,7 @@ const BYTES_MAX: usize = 24 << 20;
 /// Letters of a text; no message of a run is longer by much.
 const LETTERS_MAX: usize = 600;
 /// About what an event takes without its text.
-const EVENT_BYTES: usize = 64;
+const EVENT_BYTES: usize = 48;
 
 /// What a page tells besides events.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +149,10 @@ fn choose(story: &Story, events: &[Event], choice: &Choice) -> Chosen {
         groups.is_empty() || group_of(what, &sent).is_none_or(|group| groups.contains(&group))
     };
     let bytes_max = choice.bytes_max.unwrap_or(BYTES_MAX);
-    let (mut landmarks, mut others) = (bytes_max / 2, bytes_max / 2);
+    let count = events.iter().filter(|event| is_landmark(&event.what)).count();
+    let mut landmarks = (count * 2 * EVENT_BYTES).min(bytes_max / 2);
+    let mut others = bytes_max - landmarks;
+    let mut told = BTreeSet::new();
     let mut chosen = Chosen { keep: vec![false; events.len()], ..Chosen::default() };
     let time = choice.from_us.unwrap_or(0)..=choice.to_us.unwrap_or(u64::MAX);
     let is_backward = story.failure.is_some();
@@ -162,11 +165,15 @@ fn choose(story: &Story, events: &[Event], choice: &Choice) -> Chosen {
         if !is_wanted(what) {
             continue;
         }
-        let cost = EVENT_BYTES + text_of(what).len().min(LETTERS_MAX);
+        // Each text stands in the page once.
+        let text = text_of(what);
+        let is_new = !told.contains(text);
+        let cost = EVENT_BYTES + if is_new { text.len().min(LETTERS_MAX) } else { 0 };
         let is_landmark = is_landmark(what);
         let budget = if is_landmark { &mut landmarks } else { &mut others };
         if *budget >= cost && (is_landmark || time.contains(at_us)) {
             *budget -= cost;
+            told.insert(text);
             chosen.keep[at] = true;
             if !is_landmark {
                 let (from, to) = chosen.full.unwrap_or((*at_us, *at_us));

@@ -320,7 +320,7 @@ function paintLog(track) {
   if (!found || !found.logs.length) return;
   const { low, high } = scaleOf(track.group);
   const base = track.y + track.height - 3, room = track.plot - 4;
-  const yOf = (index) => base - ((index - low) / Math.max(1, high - low)) * room;
+  const yOf = (index) => base - (Math.max(0, index - low) / Math.max(1, high - low)) * room;
   const { logs } = found;
   const points = [];
   let at = Math.max(0, after(logs, view.t0, (l) => l.t) - 1);
@@ -410,7 +410,7 @@ function paintDowns() {
         pen.moveTo(from - 5, y - 5); pen.lineTo(from + 5, y + 5); pen.moveTo(from + 5, y - 5); pen.lineTo(from - 5, y + 5);
         pen.stroke();
       }
-      label("down: " + down.why, x + 6, width - 6, y, style.crash, 11, 600);
+      label("down: " + (down.why === "ends" ? (down.power ? "power failed" : "killed") : down.why), x + 6, width - 6, y, style.crash, 11, 600);
       hits.boxes.push({ x: x - 5, y: lane.y + 3, width: width + 5, height: lane.height - 3, i: down.i });
     }
   }
@@ -475,8 +475,8 @@ function paintMessage(message, alpha, isFront, labels, isSteep = false) {
     const angle = Math.atan2(yEnd - y0, x1 - x0), size = isFront ? 9 : 6.5;
     pen.beginPath();
     if (isLost) {
-      const s = isFront ? 6 : 4;
-      pen.lineWidth = 2;
+      const s = isFront ? 6 : isSteep ? 2.5 : 4;
+      pen.lineWidth = isSteep ? 1.2 : 2;
       pen.moveTo(x1 - s, yEnd - s); pen.lineTo(x1 + s, yEnd + s); pen.moveTo(x1 + s, yEnd - s); pen.lineTo(x1 - s, yEnd + s);
       pen.stroke();
       pen.lineWidth = width;
@@ -674,6 +674,7 @@ function paintLabels() {
     if (one && !isDown) {
       const found = replicas.get(lane.node + "/" + first.group);
       const span = found && spanAt(found.spans, t), log = found && logAt(found.logs, t);
+      if (!found) pen.fillText("no replica", 10, y + 16);
       if (span) {
         pen.fillText(left > 80 ? `${span.role} t${span.term}` : `t${span.term}`, 10, y + 16);
         if (log && lane.height > 70) pen.fillText(left > 80 ? `log ${log.last} ✓ ${log.commit}` : `${log.last} ✓${log.commit}`, 10, y + 31);

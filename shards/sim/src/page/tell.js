@@ -115,7 +115,7 @@ const tellers = {
     why: incarnation > 1 ? "It reads back what its disk holds. It has forgotten its promises, so it neither votes nor stands for a while." : "",
   }),
   ended: ({ node, why, power }) => ({
-    what: `${n(node)} ${why}`,
+    what: `${n(node)} ${why === "ends" ? (power ? "loses its power" : "is killed") : why}`,
     more: power ? "The power fails: what was not flushed to disk is gone, and nobody is told." : "The process is gone; its machine and what it wrote remain.",
   }),
   node: ({ node, text: words }) => ({ what: `${n(node)}: ${words}` }),
@@ -178,7 +178,10 @@ function story(campaign) {
     lines.push({ t: asked[0].t, i: asked[0].sent, words: `${n(node)} ${asks.replace("%", count(names)).replace("${term}", term)}` });
     const gone = asked.filter((m) => !m.received.length);
     if (gone.length) lines.push({ t: gone[0].end, i: (gone[0].lost || { i: gone[0].sent }).i, words: `The question to ${count([...new Set(gone.map((m) => m.to))])} does not arrive.` });
+    const answered = new Set();
     for (const m of own.filter((m) => m.kind === reply && m.to === node && m.received.length && m.received[0].t <= t1)) {
+      if (answered.has(m.node + m.text)) continue;
+      answered.add(m.node + m.text);
       lines.push({ t: m.received[0].t, i: m.received[0].i, words: gives[m.text === "yes" ? 0 : 1].replace("%", n(m.node)) + "." });
     }
   }

@@ -1,0 +1,269 @@
+//! A browser shows the page of a run, and its keys do what it says they do. Chromium is driven over
+//! its own pipe; where there is none, the test says so and passes.
+
+#![allow(clippy::disallowed_methods, reason = "it writes a page and starts a browser")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use oarlock_sim::page::{Choice, Story, write};
+use oarlock_sim::{Config, Overrides, World, finish};
+use serde_json::{Value, json};
+
+const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+
+fn installed() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("CHROMIUM") {
+        return Some(path.into());
+    }
+    let folders = std::env::var_os("PATH")?;
+    let mut paths =
+        std::env::split_paths(&folders).flat_map(|dir| NAMES.map(|name| dir.join(name)));
+    paths.find(|path| path.is_file())
+}
+
+/// A running browser with one page.
+struct Browser {
+    child: Child,
+    ask: ChildStdin,
+    hear: BufReader<ChildStdout>,
+    next: u64,
+    session: Option<Value>,
+    folder: PathBuf,
+    /// What the page's script threw.
+    thrown: Vec<String>,
+}
+
+impl Browser {
+    fn start(program: &Path, folder: &Path) -> Self {
+        // The browser's pipe is descriptors 3 and 4.
+        let line = "exec \"$0\" --headless --no-sandbox --disable-gpu --no-first-run \
+                    --user-data-dir=\"$1\" --remote-debugging-pipe 3<&0 4>&1 </dev/null >/dev/null";
+        let mut child = Command::new("sh")
+            .args(["-c", line])
+            .arg(program)
+            .arg(folder.join("profile"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (ask, hear) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (hear, folder) = (BufReader::new(hear), folder.to_owned());
+        let mut browser =
+            Self { child, ask, hear, next: 0, session: None, folder, thrown: Vec::new() };
+        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
+        let attach = json!({"targetId": target["targetId"], "flatten": true});
+        browser.session = Some(browser.call("Target.attachToTarget", attach)["sessionId"].clone());
+        browser.call("Runtime.enable", json!({}));
+        browser.call("Page.enable", json!({}));
+        browser
+    }
+
+    fn hear(&mut self) -> Value {
+        let mut bytes = Vec::new();
+        self.hear.read_until(0, &mut bytes).unwrap();
+        assert_eq!(bytes.pop(), Some(0), "the browser has ended");
+        let message: Value = serde_json::from_slice(&bytes).unwrap();
+        if message["method"] == "Runtime.exceptionThrown" {
+            self.thrown.push(message["params"]["exceptionDetails"].to_string());
+        }
+        message
+    }
+
+    fn call(&mut self, method: &str, params: Value) -> Value {
+        self.next += 1;
+        let mut message = json!({"id": self.next, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            message["sessionId"] = session.clone();
+        }
+        write!(self.ask, "{message}\0").unwrap();
+        loop {
+            let mut answer = self.hear();
+            if answer["id"] == self.next {
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].take();
+            }
+        }
+    }
+
+    fn open(&mut self, path: &Path) {
+        let url = format!("file://{}", path.display());
+        self.call("Page.navigate", json!({"url": url}));
+        while self.hear()["method"] != "Page.loadEventFired" {}
+    }
+
+    fn value(&mut self, expression: &str) -> Value {
+        let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let mut result = self.call("Runtime.evaluate", params);
+        assert!(result["exceptionDetails"].is_null(), "{expression}: {result}");
+        result["result"]["value"].take()
+    }
+
+    fn state(&mut self) -> Value {
+        self.value("(trace.paint(), trace.state())")
+    }
+
+    /// Presses a key as a person does.
+    fn key(&mut self, key: &str) -> Value {
+        let mut press = json!({"type": "keyDown", "key": key});
+        if key.len() == 1 {
+            press["text"] = key.into();
+        }
+        self.call("Input.dispatchKeyEvent", press);
+        self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key}));
+        self.state()
+    }
+
+    fn mouse(&mut self, kind: &str, x: f64, y: f64, more: &Value) {
+        let mut params = json!({"type": kind, "x": x, "y": y});
+        for (key, value) in more.as_object().unwrap() {
+            params[key] = value.clone();
+        }
+        self.call("Input.dispatchMouseEvent", params);
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A browser, or none with the reason on the test's output.
+fn browser(name: &str) -> Option<Browser> {
+    let Some(program) = installed() else {
+        // Past the test's own output, which nobody sees of a test that passes.
+        let why = "no Chromium in PATH or CHROMIUM; scripts/install-chromium installs it";
+        writeln!(std::io::stderr(), "browser test {name:?} SKIPPED: {why}").unwrap();
+        return None;
+    };
+    let folder = std::env::temp_dir().join(format!("oarlock-page-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    Some(Browser::start(&program, &folder))
+}
+
+fn page(browser: &Browser, failure: Option<&str>, choice: &Choice) -> (PathBuf, World) {
+    let overrides = Overrides { seconds: Some(9), ..Overrides::default() };
+    let mut world = World::traced(42, Config::swarm(42, &overrides), true);
+    let _ = finish(&mut world);
+    let (command, failure) = ("none".to_owned(), failure.map(str::to_owned));
+    let story = Story { seed: 42, command, failure, end_us: world.now_us() };
+    let path = browser.folder.join("run.html");
+    let page = write(&story, &world.config, world.trace.events(), choice);
+    std::fs::write(&path, page).unwrap();
+    (path, world)
+}
+
+#[track_caller]
+fn says(state: &Value, field: &str, words: &str) {
+    let told = state[field].as_str().unwrap();
+    assert!(told.contains(words), "{field} should say {words:?}: {told}");
+}
+
+#[test]
+fn keys_and_mouse_lead_through_a_run() {
+    let Some(mut browser) = browser("keys") else { return };
+    let (path, world) = page(&browser, None, &Choice::default());
+    browser.open(&path);
+    let first = browser.state();
+    assert!(first["hits"].as_u64() > Some(20), "next to nothing is drawn: {first}");
+    assert_eq!(browser.value("trace.steps.length"), world.trace.events().len());
+    let won = world.figures().elections;
+    assert_eq!(browser.value("trace.campaigns.filter(c => c.won).length"), won);
+
+    // An election, told so that a newcomer understands it.
+    let election = browser.key("e");
+    says(&election, "said", "becomes pre-candidate");
+    for words in ["had no leader yet", "could I win?", "stands in term 1", "gives it the vote"] {
+        says(&election, "story", words);
+    }
+    says(&election, "story", "That is a majority");
+    let width = |state: &Value| state["to"].as_f64().unwrap() - state["from"].as_f64().unwrap();
+    assert!(width(&election) < 1e6 && width(&election) < width(&first) / 10.0, "{election}");
+    assert!(election["arrows"].as_u64() > Some(8), "the votes are drawn: {election}");
+
+    // Steps on and back, through the message to its arrival.
+    let step = browser.key("ArrowRight");
+    assert!(step["step"].as_u64() > election["step"].as_u64());
+    says(&step, "said", "PreVote");
+    assert_eq!(browser.key("m")["type"], "received");
+    browser.key("m");
+    assert_eq!(browser.key("ArrowLeft")["step"], election["step"]);
+
+    let closer = browser.key("+");
+    assert!(width(&closer) < width(&election));
+    assert!(width(&browser.key("0")) > width(&first) * 0.95);
+    says(&browser.key("f"), "said", "Fault: ");
+    let (group, other) = (browser.state()["group"].clone(), browser.key("g")["group"].clone());
+    assert_ne!(group, other, "another group is shown");
+    assert_eq!(browser.key("a")["group"], 0);
+    assert_eq!(browser.key(" ")["isPlaying"], true);
+    assert_eq!(browser.key(" ")["isPlaying"], false);
+    let last = world.trace.events().len() as u64 - 1;
+    assert_eq!(browser.key("End")["step"], last);
+
+    // The wheel zooms, dragging moves, a click selects.
+    let before = browser.key("Home");
+    let more = json!({"deltaX": 0, "deltaY": -200});
+    browser.mouse("mouseWheel", 500.0, 350.0, &more);
+    browser.value("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))");
+    let near = browser.state();
+    assert!(width(&near) < width(&before), "{near}");
+    let held = json!({"button": "left", "buttons": 1, "clickCount": 1});
+    browser.mouse("mousePressed", 500.0, 350.0, &held);
+    browser.mouse("mouseMoved", 400.0, 350.0, &held);
+    browser.mouse("mouseReleased", 400.0, 350.0, &held);
+    let moved = browser.state();
+    assert!(moved["from"].as_f64() > near["from"].as_f64(), "{moved}");
+    browser.mouse("mousePressed", 450.0, 350.0, &held);
+    browser.mouse("mouseReleased", 450.0, 350.0, &held);
+    assert_ne!(browser.state()["step"], moved["step"]);
+    assert_eq!(browser.thrown, Vec::<String>::new());
+}
+
+#[test]
+fn every_step_can_be_told_and_every_frame_drawn() {
+    let Some(mut browser) = browser("all") else { return };
+    let (path, _) = page(&browser, None, &Choice::default());
+    browser.open(&path);
+    let bad = browser.value(
+        "trace.steps.map(s => { trace.goTo(s.i); return trace.state().said; })
+            .filter(said => !said || /undefined|NaN|\\[object/.test(said)).slice(0, 5)",
+    );
+    assert_eq!(bad, json!([]));
+    let bad = browser.value(
+        "[0, ...trace.run.groups.map(g => g[0])].flatMap(group => { trace.setGroup(group);
+            return [1, .1, .001].map(part => { trace.setWindow(0, trace.run.end * part);
+                trace.paint(); return trace.state().hits > 0; }); }).filter(ok => !ok)",
+    );
+    assert_eq!(bad, json!([]));
+    assert_eq!(browser.thrown, Vec::<String>::new());
+}
+
+#[test]
+fn a_failed_run_opens_at_its_failure_and_says_what_was_left_out() {
+    let Some(mut browser) = browser("failed") else { return };
+    let choice = Choice { bytes_max: Some(90_000), ..Choice::default() };
+    let (path, _) =
+        page(&browser, Some("at most one lease: n2 <b>holds</b> a lease of g1"), &choice);
+    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+    browser.call("Emulation.setEmulatedMedia", dark);
+    browser.open(&path);
+    let state = browser.state();
+    assert_eq!(state["type"], "failure");
+    assert_eq!(state["theme"], "dark");
+    says(&state, "said", "at most one lease: n2 <b>holds</b> a lease of g1");
+    says(&state, "left_out", "events are left out");
+    let title = browser.value("document.title");
+    assert_eq!(title, "Oarlock: seed 42 fails");
+    browser.key("Home");
+    assert_eq!(browser.key("F")["step"], browser.state()["step"], "no fault before the first step");
+    assert_eq!(browser.value("(trace.goTo(trace.steps.length - 2), 1)"), 1);
+    assert_eq!(browser.key("x")["type"], "failure");
+    assert_eq!(browser.thrown, Vec::<String>::new());
+}
