@@ -330,7 +330,9 @@ fn understand(action: &Action, told: &Told) -> Result<Answer, String> {
     let value = |told: &Told| match told {
         Told::Bulk(bytes) => Ok(Some(Bytes::copy_from_slice(bytes))),
         Told::Nil => Ok(None),
-        other => Err(format!("{other:?} as a value")),
+        Told::Simple(_) | Told::Error(_) | Told::Int(_) | Told::Array(_) => {
+            Err(format!("{told:?} as a value"))
+        }
     };
     match (action, told) {
         (Action::Read(keys), Told::Bulk(_) | Told::Nil) if keys.len() == 1 => {

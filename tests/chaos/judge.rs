@@ -57,7 +57,7 @@ fn cut_down(operation: &Operation, key: &Bytes) -> Option<Operation> {
             }
         }
         Action::Scan(from, to) => {
-            let inside = &*from <= key && to.as_ref().is_none_or(|to| key < to);
+            let inside = *from <= *key && to.as_ref().is_none_or(|to| key < to);
             if !inside {
                 return None;
             }

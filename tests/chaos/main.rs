@@ -52,6 +52,12 @@ fn real_nodes_under_faults_answer_as_one_copy_would() {
     }
 }
 
+/// Says it past the harness, which shows nothing of a test that passes.
+fn say(line: &str) {
+    let line = format!("chaos on real processes: {line}\n");
+    stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// Starts the run in namespaces of its own, and keeps what it left if it fails.
 fn outer(seed: u64, minutes: Option<f64>) {
     let _turn = common::turn();
@@ -59,8 +65,7 @@ fn outer(seed: u64, minutes: Option<f64>) {
     world::sweep(folders, FOLDER_PREFIX);
     if let Some(why) = world::obstacle() {
         assert!(minutes.is_none(), "chaos on real processes cannot run here: {why}");
-        // Past the harness, which shows nothing of a test that passes.
-        writeln!(stderr(), "chaos on real processes: SKIPPED: {why}").unwrap();
+        say(&format!("SKIPPED: {why}"));
         return;
     }
     let own = std::process::id();
@@ -95,7 +100,7 @@ fn outer(seed: u64, minutes: Option<f64>) {
         );
     }
     for line in told.lines().filter_map(|line| line.strip_prefix(run::SUMMARY)) {
-        writeln!(stderr(), "chaos on real processes: {line}").unwrap();
+        say(line);
     }
 }
 
