@@ -139,7 +139,8 @@ fn browser(name: &str) -> Option<Browser> {
     let Some(program) = installed() else {
         // Past the test's own output, which nobody sees of a test that passes.
         let why = "no Chromium in PATH or CHROMIUM; scripts/install-chromium installs it";
-        writeln!(std::io::stderr(), "browser test {name:?} SKIPPED: {why}").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "browser test {name:?} SKIPPED: {why}").unwrap();
         return None;
     };
     let folder = std::env::temp_dir().join(format!("oarlock-page-{}-{name}", std::process::id()));
