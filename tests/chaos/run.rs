@@ -62,6 +62,12 @@ pub(crate) struct Run {
     slowest_return: Duration,
 }
 
+/// A core keeps eight segments of 64 MiB before it rewrites old ones, every start begins another,
+/// and two are in reserve. The image is sparse.
+fn disk_mib(cores: u16) -> u64 {
+    128 + 64 * 13 * u64::from(cores)
+}
+
 fn settings() -> Table {
     let limits = [
         // Checkpoints, and snapshots for who was away, come within seconds.
@@ -93,8 +99,7 @@ impl Run {
         };
         let mut cluster = LocalCluster::prepare(options, folder).unwrap();
         for node in &cluster.nodes {
-            // Segments in use and in reserve, and room for checkpoints.
-            world.mount(node.id, &node.data_dir(), 192 + 256 * u64::from(cores)).unwrap();
+            world.mount(node.id, &node.data_dir(), disk_mib(cores)).unwrap();
         }
         println!("seed {seed}: {NODES} nodes of {cores} cores, {CLIENTS} clients");
         cluster.start_all().unwrap();
