@@ -12,13 +12,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock_raft::{Configuration, LogPosition, Restored, SnapshotMeta};
+use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::{
-    CoreAddr, GroupId, Incarnation, Index, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
+    CoreAddr, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
 };
 use oarlock_wal::{
     Affected, DamageKind, Recovered, RecoveredGroup, Recovery, Wal, WalConfig, layout,
@@ -122,7 +122,8 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         }
         let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
-        match take_up(parts, group, found, wait) {
+        let load = |meta: &SnapshotMeta, loader| load_checkpoint(parts, group, meta, loader);
+        match ReplicaSeed::recovered(group, found, &parts.limits, wait, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
                 if let Some(rebuilt) = origin.rebuilt {
@@ -290,39 +291,15 @@ fn damaged_groups(recovered: &Recovered) -> BTreeSet<GroupId> {
     recovered.groups.iter().filter_map(is_damaged).collect()
 }
 
-fn take_up(
-    parts: &RecoverParts,
-    group: GroupId,
-    found: RecoveredGroup,
-    first_election_delay: Duration,
-) -> Result<ReplicaSeed, CheckpointError> {
-    let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
-    let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
-    let store = if checkpoint.position.index > Index(0) {
-        load_checkpoint(parts, group, &checkpoint)?
-    } else {
-        Store::new(Shard::store_limits(&parts.limits))
-    };
-    let epoch = Origin::from_details(&found.details).epoch;
-    let restored = Restored {
-        hard_state: found.hard_state,
-        checkpoint,
-        log_start: found.log_start,
-        entries: found.entries,
-        first_election_delay,
-    };
-    Ok(ReplicaSeed { group, epoch, restored, store })
-}
-
 fn load_checkpoint(
     parts: &RecoverParts,
     group: GroupId,
     meta: &SnapshotMeta,
+    loader: Loader,
 ) -> Result<Store, CheckpointError> {
     let position = meta.position;
     let name = CheckpointName { group, index: position.index, term: position.term };
     let path = parts.directory.checkpoint(name);
-    let loader = Loader::new(Shard::store_limits(&parts.limits));
     load_file(&path, meta.size_bytes, loader)
 }
 
@@ -341,16 +318,8 @@ fn load_file(path: &Path, size_bytes: u64, mut loader: Loader) -> Result<Store, 
 }
 
 fn create(parts: &RecoverParts, range: &RangeDescriptor, wait: Duration) -> ReplicaSeed {
-    let voters = range.replicas.iter().map(|replica| replica.node);
-    let restored = Restored {
-        hard_state: oarlock_raft::HardState::default(),
-        checkpoint: Shard::fresh_checkpoint(Configuration::simple(voters)),
-        log_start: Index(1),
-        entries: Vec::new(),
-        first_election_delay: wait,
-    };
-    let store = Store::new(Shard::store_limits(&parts.limits));
-    ReplicaSeed { group: range.group, epoch: range.epoch, restored, store }
+    let voters = Configuration::simple(range.replicas.iter().map(|replica| replica.node));
+    ReplicaSeed::fresh(range.group, range.epoch, voters, &parts.limits, wait)
 }
 
 /// The first of a range's replicas stands for election first, so that leaders are spread.

@@ -18,6 +18,7 @@ pub mod pulse;
 pub mod rebuild;
 mod replica;
 mod requests;
+mod seed;
 pub mod shard;
 mod snapshots;
 pub mod status;
@@ -27,7 +28,8 @@ mod timers;
 mod upkeep;
 
 pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output};
-pub use shard::{ReplicaSeed, Shard, ShardConfig, epoch_from};
+pub use seed::ReplicaSeed;
+pub use shard::{Shard, ShardConfig};
 pub use support_table::SupportTable;
 
 /// The table as the cores of a node and its pulse thread share it.

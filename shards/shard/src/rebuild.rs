@@ -16,7 +16,8 @@ use oarlock_types::{GroupId, Incarnation, Index, Mono, NodeId, RangeEpoch, Term}
 
 use crate::checkpoints::Mark;
 use crate::output::CheckpointFile;
-use crate::shard::{ReplicaSeed, Shard};
+use crate::seed::ReplicaSeed;
+use crate::shard::Shard;
 
 /// How long an answer is waited for before it is asked again.
 const ASK_INTERVAL_MS: u64 = 200;

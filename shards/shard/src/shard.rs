@@ -7,11 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use oarlock_codec::{GroupMessage, Record};
-use oarlock_raft::{Context, Effects, Group, GroupConfig, Restored, SnapshotMeta};
+use oarlock_raft::{Context, Effects, Group, GroupConfig, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
-use oarlock_types::{
-    CoreAddr, FastMap, GroupId, Index, Limits, Lsn, Mono, NodeId, Random, RangeEpoch, WallMs,
-};
+use oarlock_types::{CoreAddr, FastMap, GroupId, Index, Limits, Lsn, Mono, NodeId, Random, WallMs};
 use oarlock_wal::Wal;
 
 use crate::SharedSupport;
@@ -22,6 +20,7 @@ use crate::output::Output;
 use crate::rebuild::{Origin, Rebuilding};
 use crate::replica::Replica;
 use crate::requests::LaneKey;
+use crate::seed::ReplicaSeed;
 use crate::support_changes::ChangeTracker;
 use crate::timers::Timers;
 use crate::upkeep::Upkeep;
@@ -40,19 +39,6 @@ pub struct ShardConfig {
     /// Until then no replica here votes or campaigns: the node has forgotten its promises.
     /// [`Mono`] zero at a node's very first start.
     pub may_vote_from: Mono,
-}
-
-/// A replica to be taken up, new or from the log.
-#[derive(Debug)]
-pub struct ReplicaSeed {
-    /// Its group.
-    pub group: GroupId,
-    /// The range's epoch.
-    pub epoch: RangeEpoch,
-    /// What Raft remembers.
-    pub restored: Restored,
-    /// The state at the checkpoint that `restored` names.
-    pub store: Store,
 }
 
 /// Messages and acknowledgements that wait for a frame of the WAL.
@@ -316,10 +302,4 @@ impl Shard {
     pub fn store_limits(limits: &Limits) -> StoreLimits {
         StoreLimits { value_bytes_max: limits.value_bytes_max, ..StoreLimits::default() }
     }
-}
-
-/// The range's epoch that was kept with a replica's creation; the first where there is none.
-#[must_use]
-pub fn epoch_from(details: &[u8]) -> RangeEpoch {
-    Origin::from_details(details).epoch
 }

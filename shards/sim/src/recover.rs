@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use oarlock_raft::{Configuration, HardState, Restored};
-use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport, epoch_from};
+use oarlock_raft::{Configuration, SnapshotMeta};
+use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::{Loader, Store};
-use oarlock_types::{CoreAddr, GroupId, Index, Limits, Mono, Random, RangeEpoch, WallMs};
+use oarlock_types::{CoreAddr, GroupId, Mono, Random, RangeEpoch, WallMs};
 use oarlock_wal::{Affected, Recovered, RecoveredGroup, Recovery};
 
 use crate::config::Config;
@@ -59,7 +59,8 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
             continue;
         }
         let wait = config.limits.support_duration + random.between(Duration::ZERO, spread * 2);
-        match take_up(disk, &config.limits, group, found, wait) {
+        let load = |checkpoint: &SnapshotMeta, loader| load(disk, group, checkpoint, loader);
+        match ReplicaSeed::recovered(group, found, &config.limits, wait, load) {
             Ok(seed) => shard.add_replica(seed, false),
             Err(reason) => told.push(format!("{group} is not served: {reason}")),
         }
@@ -71,7 +72,9 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
             let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
             let wait = base + random.between(Duration::ZERO, FIRST_ELECTION + spread);
             let voters = Configuration::simple(replicas.iter().map(|replica| replica.node));
-            shard.add_replica(fresh(&config.limits, group, voters, wait), true);
+            let epoch = RangeEpoch(1);
+            let seed = ReplicaSeed::fresh(group, epoch, voters, &config.limits, wait);
+            shard.add_replica(seed, true);
         }
     }
     shard.sweep_checkpoints(disk.files.keys().copied());
@@ -130,50 +133,15 @@ fn damaged_groups(recovered: &Recovered) -> Option<BTreeSet<GroupId>> {
     Some(damaged)
 }
 
-fn take_up(
+fn load(
     disk: &Disk,
-    limits: &Limits,
     group: GroupId,
-    found: RecoveredGroup,
-    first_election_delay: Duration,
-) -> Result<ReplicaSeed, String> {
-    let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
-    let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
-    let store = if checkpoint.position.index > Index(0) {
-        let file = CheckpointFile { group, position: checkpoint.position };
-        let bytes = disk.files.get(&file).ok_or("its checkpoint is not there")?;
-        let size = usize::try_from(checkpoint.size_bytes).expect("invariant: it fits");
-        let mut loader = Loader::new(Shard::store_limits(limits));
-        loader.feed(&bytes[..size.min(bytes.len())]).map_err(|error| error.to_string())?;
-        loader.finish().map_err(|error| error.to_string())?
-    } else {
-        Store::new(Shard::store_limits(limits))
-    };
-    let epoch = epoch_from(&found.details);
-    let restored = Restored {
-        hard_state: found.hard_state,
-        checkpoint,
-        log_start: found.log_start,
-        entries: found.entries,
-        first_election_delay,
-    };
-    Ok(ReplicaSeed { group, epoch, restored, store })
-}
-
-/// A replica that has never spoken.
-pub(crate) fn fresh(
-    limits: &Limits,
-    group: GroupId,
-    configuration: Configuration,
-    first_election_delay: Duration,
-) -> ReplicaSeed {
-    let restored = Restored {
-        hard_state: HardState::default(),
-        checkpoint: Shard::fresh_checkpoint(configuration),
-        log_start: Index(1),
-        entries: Vec::new(),
-        first_election_delay,
-    };
-    let store = Store::new(Shard::store_limits(limits));
-    ReplicaSeed { group, epoch: RangeEpoch(1), restored, store }
+    checkpoint: &SnapshotMeta,
+    mut loader: Loader,
+) -> Result<Store, String> {
+    let file = CheckpointFile { group, position: checkpoint.position };
+    let bytes = disk.files.get(&file).ok_or("its checkpoint is not there")?;
+    let size = usize::try_from(checkpoint.size_bytes).expect("invariant: it fits");
+    loader.feed(&bytes[..size.min(bytes.len())]).map_err(|error| error.to_string())?;
+    loader.finish().map_err(|error| error.to_string())
 }

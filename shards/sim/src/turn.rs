@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
 use oarlock_raft::Configuration;
-use oarlock_shard::Output;
-use oarlock_types::{GroupId, Mono, NodeId, WallMs};
+use oarlock_shard::{Output, ReplicaSeed};
+use oarlock_types::{GroupId, Mono, NodeId, RangeEpoch, WallMs};
 
 use crate::config::Config;
 use crate::disk::{Disk, Writing};
 use crate::node::{Ask, Core, Job};
-use crate::recover::fresh;
 use crate::trace::What;
 use crate::words;
 use crate::world::{BEAT_US, Event, World};
@@ -85,7 +84,8 @@ impl Core {
                 // One that has lost its log must not come back as another: it would forget votes.
                 if !self.shard.has_replica(group) && !disk.lost.contains(&group) {
                     let wait = config.limits.support_duration;
-                    let seed = fresh(&config.limits, group, Configuration::default(), wait);
+                    let (epoch, nobody) = (RangeEpoch(1), Configuration::default());
+                    let seed = ReplicaSeed::fresh(group, epoch, nobody, &config.limits, wait);
                     self.shard.add_replica(seed, true);
                 }
             }

@@ -1,22 +1,23 @@
 //! One node in memory: its disks, which last, and the life of its process, which does not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_codec::{GroupMessage, Lane};
-use oarlock_raft::{Configuration, HardState, Restored};
+use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent, PulseConfig};
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{
     CheckpointFile, FileDone, FileJob, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
-    SharedSupport, epoch_from,
+    SharedSupport,
 };
 use oarlock_store::{Loader, Request, Store};
 use oarlock_types::{
-    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
-    Pulse, Random, RangeEpoch, WallMs,
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Limits, Lsn, Mono, NodeId, Pulse,
+    Random, RangeEpoch, WallMs,
 };
 use oarlock_wal::{FrameWrite, RecoveredGroup, WalConfig};
 
@@ -214,7 +215,11 @@ impl Node {
         for (group, found) in groups.iter().filter(|(group, _)| !lost.contains(group)) {
             assert!(!found.damaged, "{addr}: {group} is damaged");
             let delay = wait + random.between(Duration::ZERO, spread * 2);
-            shard.add_replica(take_up(disk, &plan.limits, *group, found, delay), false);
+            let load = |checkpoint: &SnapshotMeta, loader| {
+                Ok::<_, Infallible>(load(disk, *group, checkpoint, loader))
+            };
+            let Ok(seed) = ReplicaSeed::recovered(*group, found.clone(), &plan.limits, delay, load);
+            shard.add_replica(seed, false);
             if let Some(rebuilt) = rebuilt(*group) {
                 shard.set_rebuilt(*group, rebuilt);
             }
@@ -252,45 +257,15 @@ impl Node {
     }
 }
 
-fn take_up(
-    disk: &Disk,
-    limits: &Limits,
-    group: GroupId,
-    found: &RecoveredGroup,
-    first_election_delay: Duration,
-) -> ReplicaSeed {
-    let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
-    let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
-    let store = if checkpoint.position.index > Index(0) {
-        let file = CheckpointFile { group, position: checkpoint.position };
-        let bytes =
-            disk.files.get(&file).unwrap_or_else(|| panic!("{file:?} is marked, not there"));
-        assert_eq!(bytes.len() as u64, checkpoint.size_bytes);
-        let mut loader = Loader::new(Shard::store_limits(limits));
-        loader.feed(bytes).expect("a checkpoint loads");
-        loader.finish().expect("a checkpoint is whole")
-    } else {
-        Store::new(Shard::store_limits(limits))
-    };
-    let restored = Restored {
-        hard_state: found.hard_state,
-        checkpoint,
-        log_start: found.log_start,
-        entries: found.entries.clone(),
-        first_election_delay,
-    };
-    ReplicaSeed { group, epoch: epoch_from(&found.details), restored, store }
+fn load(disk: &Disk, group: GroupId, checkpoint: &SnapshotMeta, mut loader: Loader) -> Store {
+    let file = CheckpointFile { group, position: checkpoint.position };
+    let bytes = disk.files.get(&file).unwrap_or_else(|| panic!("{file:?} is marked, not there"));
+    assert_eq!(bytes.len() as u64, checkpoint.size_bytes);
+    loader.feed(bytes).expect("a checkpoint loads");
+    loader.finish().expect("a checkpoint is whole")
 }
 
 fn create(range: &Range, limits: &Limits, first_election_delay: Duration) -> ReplicaSeed {
-    let voters = range.replicas.iter().map(|replica| replica.node);
-    let restored = Restored {
-        hard_state: HardState::default(),
-        checkpoint: Shard::fresh_checkpoint(Configuration::simple(voters)),
-        log_start: Index(1),
-        entries: Vec::new(),
-        first_election_delay,
-    };
-    let store = Store::new(Shard::store_limits(limits));
-    ReplicaSeed { group: range.group, epoch: RangeEpoch(1), restored, store }
+    let voters = Configuration::simple(range.replicas.iter().map(|replica| replica.node));
+    ReplicaSeed::fresh(range.group, RangeEpoch(1), voters, limits, first_election_delay)
 }
