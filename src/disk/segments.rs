@@ -22,7 +22,7 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// How many zeros are written at a time, so that WAL writes get in between.
 pub const SLICE_BYTES: usize = 1 << 20;
 /// Segments out of use that are kept; more are removed, to give their room back.
-pub const SPARES_MAX: usize = 2;
+pub const SPARES_MAX: usize = 8;
 
 /// A segment file, open for direct and synchronous writing: what a WAL ring writes to.
 #[derive(Debug)]

@@ -7,11 +7,10 @@ use oarlock_codec::Record;
 use oarlock_raft::SnapshotMeta;
 use oarlock_store::CheckpointProgress;
 use oarlock_types::{GroupId, Index};
-use oarlock_wal::{FrameSpan, Straggler};
 
 use crate::files::Purpose;
 use crate::output::{CheckpointFile, FileDone, FileJob};
-use crate::rebuild::Origin;
+use crate::replica::Replica;
 use crate::shard::Shard;
 
 /// Checkpoints that one core makes at once; more would only compete for one disk.
@@ -23,16 +22,8 @@ const SLICE_BYTES: usize = 64 << 10;
 const SENDING_LOG_FACTOR: u64 = 4;
 
 /// After a checkpoint failed, the group's next one waits so long, and twice as long each time.
-const CHECKPOINT_WAIT_MIN: Duration = Duration::from_secs(1);
+pub(crate) const CHECKPOINT_WAIT_MIN: Duration = Duration::from_secs(1);
 const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// A log of so few segments is left as it is.
-const SEGMENTS_QUIET: usize = 8;
-/// A group with more than this in the oldest segment is checkpointed instead of copied, where that
-/// frees most of it.
-const REWRITE_BYTES_MAX: u64 = 1 << 20;
-/// Reads, of at most about 1 MiB each, that are copied at once: more would hold clients' writes up.
-const REWRITE_READS_MAX: usize = 4;
 
 /// A mark in the log that something waits for.
 #[derive(Clone, Copy, Debug)]
@@ -60,18 +51,24 @@ impl Shard {
     /// stays below what clients wrote, and write amplification under about two.
     pub(crate) fn consider_checkpoint(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get(&group) else { return };
-        let log_bytes = self.wal.group_log_bytes(group);
-        let log_bytes_max = self.limits.compact_log_bytes_min.max(replica.store.size_bytes());
-        if log_bytes <= log_bytes_max {
+        if self.wal.group_log_bytes(group) <= self.log_bytes_max(replica) {
             return;
         }
-        // A new checkpoint takes away the one that is being sent and the log behind it: a follower
-        // that needs longer than the log takes to grow would begin anew for ever.
-        let waits = log_bytes <= log_bytes_max.saturating_mul(SENDING_LOG_FACTOR)
-            && replica.is_sending_checkpoint();
-        if !waits {
+        if !self.waits_for_receiver(group, replica) {
             self.start_checkpoint(group);
         }
+    }
+
+    fn log_bytes_max(&self, replica: &Replica) -> u64 {
+        self.limits.compact_log_bytes_min.max(replica.store.size_bytes())
+    }
+
+    /// A new checkpoint takes away the one that is being sent and the log behind it: a follower
+    /// that needs longer than the log takes to grow would begin anew for ever.
+    pub(crate) fn waits_for_receiver(&self, group: GroupId, replica: &Replica) -> bool {
+        let log_bytes_max = self.log_bytes_max(replica).saturating_mul(SENDING_LOG_FACTOR);
+        replica.is_sending_checkpoint()
+            && self.wal.group_log_bytes(group) <= log_bytes_max
     }
 
     pub(crate) fn start_checkpoint(&mut self, group: GroupId) {
@@ -79,7 +76,7 @@ impl Shard {
         self.start_checkpoint_with(group, tail_bytes);
     }
 
-    fn start_checkpoint_with(&mut self, group: GroupId, tail_bytes: u64) {
+    pub(crate) fn start_checkpoint_with(&mut self, group: GroupId, tail_bytes: u64) {
         let busy = self.files.making >= MAKING_MAX;
         self.drop_overtaken(group);
         let Some(replica) = self.replicas.get_mut(&group) else { return };
@@ -168,102 +165,5 @@ impl Shard {
         replica.store.checkpoint_abort();
         self.files.making -= 1;
         self.delete(CheckpointFile { group, position: making.meta.position });
-    }
-
-    /// Keeps the log short. A group that holds much of the oldest segment is checkpointed; when
-    /// only a few hold little of it, their live records are written anew at the head.
-    pub(crate) fn relieve_oldest_segment(&mut self) {
-        if self.wal.segments_count() <= SEGMENTS_QUIET || self.files.is_rewriting() {
-            return;
-        }
-        // A log may be long because much of it is needed. Copying that would free nothing, and
-        // would never end.
-        let live_bytes: u64 = self.wal.live_bytes().values().sum();
-        if live_bytes * 2 > self.wal.size_bytes() {
-            return;
-        }
-        let stragglers = self.wal.stragglers();
-        let large = stragglers.iter().filter(|straggler| self.is_better_checkpointed(straggler));
-        let large: Vec<GroupId> = large.map(|straggler| straggler.group).collect();
-        for group in &large {
-            self.start_checkpoint(*group);
-        }
-        if large.is_empty() {
-            for span in self.wal.straggler_reads().into_iter().take(REWRITE_READS_MAX) {
-                self.start_job(Purpose::Rewrite(span), FileJob::ReadFrames(span));
-            }
-        }
-    }
-
-    /// Whether a checkpoint frees most of what a group has in the oldest segment. One that would
-    /// not (what is there is not applied yet, or is the tail that stays) must not be waited for: no
-    /// other group's segment would ever go.
-    fn is_better_checkpointed(&self, straggler: &Straggler) -> bool {
-        let Some((first, last)) = straggler.entries else { return false };
-        let Some(replica) = self.replicas.get(&straggler.group) else { return false };
-        let middle = first.get().midpoint(last.get());
-        let applied = replica.raft.applied();
-        let tail_bytes = self.limits.compact_tail_bytes;
-        let keep_from = self.wal.tail_start(straggler.group, applied, tail_bytes);
-        straggler.bytes > REWRITE_BYTES_MAX
-            && self.now >= replica.checkpoint_from
-            && replica.incoming.is_none()
-            && replica.raft.commit() > replica.checkpoint.position.index
-            && keep_from.get() > middle
-    }
-
-    pub(crate) fn frame_to_rewrite(&mut self, span: FrameSpan, done: &FileDone) {
-        let rewritten = match done {
-            // What is copied is durable where it was: nobody waits for the copy.
-            FileDone::Read(bytes) => self.wal.rewrite(&span, bytes).ok(),
-            FileDone::Written | FileDone::Failed => None,
-        };
-        let unreadable = match rewritten {
-            Some(rewritten) => rewritten.damaged,
-            // Frames that are no longer the oldest were given away meanwhile: that is no damage.
-            None if !self.wal.straggler_reads().contains(&span) => Vec::new(),
-            None => self.wal.stragglers().into_iter().map(|straggler| straggler.group).collect(),
-        };
-        for group in unreadable {
-            self.restate(group);
-        }
-    }
-
-    /// A living replica's part of the log can no longer be read back, and a restart would find it
-    /// damaged. Everything that it promised is here in memory: it is written anew, and a checkpoint
-    /// takes the place of the entries.
-    fn restate(&mut self, group: GroupId) {
-        let Some(replica) = self.replicas.get_mut(&group) else { return };
-        if replica.making.is_some()
-            || replica.incoming.is_some()
-            || self.now < replica.checkpoint_from
-        {
-            return;
-        }
-        self.out.unreadable.push(group);
-        let hard_state = replica.raft.hard_state();
-        let meta = replica.raft.applied_meta();
-        let configuration = meta.configuration;
-        let details = Origin { epoch: replica.epoch, rebuilt: replica.rebuilt }.to_details();
-        // The checkpoint that there is holds all: only the entries that stayed behind it go.
-        let rest =
-            (meta.position == replica.checkpoint.position).then(|| replica.checkpoint.clone());
-        self.wal.restate(&Record::Create { group, configuration, details });
-        self.newest_lsn = self.wal.restate(&Record::HardState { group, hard_state });
-        match rest {
-            None => self.start_checkpoint_with(group, 0),
-            Some(meta) if meta.position.index > Index(0) => {
-                let keep_from = meta.position.index.next();
-                self.log(&Record::Checkpoint { group, meta: meta.clone(), keep_from });
-                if let Some(replica) = self.replicas.get_mut(&group) {
-                    replica.raft.compact(meta, keep_from);
-                }
-            }
-            Some(_) => {}
-        }
-        // Until that has taken effect nothing is gained by reading those frames again.
-        if let Some(replica) = self.replicas.get_mut(&group) {
-            replica.checkpoint_from = self.now + CHECKPOINT_WAIT_MIN;
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! One core's engine: many groups, one log, no clock, no socket, no file.
 //!
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
-//! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `upkeep` is what
-//! happens a few times a second, [`rebuild`] brings back replicas that have lost their log, [`pulse`]
+//! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `relief` keeps
+//! the log short, `upkeep` is what happens a few times a second, [`rebuild`] brings back replicas that have lost their log, [`pulse`]
 //! and [`support_table`] are liveness for the whole node, [`output`] what the driver is asked to do,
 //! [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
@@ -16,6 +16,7 @@ mod observe;
 pub mod output;
 pub mod pulse;
 pub mod rebuild;
+mod relief;
 mod replica;
 mod requests;
 mod seed;

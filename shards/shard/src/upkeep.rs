@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use oarlock_types::{GroupId, Mono};
+use oarlock_types::{GroupId, Lsn, Mono};
 
 use crate::replica::Replica;
 use crate::shard::Shard;
@@ -14,9 +14,6 @@ use crate::support_changes::SupportChange;
 /// once stand for election over two seconds, not all in one turn.
 const SPREAD_PER_GROUP: Duration = Duration::from_micros(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the oldest segment of the log is looked at: a core that writes a segment in less would
-/// outrun its reclamation.
-const RELIEVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes freed per turn of a store that was replaced.
 const FREE_BYTES_PER_TURN: u64 = 192 << 10;
 
@@ -30,7 +27,8 @@ pub(crate) struct Upkeep {
     /// Groups led here that hold expired keys.
     expired: VecDeque<GroupId>,
     swept_at: Mono,
-    relieved_at: Mono,
+    /// The newest durable frame when the log was last looked at.
+    pub(crate) relieved_at: Lsn,
 }
 
 impl Shard {
@@ -50,10 +48,7 @@ impl Shard {
             self.sweep();
         }
         self.remove_expired();
-        if self.now.since(self.upkeep.relieved_at) >= RELIEVE_INTERVAL {
-            self.upkeep.relieved_at = self.now;
-            self.relieve_oldest_segment();
-        }
+        self.relieve_log();
     }
 
     fn support_changed(&mut self, changes: &[SupportChange]) {

@@ -39,6 +39,21 @@ impl Run {
         let bytes = self.bytes * kept / self.count();
         Some(Self { first, last, bytes, ..*self })
     }
+
+    /// Both as one, where `next` follows in index and place, and what they span is not too long.
+    fn grown(&self, next: &Self, segments: &Segments) -> Option<Self> {
+        let follows = self.last.next() == next.first && self.lsn_last <= next.lsn_first;
+        if !follows || segments.of(self.lsn_first) != segments.of(next.lsn_first) {
+            return None;
+        }
+        let span = segments.span(self.lsn_first, next.lsn_last)?;
+        (span.len <= RUN_BYTES_MAX || self.lsn_first == next.lsn_first).then_some(Self {
+            last: next.last,
+            lsn_last: next.lsn_last,
+            bytes: self.bytes + next.bytes,
+            ..*self
+        })
+    }
 }
 
 /// One group's part of the index.
@@ -124,9 +139,7 @@ impl LogIndex {
 
     fn forget(&mut self, group: GroupId, by: Lsn, segments: &mut Segments) {
         let Some(group) = self.groups.remove(&group) else { return };
-        let singles = [group.created, group.hard_state, group.checkpoint];
-        let singles = singles.into_iter().filter(|lsn| *lsn != Lsn(0));
-        for lsn in singles.chain(group.runs.iter().map(|run| run.lsn_first)) {
+        for lsn in group.singles().chain(group.runs.iter().map(|run| run.lsn_first)) {
             segments.release(lsn, by);
         }
     }
@@ -141,18 +154,25 @@ fn replace(place: &mut Lsn, lsn: Lsn, segments: &mut Segments) {
 }
 
 impl GroupIndex {
+    /// The frames of its create, hard state and checkpoint, as far as there are any.
+    pub(crate) fn singles(&self) -> impl Iterator<Item = Lsn> {
+        let all = [self.created, self.hard_state, self.checkpoint];
+        all.into_iter().filter(|lsn| *lsn != Lsn(0))
+    }
+
     fn count_log_bytes(&mut self) {
         let after = self.checkpoint_index.next();
         let live = self.runs.iter().filter_map(|run| run.clip(after, Index(u64::MAX)));
         self.log_bytes = live.map(|run| run.bytes).sum();
     }
 
-    /// The first of the last `bytes` of entries up to `end`, by each run's average.
-    pub(crate) fn tail_start(&self, end: Index, bytes: u64) -> Index {
+    /// The first of the last `bytes` of entries up to `end` that stand in frames from `since` on, by
+    /// each run's average.
+    pub(crate) fn tail_start(&self, end: Index, bytes: u64, since: Lsn) -> Index {
         let mut left = bytes;
         let mut start = end.next();
         for run in self.runs.iter().rev().filter_map(|run| run.clip(Index(0), end)) {
-            if run.last.next() != start {
+            if run.last.next() != start || run.lsn_first < since {
                 break;
             }
             let fit = (run.count() * left).checked_div(run.bytes).unwrap_or(run.count());
@@ -185,16 +205,9 @@ impl GroupIndex {
     /// Adds entries behind all others; the newest run grows where it may.
     fn push(&mut self, run: Run, segments: &mut Segments) {
         if let Some(newest) = self.runs.last_mut()
-            && newest.last.next() == run.first
-            && newest.lsn_last <= run.lsn_first
-            && segments.of(newest.lsn_first) == segments.of(run.lsn_first)
-            && segments
-                .span(newest.lsn_first, run.lsn_last)
-                .is_some_and(|span| span.len <= RUN_BYTES_MAX || newest.lsn_first == run.lsn_first)
+            && let Some(grown) = newest.grown(&run, segments)
         {
-            newest.last = run.last;
-            newest.lsn_last = run.lsn_last;
-            newest.bytes += run.bytes;
+            *newest = grown;
             return;
         }
         segments.hold(run.lsn_first);
@@ -203,20 +216,29 @@ impl GroupIndex {
 
     /// Gives entries a new place, wherever they stood, and touches no others.
     fn put(&mut self, run: Run, segments: &mut Segments) {
-        let mut runs = Vec::with_capacity(self.runs.len() + 2);
-        for old in &self.runs {
-            let below =
-                if run.first > Index(0) { old.clip(Index(0), run.first.prev()) } else { None };
-            let above = old.clip(run.last.next(), Index(u64::MAX));
-            for kept in [below, above].into_iter().flatten() {
-                segments.hold(kept.lsn_first);
-                runs.push(kept);
-            }
+        let from = self.runs.partition_point(|old| old.last < run.first);
+        let to = self.runs.partition_point(|old| old.first <= run.last);
+        let replaced = self.runs.get(from..to).unwrap_or_default();
+        let below = replaced.first().filter(|old| old.first < run.first);
+        let below = below.and_then(|old| old.clip(old.first, run.first.prev()));
+        let above = replaced.last().and_then(|old| old.clip(run.last.next(), old.last));
+        for run in [below, Some(run), above].into_iter().flatten() {
+            segments.hold(run.lsn_first);
+        }
+        for old in replaced {
             segments.release(old.lsn_first, run.lsn_first);
         }
-        segments.hold(run.lsn_first);
-        let at = runs.partition_point(|old: &Run| old.last < run.first);
-        runs.insert(at, run);
-        self.runs = runs;
+        self.runs.splice(from..to, [below, Some(run), above].into_iter().flatten());
+        self.join(from + usize::from(below.is_some()), run.lsn_first, segments);
+    }
+
+    /// Makes the run at `place` part of the one below it, if that may grow.
+    fn join(&mut self, place: usize, by: Lsn, segments: &mut Segments) {
+        let Some(below) = place.checked_sub(1) else { return };
+        if let Some(grown) = self.runs[below].grown(&self.runs[place], segments) {
+            segments.release(self.runs[place].lsn_first, by);
+            self.runs[below] = grown;
+            self.runs.remove(place);
+        }
     }
 }

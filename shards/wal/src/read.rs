@@ -10,7 +10,7 @@ use oarlock_raft::Entry;
 use oarlock_types::{GroupId, Index, Lsn, SegmentId};
 use thiserror::Error;
 
-use crate::index::{Run, What};
+use crate::index::{GroupIndex, Run, What};
 use crate::layout::{self, FrameKey};
 use crate::segments::FrameSpan;
 use crate::wal::Wal;
@@ -132,21 +132,33 @@ impl Wal {
     /// Which groups hold the oldest segment, unless it is the one that is being written.
     #[must_use]
     pub fn stragglers(&self) -> Vec<Straggler> {
-        let Some(oldest) = self.segments.oldest_full() else { return Vec::new() };
+        let Some(behind) = self.segments.behind_oldest() else { return Vec::new() };
+        let held = |lsn: Lsn| lsn != Lsn(0) && lsn < behind;
         let mut found = Vec::new();
         for (group, index) in &self.index.groups {
-            let held = |lsn: &Lsn| *lsn != Lsn(0) && self.segments.of(*lsn) == Some(oldest);
-            let singles = [index.created, index.hard_state, index.checkpoint];
-            let singles = singles.iter().filter(|lsn| held(lsn)).count() as u64;
-            let runs: Vec<&Run> = index.runs.iter().filter(|run| held(&run.lsn_first)).collect();
-            if singles > 0 || !runs.is_empty() {
-                let first = runs.iter().map(|run| run.first).min();
-                let last = runs.iter().map(|run| run.last).max();
-                let bytes = runs.iter().map(|run| run.bytes).sum::<u64>() + singles * SINGLE_BYTES;
-                found.push(Straggler { group: *group, entries: first.zip(last), bytes });
+            let singles = index.singles().filter(|lsn| held(*lsn)).count() as u64;
+            let mut entries = None;
+            let mut bytes = singles * SINGLE_BYTES;
+            for run in index.runs.iter().filter(|run| held(run.lsn_first)) {
+                let (first, _) = entries.unwrap_or((run.first, run.last));
+                entries = Some((first, run.last));
+                bytes += run.bytes;
+            }
+            if singles > 0 || entries.is_some() {
+                found.push(Straggler { group: *group, entries, bytes });
             }
         }
         found
+    }
+
+    /// About how many bytes of all segments are still needed.
+    #[must_use]
+    pub fn needed_bytes(&self) -> u64 {
+        let of_group = |index: &GroupIndex| {
+            let runs = index.runs.iter().map(|run| run.bytes).sum::<u64>();
+            runs + index.singles().count() as u64 * SINGLE_BYTES
+        };
+        self.index.groups.values().map(of_group).sum()
     }
 
     /// About how many bytes of each segment are still needed, for those where any are.
@@ -154,9 +166,7 @@ impl Wal {
     pub fn live_bytes(&self) -> BTreeMap<SegmentId, u64> {
         let mut live = BTreeMap::new();
         for index in self.index.groups.values() {
-            let singles = [index.created, index.hard_state, index.checkpoint];
-            let singles = singles.into_iter().filter(|lsn| *lsn != Lsn(0));
-            let singles = singles.map(|lsn| (lsn, SINGLE_BYTES));
+            let singles = index.singles().map(|lsn| (lsn, SINGLE_BYTES));
             let runs = index.runs.iter().map(|run| (run.lsn_first, run.bytes));
             for (lsn, bytes) in singles.chain(runs) {
                 if let Some(segment) = self.segments.of(lsn) {
@@ -170,18 +180,12 @@ impl Wal {
     /// What to read to copy everything live out of the oldest segment, for [`Wal::rewrite`].
     #[must_use]
     pub fn straggler_reads(&self) -> Vec<FrameSpan> {
-        let Some(oldest) = self.segments.oldest_full() else { return Vec::new() };
+        let Some(behind) = self.segments.behind_oldest() else { return Vec::new() };
         let mut items = BTreeSet::new();
         for index in self.index.groups.values() {
-            let singles = [index.created, index.hard_state, index.checkpoint];
-            let singles = singles.into_iter().map(|lsn| (lsn, lsn));
+            let singles = index.singles().map(|lsn| (lsn, lsn));
             let runs = index.runs.iter().map(|run| (run.lsn_first, run.lsn_last));
-            let held = singles.chain(runs);
-            items.extend(
-                held.filter(|(first, _)| {
-                    *first != Lsn(0) && self.segments.of(*first) == Some(oldest)
-                }),
-            );
+            items.extend(singles.chain(runs).filter(|(first, _)| *first < behind));
         }
         let mut reads: Vec<FrameSpan> = Vec::new();
         for (first, last) in items {
@@ -248,11 +252,20 @@ impl Wal {
         for (group, run) in runs {
             let found = entries.get(&group).into_iter();
             let found = found.flat_map(|found| found.range(run.first..=run.last));
-            let entries: Vec<Entry> = found.map(|(_, entry)| entry.clone()).collect();
-            if entries.len() as u64 == run.last.get() - run.first.get() + 1 {
-                copies.push(Record::Entries { group, entries });
-            } else {
+            let found: Vec<Entry> = found.map(|(_, entry)| entry.clone()).collect();
+            if found.len() as u64 != run.last.get() - run.first.get() + 1 {
                 damaged.insert(group);
+                continue;
+            }
+            // Runs that follow each other become one record: many frames of few entries, one of many.
+            match copies.last_mut() {
+                Some(Record::Entries { group: before, entries })
+                    if *before == group
+                        && entries.last().is_some_and(|e| e.at.index.next() == run.first) =>
+                {
+                    entries.extend(found);
+                }
+                Some(_) | None => copies.push(Record::Entries { group, entries: found }),
             }
         }
         copies.retain(|record| !damaged.contains(&record.group()));

@@ -91,6 +91,16 @@ impl Segments {
         self.position(lsn).map(|at| self.list[at].id)
     }
 
+    /// How many blocks the log has grown by since frame `lsn` began, about.
+    pub(crate) fn blocks_since(&self, lsn: Lsn, blocks_per_segment: u64) -> u64 {
+        let (Some(place), Some(head)) = (self.position(lsn), self.list.back()) else { return 0 };
+        let segment = &self.list[place];
+        let frame = usize::try_from(lsn.get() - segment.first_lsn.get()).ok();
+        let start = frame.and_then(|frame| segment.starts.get(frame)).unwrap_or(&segment.end);
+        let segments = (self.list.len() - 1 - place) as u64;
+        (segments * blocks_per_segment + u64::from(head.end)).saturating_sub(u64::from(*start))
+    }
+
     /// Counts a reference to a frame.
     pub(crate) fn hold(&mut self, lsn: Lsn) {
         if let Some(at) = self.position(lsn) {
@@ -114,9 +124,15 @@ impl Segments {
         Some(self.list.iter().find(|segment| segment.live > 0).unwrap_or(last).id)
     }
 
-    /// The oldest segment, unless it is the one that is being written.
-    pub(crate) fn oldest_full(&self) -> Option<SegmentId> {
-        if self.list.len() > 1 { self.list.front().map(|segment| segment.id) } else { None }
+    /// The first frame of the newest `count` segments.
+    pub(crate) fn newest(&self, count: usize) -> Lsn {
+        let place = self.list.len().saturating_sub(count);
+        self.list.get(place).map_or(Lsn(0), |segment| segment.first_lsn)
+    }
+
+    /// The first frame behind the oldest segment, unless that is the one that is being written.
+    pub(crate) fn behind_oldest(&self) -> Option<Lsn> {
+        self.list.get(1).map(|segment| segment.first_lsn)
     }
 
     /// Takes out the oldest segment if nothing in it is needed, and durably so: a durable frame

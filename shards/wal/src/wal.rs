@@ -14,6 +14,8 @@ use crate::segments::Segments;
 
 /// Segments that are made ahead of use.
 const SPARE_COUNT: usize = 2;
+/// A tail reaches back so many segments at most.
+const TAIL_SEGMENTS_COUNT: usize = 4;
 /// What an archived entry takes beyond `Entry::size_bytes`, at most.
 const ENTRY_EXTRA_BYTES: usize = 64;
 
@@ -347,6 +349,12 @@ impl Wal {
         self.segments.count()
     }
 
+    /// The length of a segment file.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.config.segment_bytes
+    }
+
     /// Bytes of the segments that hold, or held, frames.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -354,10 +362,23 @@ impl Wal {
     }
 
     /// Where `group`'s log should begin for about the last `bytes` of its entries up to `end` to
-    /// stay in it; one past `end` if none of them is in a frame.
+    /// stay in it, as far as they are in one of the newest few segments: a tail must not keep old
+    /// ones. One past `end` if none of them is.
     #[must_use]
     pub fn tail_start(&self, group: GroupId, end: Index, bytes: u64) -> Index {
-        self.index.groups.get(&group).map_or(end.next(), |group| group.tail_start(end, bytes))
+        let since = self.segments.newest(TAIL_SEGMENTS_COUNT);
+        let group = self.index.groups.get(&group);
+        group.map_or(end.next(), |group| group.tail_start(end, bytes, since))
+    }
+
+    /// About how many bytes all groups together have written since the oldest frame that holds
+    /// entries of `group`; 0 if none does.
+    #[must_use]
+    pub fn reach_bytes(&self, group: GroupId) -> u64 {
+        let runs = self.index.groups.get(&group).map_or(&[][..], |group| &group.runs);
+        let Some(oldest) = runs.iter().map(|run| run.lsn_first).min() else { return 0 };
+        let per_segment = self.config.segment_bytes / BLOCK_BYTES as u64;
+        self.segments.blocks_since(oldest, per_segment) * BLOCK_BYTES as u64
     }
 
     /// Bytes of `group`'s entries in the log behind its newest checkpoint.
