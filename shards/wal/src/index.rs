@@ -65,6 +65,8 @@ pub(crate) struct GroupIndex {
     pub(crate) checkpoint: Lsn,
     pub(crate) checkpoint_index: Index,
     pub(crate) log_bytes: u64,
+    /// The oldest frame that a run begins in; zero: no runs.
+    pub(crate) oldest: Lsn,
     /// In order of index, none overlapping.
     pub(crate) runs: Vec<Run>,
 }
@@ -117,17 +119,17 @@ impl LogIndex {
                 if !note.moved {
                     group.keep(keep_from, Index(u64::MAX), lsn, segments);
                 }
-                group.count_log_bytes();
+                group.recount();
             }
             What::Entries { first, last, bytes } => {
                 let run = Run { first, last, lsn_first: lsn, lsn_last: lsn, bytes };
                 if note.moved {
                     group.put(run, segments);
-                    group.count_log_bytes();
+                    group.recount();
                 } else {
                     if group.runs.last().is_some_and(|newest| newest.last >= first) {
                         group.keep(Index(0), first.prev(), lsn, segments);
-                        group.count_log_bytes();
+                        group.recount();
                     }
                     group.log_bytes += bytes;
                     group.push(run, segments);
@@ -160,7 +162,9 @@ impl GroupIndex {
         all.into_iter().filter(|lsn| *lsn != Lsn(0))
     }
 
-    fn count_log_bytes(&mut self) {
+    /// To be called when runs other than the newest have changed.
+    fn recount(&mut self) {
+        self.oldest = self.runs.iter().map(|run| run.lsn_first).min().unwrap_or(Lsn(0));
         let after = self.checkpoint_index.next();
         let live = self.runs.iter().filter_map(|run| run.clip(after, Index(u64::MAX)));
         self.log_bytes = live.map(|run| run.bytes).sum();
@@ -211,6 +215,9 @@ impl GroupIndex {
             return;
         }
         segments.hold(run.lsn_first);
+        if self.runs.is_empty() {
+            self.oldest = run.lsn_first;
+        }
         self.runs.push(run);
     }
 

@@ -375,8 +375,8 @@ impl Wal {
     /// entries of `group`; 0 if none does.
     #[must_use]
     pub fn reach_bytes(&self, group: GroupId) -> u64 {
-        let runs = self.index.groups.get(&group).map_or(&[][..], |group| &group.runs);
-        let Some(oldest) = runs.iter().map(|run| run.lsn_first).min() else { return 0 };
+        let oldest = self.index.groups.get(&group).map(|group| group.oldest);
+        let Some(oldest) = oldest.filter(|lsn| *lsn != Lsn(0)) else { return 0 };
         let per_segment = self.config.segment_bytes / BLOCK_BYTES as u64;
         self.segments.blocks_since(oldest, per_segment) * BLOCK_BYTES as u64
     }
