@@ -336,3 +336,61 @@ fn info_counts_the_keys_of_all_nodes() {
         if sums == [40, 10] { Ok(()) } else { Err(format!("{sums:?}")) }
     });
 }
+
+/// Connections of all cores are listed, and ended from any of them.
+#[test]
+fn clients_are_listed_and_ended() {
+    let cluster = Cluster::start("kill", Options { cores: 2, ..Options::default() });
+    let mut asker = cluster.client(1);
+    let mut ask = |command: &str| {
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        let answer = asker.call(&words).unwrap();
+        if let Answer::Bulk(lines) = answer {
+            String::from_utf8(lines).unwrap()
+        } else {
+            answer.to_string()
+        }
+    };
+    let mut victims: Vec<TcpStream> = (0..16).map(|_| raw(&cluster)).collect();
+    for (number, victim) in victims.iter_mut().enumerate() {
+        write!(victim, "CLIENT SETNAME victim-{number}\r\n").unwrap();
+        let mut answer = [0; 5];
+        victim.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+    let list = ask("CLIENT LIST");
+    let lines: Vec<&str> = list.lines().filter(|line| line.contains(" name=victim-")).collect();
+    assert_eq!(lines.len(), 16, "{list}");
+    let field = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
+        rest.split(' ').next().unwrap().to_owned()
+    };
+    let of = |number: usize| {
+        let name = format!("victim-{number}");
+        *lines.iter().find(|line| field(line, "name") == name).unwrap()
+    };
+    // Ids tell the cores: the kernel spreads sixteen connections over both.
+    let cores: std::collections::BTreeSet<u64> =
+        lines.iter().map(|line| field(line, "id").parse::<u64>().unwrap() >> 40).collect();
+    assert_eq!(cores.len(), 2, "{list}");
+
+    assert_eq!(ask(&format!("CLIENT KILL {}", field(of(0), " addr"))), "OK");
+    assert_eq!(until_closed(&mut victims[0]), "");
+    assert_eq!(ask(&format!("CLIENT KILL ID {}", field(of(1), "id"))), "1");
+    assert_eq!(until_closed(&mut victims[1]), "");
+    assert!(ask(&format!("CLIENT KILL {}", field(of(0), " addr"))).contains("No such client"));
+    assert_eq!(ask("CLIENT KILL TYPE replica"), "0");
+    let one = ask(&format!("CLIENT LIST ID {} {}", field(of(1), "id"), field(of(2), "id")));
+    assert_eq!(one.lines().count(), 1, "{one}");
+    let left = ask(&format!("CLIENT KILL LADDR {}", field(of(2), "laddr")));
+    assert_eq!(left, "14", "all but the one that asks");
+    for victim in &mut victims[2..] {
+        assert_eq!(until_closed(victim), "");
+    }
+    let own = ask("CLIENT ID");
+    assert_eq!(ask(&format!("CLIENT KILL ID {own} SKIPME no")), "1", "answered, then ended");
+    let mut asker = cluster.client(1);
+    assert!(
+        !asker.call(&[b"CLIENT", b"LIST"]).unwrap().to_string().contains(&format!("id={own} "))
+    );
+}

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite};
 use oarlock_types::{CoreId, FastMap, Mono};
 
+use super::commands::ClientFilter;
 use super::session::{
     Backend, ClientLimits, ClientRecord, ConnectionId, CoreState, Host, Outcome, Session, Ticket,
 };
@@ -94,6 +95,30 @@ impl Clients {
         let mut host = Host { core: &mut self.core.borrow_mut(), backend };
         connection.session.borrow_mut().complete(ticket, outcome, &mut host);
         connection.wake();
+    }
+
+    /// The lines of `CLIENT LIST` about this core's connections.
+    pub fn list(&self, filter: &ClientFilter, asker: ConnectionId, now: Mono) -> String {
+        let mut text = String::new();
+        for (id, record) in self.core.borrow().select(filter, asker) {
+            record.describe(id, now, &mut text);
+        }
+        text
+    }
+
+    /// Ends connections of this core; how many. The one that asked goes after its answer.
+    pub fn kill(&self, filter: &ClientFilter, asker: ConnectionId) -> u64 {
+        let mut killed = 0;
+        for (id, _) in self.core.borrow().select(filter, asker) {
+            let Some(connection) = self.table.borrow().get(&id).cloned() else { continue };
+            if id == asker {
+                connection.session.borrow_mut().close();
+            } else {
+                connection.kill();
+            }
+            killed += 1;
+        }
+        killed
     }
 
     /// Connections of this core.

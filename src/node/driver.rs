@@ -175,6 +175,12 @@ impl Driver {
 
     fn answer(&mut self, query: &Query) -> CoreAnswer {
         match query {
+            Query::ClientList { filter, asker } => {
+                CoreAnswer::ClientList(self.clients.list(filter, *asker, self.kept.now))
+            }
+            Query::ClientKill { filter, asker, reply: _ } => {
+                CoreAnswer::ClientKill(self.clients.kill(filter, *asker))
+            }
             Query::Status => {
                 CoreAnswer::Status(self.shard.status(), self.shard.rebuild_stages().collect())
             }

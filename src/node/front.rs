@@ -18,6 +18,7 @@ use super::inbox::Doorbell;
 use super::message::CoreAnswer;
 use super::router::{Asker, Router};
 use super::status;
+use crate::net::commands::KillReply;
 use crate::net::session::{
     Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Ticket, backend,
 };
@@ -52,6 +53,7 @@ pub struct NodeFacts {
 struct Question {
     connection: ConnectionId,
     ticket: Ticket,
+    query: Query,
     answers: Vec<(CoreId, CoreAnswer)>,
 }
 
@@ -113,26 +115,43 @@ impl Front {
         }
         let Some(mut asked) = self.questions.remove(&question) else { return };
         asked.answers.sort_by_key(|(core, _)| *core);
-        let outcome = self.joined(asked.answers);
+        let outcome = self.joined(&asked.query, asked.answers);
         self.answered.push((asked.connection, asked.ticket, outcome));
     }
 
     /// What the answers of all cores make together.
-    fn joined(&self, answers: Vec<(CoreId, CoreAnswer)>) -> Outcome {
+    fn joined(&self, query: &Query, answers: Vec<(CoreId, CoreAnswer)>) -> Outcome {
         let mut cores = Vec::new();
         let mut begun = None;
+        let mut lines = String::new();
+        let mut killed = 0;
         for (core, answer) in answers {
             match answer {
                 CoreAnswer::Status(replicas, damaged) => cores.push((core, replicas, damaged)),
                 CoreAnswer::Rebuild(of_core) => begun = begun.or(of_core),
+                CoreAnswer::ClientList(of_core) => lines.push_str(&of_core),
+                CoreAnswer::ClientKill(of_core) => killed += of_core,
             }
         }
-        if cores.is_empty() {
-            let begun = begun.ok_or(backend::Refusal::NoReplica)?;
-            return begun.map(|()| Reply::Ok).map_err(backend::Refusal::Rebuild);
+        match query {
+            Query::Status => {
+                let uptime = self.clock.mono().since(self.facts.started);
+                let document = status::document(&self.facts, uptime, &cores);
+                Ok(Reply::Bulk(document.to_string().into()))
+            }
+            Query::Rebuild(_) => {
+                let begun = begun.ok_or(backend::Refusal::NoReplica)?;
+                begun.map(|()| Reply::Ok).map_err(backend::Refusal::Rebuild)
+            }
+            Query::ClientList { .. } => Ok(Reply::Bulk(lines.into())),
+            Query::ClientKill { reply: KillReply::Count, .. } => {
+                Ok(Reply::Int(i64::try_from(killed).unwrap_or(i64::MAX)))
+            }
+            Query::ClientKill { reply: KillReply::Status, .. } if killed == 0 => {
+                Err(backend::Refusal::NoSuchClient)
+            }
+            Query::ClientKill { reply: KillReply::Status, .. } => Ok(Reply::Ok),
         }
-        let uptime = self.clock.mono().since(self.facts.started);
-        Ok(Reply::Bulk(status::document(&self.facts, uptime, &cores).to_string().into()))
     }
 
     fn info_of(&self, group: GroupId) -> Option<RangeInfo> {
@@ -179,7 +198,8 @@ impl Backend for Front {
 
     fn ask(&mut self, connection: ConnectionId, ticket: Ticket, query: Query) {
         self.next_question += 1;
-        let question = Question { connection, ticket, answers: Vec::new() };
+        let asked = query.clone();
+        let question = Question { connection, ticket, query: asked, answers: Vec::new() };
         self.questions.insert(self.next_question, question);
         self.unasked.push((self.next_question, query));
         self.bell.ring();

@@ -64,6 +64,10 @@ pub enum CoreAnswer {
     Status(Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>),
     /// Whether the rebuilding has begun; `None`: the replica is none of this core's.
     Rebuild(Option<Result<(), RebuildError>>),
+    /// The lines about its connections.
+    ClientList(String),
+    /// How many connections it has ended.
+    ClientKill(u64),
 }
 
 /// One request on its way between two cores of a node.

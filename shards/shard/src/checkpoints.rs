@@ -67,8 +67,7 @@ impl Shard {
     /// that needs longer than the log takes to grow would begin anew for ever.
     pub(crate) fn waits_for_receiver(&self, group: GroupId, replica: &Replica) -> bool {
         let log_bytes_max = self.log_bytes_max(replica).saturating_mul(SENDING_LOG_FACTOR);
-        replica.is_sending_checkpoint()
-            && self.wal.group_log_bytes(group) <= log_bytes_max
+        replica.is_sending_checkpoint() && self.wal.group_log_bytes(group) <= log_bytes_max
     }
 
     pub(crate) fn start_checkpoint(&mut self, group: GroupId) {

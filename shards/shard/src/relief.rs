@@ -67,8 +67,7 @@ impl Shard {
     }
 
     fn is_cheap(&self, group: GroupId, replica: &Replica) -> bool {
-        self.wal.group_log_bytes(group)
-            >= replica.store.size_bytes().max(CHEAP_LOG_BYTES_MIN)
+        self.wal.group_log_bytes(group) >= replica.store.size_bytes().max(CHEAP_LOG_BYTES_MIN)
     }
 
     /// Lets go of entries that stayed behind the newest checkpoint and have grown old.

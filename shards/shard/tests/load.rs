@@ -5,6 +5,7 @@
 
 mod support;
 
+use bytes::Bytes;
 use oarlock_store::{Command, Request};
 use oarlock_types::{GroupId, Limits, Mono, NodeId};
 use support::{World, plan};
@@ -97,5 +98,35 @@ fn a_busy_group_keeps_few_timers() {
     for node in &world.nodes {
         let armed = node.life.as_ref().unwrap().cores[0].shard.timers_armed();
         assert!(armed < 20, "{} keeps {armed} hints for one group", node.id);
+    }
+}
+
+/// Many groups that write a little each, one entry to a frame, hold every segment of the log. It
+/// stays short all the same, through checkpoints that come evenly, not by being read back.
+#[test]
+fn a_log_of_sparse_frames_stays_short() {
+    const GROUPS: u64 = 8;
+    let mut plan = plan(3, 1, GROUPS, Limits::default());
+    plan.segment_bytes = 512 << 10;
+    let mut world = World::new(plan, 7);
+    world.trace.wanted.insert("no-outcomes".to_owned());
+    form(&mut world, 8);
+    let value = Bytes::from(vec![b'v'; 1500]);
+    for round in 0..900 {
+        for group in (1..=GROUPS).map(GroupId) {
+            let leader = world.leader(group).unwrap();
+            let key = format!("k{}", round % 16).into();
+            let command = Command::SetRange { key, offset: 0, value: value.clone() };
+            world.ask(leader, group, 1, Request::one(command));
+            world.run_ms(1);
+        }
+    }
+    for node in &world.nodes {
+        let disk = &node.disks[0];
+        let written = disk.frames_count * 4096 / (512 << 10);
+        assert!(written > 30, "{}: only {written} segments' worth was written", node.id);
+        assert!(disk.segments_count_max <= 12, "{}: {}", node.id, disk.segments_count_max);
+        // What made the groups and their votes is copied now and then: a frame each time.
+        assert!(disk.frame_reads_count < 10, "{}: {} reads", node.id, disk.frame_reads_count);
     }
 }

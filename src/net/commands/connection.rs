@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::error::quoted;
-use super::{CommandError, Input, Parsed};
+use super::{CommandError, Input, Parsed, clients};
 use crate::net::resp::{Protocol, strict_i64};
 
 /// Longest name of a connection, in bytes.
@@ -70,8 +70,6 @@ pub enum Client {
     LibraryVersion(String),
     /// `CLIENT INFO`.
     Info,
-    /// `CLIENT LIST`: the connections of this core.
-    List,
 }
 
 /// What `CLIENT REPLY` asks for.
@@ -205,8 +203,18 @@ const CLIENT_HELP: &[&str] = &[
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current client connection.",
-    "LIST",
-    "    Return information about the connections of the core that serves this one.",
+    "KILL <ip:port>",
+    "    End the connection of the client at <ip:port>.",
+    "KILL <option> <value> [<option> <value> [...]]",
+    "    End connections of this node. Options are:",
+    "    * ADDR <ip:port>: the client's address",
+    "    * ID <client-id>",
+    "    * LADDR <ip:port>: the address of this node that serves the client",
+    "    * SKIPME (YES|NO): whether to pass over this connection (default: yes)",
+    "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB): all are normal",
+    "    * USER <username>: all are the user default",
+    "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <client-id> [...]]",
+    "    Return information about the connections of this node.",
     "NO-EVICT (ON|OFF)",
     "    Accepted; nothing is ever evicted.",
     "NO-TOUCH (ON|OFF)",
@@ -228,7 +236,8 @@ pub(super) fn client(input: &Input<'_>) -> Result<Parsed, CommandError> {
         "id" => exactly(2).and(local(Local::Client(Client::Id))),
         "getname" => exactly(2).and(local(Local::Client(Client::GetName))),
         "info" => exactly(2).and(local(Local::Client(Client::Info))),
-        "list" => exactly(2).and(local(Local::Client(Client::List))),
+        "kill" => clients::kill(input),
+        "list" => clients::list(input),
         "help" => exactly(2).and(local(Local::Help(CLIENT_HELP))),
         "setname" => {
             exactly(3)?;

@@ -46,6 +46,14 @@ pub enum CommandError {
     HelloOption(String),
     #[error("ERR Client names cannot contain spaces, newlines or special characters.")]
     ClientName,
+    #[error("ERR client-id should be greater than 0")]
+    ClientId,
+    #[error("ERR Invalid client ID")]
+    InvalidClientId,
+    #[error("ERR Unknown client type '{0}'")]
+    ClientType(String),
+    #[error("ERR No such user '{0}'")]
+    NoSuchUser(String),
     #[error("ERR Unrecognized option '{0}'")]
     ClientInfoOption(String),
     #[error(

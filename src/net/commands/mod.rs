@@ -5,6 +5,7 @@
 //! commands that Redis has not, [`error`] what is wrong with a command in Redis's words, [`glob`]
 //! Redis's patterns, [`keys`] which keys a parsed command touches, [`describe`] answers `COMMAND`.
 
+mod clients;
 pub mod connection;
 pub mod describe;
 pub mod error;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use oarlock_store::Command;
 use oarlock_types::{GroupId, NodeId};
 
+pub use clients::{ClientFilter, KillReply};
 pub use connection::Local;
 pub use error::CommandError;
 pub use table::{Spec, lookup};
@@ -51,6 +53,10 @@ pub enum Parsed {
     Local(Local),
     /// For all cores of this node.
     Query(Query),
+    /// `CLIENT LIST`.
+    ClientList(ClientFilter),
+    /// `CLIENT KILL`.
+    ClientKill(ClientFilter, KillReply),
     /// `OARLOCK REBUILD`.
     Rebuild {
         /// The range's group.

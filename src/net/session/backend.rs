@@ -8,6 +8,8 @@ use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
 use thiserror::Error;
 
+use crate::net::commands::{ClientFilter, KillReply};
+
 /// A client connection of this core. Never given again to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -51,6 +53,9 @@ pub enum Refusal {
         "ERR the command is larger than one log entry may be (entry_bytes_max); nothing was applied"
     )]
     TooLarge,
+    /// No connection has that address.
+    #[error("ERR No such client")]
+    NoSuchClient,
     /// Not begun: there is no such replica.
     #[error("ERR this node has no replica of that range (OARLOCK RANGES shows who has)")]
     NoReplica,
@@ -69,6 +74,22 @@ pub enum Query {
     Status,
     /// To rebuild this node's replica of a range: answered as soon as it has begun.
     Rebuild(GroupId),
+    /// The lines about their connections.
+    ClientList {
+        /// Which.
+        filter: ClientFilter,
+        /// Who asks.
+        asker: ConnectionId,
+    },
+    /// To end connections.
+    ClientKill {
+        /// Which.
+        filter: ClientFilter,
+        /// Who asks; if it is meant itself it still gets its answer.
+        asker: ConnectionId,
+        /// The form of the answer.
+        reply: KillReply,
+    },
 }
 
 /// How a request ended.

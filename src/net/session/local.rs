@@ -56,7 +56,6 @@ impl Session {
             Client::Id => return Value::Int(i64::try_from(self.id.0).unwrap_or(i64::MAX)),
             Client::GetName if record.name.is_empty() => return Value::Nil,
             Client::GetName => return Value::bulk(record.name.clone()),
-            Client::List => return Value::Text(host.core.list(now)),
             Client::Info => {
                 let mut text = String::new();
                 record.describe(self.id, now, &mut text);

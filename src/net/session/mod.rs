@@ -204,6 +204,11 @@ impl Session {
         !self.closing && !self.ended && self.held.is_none() && !self.is_full()
     }
 
+    /// Takes no more commands; ends once what was asked is answered.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
     /// Whether the connection is to be closed: all is answered and sent.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -313,6 +318,14 @@ impl Session {
             Parsed::Data(command) => self.start_data(command, access, host),
             Parsed::Once { id, command } => self.start_once(id, command, access, host),
             Parsed::Query(query) => self.start_query(query, access, host),
+            Parsed::ClientList(filter) => {
+                let asker = self.id;
+                self.start_query(Query::ClientList { filter, asker }, access, host);
+            }
+            Parsed::ClientKill(filter, reply) => {
+                let asker = self.id;
+                self.start_query(Query::ClientKill { filter, asker, reply }, access, host);
+            }
             Parsed::Local(local) => self.start_local(local, host),
             Parsed::Rebuild { group, node } => self.start_rebuild((group, node), host),
             Parsed::Scan(args) => self.start_scan(args, access, host),

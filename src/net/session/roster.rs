@@ -8,6 +8,7 @@ use oarlock_types::Mono;
 use super::backend::ConnectionId;
 use super::cursors::Cursors;
 use super::limits::ClientLimits;
+use crate::net::commands::ClientFilter;
 use crate::net::resp::Protocol;
 
 /// What all sessions of one core share.
@@ -36,13 +37,23 @@ impl CoreState {
         self.roster.remove(&id);
     }
 
-    /// The lines of `CLIENT LIST`.
-    pub(super) fn list(&self, now: Mono) -> String {
-        let mut text = String::new();
-        for (id, record) in &self.roster {
-            record.describe(*id, now, &mut text);
-        }
-        text
+    /// The connections that `filter` means.
+    pub(crate) fn select(
+        &self,
+        filter: &ClientFilter,
+        asker: ConnectionId,
+    ) -> impl Iterator<Item = (ConnectionId, &ClientRecord)> {
+        let all = self.roster.iter().map(|(id, record)| (*id, record));
+        all.filter(move |(id, record)| {
+            let is_it = |wanted: &Option<String>, address: &str| {
+                wanted.as_ref().is_none_or(|wanted| wanted == address)
+            };
+            !filter.is_empty
+                && (filter.ids.is_empty() || filter.ids.contains(&id.0))
+                && is_it(&filter.address, &record.address)
+                && is_it(&filter.local_address, &record.local_address)
+                && !(filter.skips_asker && *id == asker)
+        })
     }
 }
 
@@ -67,7 +78,7 @@ pub struct ClientRecord {
 
 impl ClientRecord {
     /// Appends the line of `CLIENT INFO`.
-    pub(super) fn describe(&self, id: ConnectionId, now: Mono, text: &mut String) {
+    pub(crate) fn describe(&self, id: ConnectionId, now: Mono, text: &mut String) {
         let age = now.since(self.connected).as_secs();
         let _ = writeln!(
             text,

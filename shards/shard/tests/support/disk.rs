@@ -26,6 +26,10 @@ pub struct Disk {
     /// No segment is made ready.
     pub full: bool,
     pub frames_count: u64,
+    /// How often frames were read back, for followers and for copying.
+    pub frame_reads_count: u64,
+    /// The most segments that there were.
+    pub segments_count_max: usize,
 }
 
 impl Disk {
@@ -40,6 +44,8 @@ impl Disk {
             appends_fail: false,
             full: false,
             frames_count: 0,
+            frame_reads_count: 0,
+            segments_count_max: 0,
         }
     }
 
@@ -56,6 +62,7 @@ impl Disk {
             self.segments.insert(id, bytes);
             wal.segment_prepared(id);
         }
+        self.segments_count_max = self.segments_count_max.max(self.segments.len());
     }
 
     /// Writes the first `len` bytes of a frame: all of it, or what a power loss let through.
@@ -107,6 +114,7 @@ impl Disk {
                 }
             }
             FileJob::ReadFrames(span) => {
+                self.frame_reads_count += 1;
                 let from = usize::try_from(span.offset).unwrap();
                 match self.segments.get(&span.segment) {
                     Some(bytes) => FileDone::Read(bytes[from..from + span.len].to_vec()),
