@@ -9,7 +9,6 @@
 )]
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -32,6 +31,9 @@ struct Options {
     /// So many runs, one seed after the other
     #[arg(long)]
     seeds: Option<u64>,
+    /// As many runs as begin within so many minutes, or --seeds if that is fewer
+    #[arg(long)]
+    minutes: Option<f64>,
     /// Nodes, instead of what the seed draws
     #[arg(long)]
     nodes: Option<u64>,
@@ -127,9 +129,9 @@ fn main() -> ExitCode {
         println!("{} {}", line(&figures), begun.elapsed().as_micros());
         return ExitCode::SUCCESS;
     }
-    match options.seeds {
-        Some(count) => many(&options, count),
-        None => one(&options),
+    match (options.seeds, options.minutes) {
+        (None, None) => one(&options),
+        (count, _) => many(&options, count.unwrap_or(u64::MAX - options.seed)),
     }
 }
 
@@ -261,25 +263,33 @@ fn start(options: &Options) -> Child {
 fn many(options: &Options, count: u64) -> ExitCode {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = options.jobs.unwrap_or(cpus).max(1);
-    let bar = ProgressBar::new(count);
-    if let Ok(style) = ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} seeds, {elapsed} gone, {eta} to go {msg}",
-    ) {
+    let limit = options.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
+    // With a limit it is time that passes, else it is runs.
+    let bar = ProgressBar::new(limit.map_or(count, |limit| limit.as_secs()));
+    let template = match limit {
+        Some(_) => "{bar:40} {elapsed} of {len} s gone, {msg} seeds",
+        None => "{bar:40} {pos}/{len} seeds, {elapsed} gone, {eta} to go",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     let begun = Instant::now();
-    let mut waiting: VecDeque<u64> = (options.seed..options.seed + count).collect();
+    let mut waiting = options.seed..options.seed + count;
     let mut running: Vec<(Options, Child, Instant)> = Vec::new();
     let mut runs: Vec<Run> = Vec::new();
     let mut failed: Vec<(Options, String)> = Vec::new();
-    while !running.is_empty() || (!waiting.is_empty() && failed.is_empty()) {
+    loop {
         while running.len() < jobs
             && failed.is_empty()
-            && let Some(seed) = waiting.pop_front()
+            && limit.is_none_or(|limit| begun.elapsed() < limit)
+            && let Some(seed) = waiting.next()
         {
             let options = Options { seed, ..options.clone() };
             let child = start(&options);
             running.push((options, child, Instant::now()));
+        }
+        if running.is_empty() {
+            break;
         }
         let mut left = Vec::new();
         for (options, mut child, begun) in running {
@@ -296,7 +306,8 @@ fn many(options: &Options, count: u64) -> ExitCode {
             }
         }
         running = left;
-        bar.set_position(runs.len() as u64);
+        bar.set_message(runs.len().to_string());
+        bar.set_position(limit.map_or(runs.len() as u64, |_| begun.elapsed().as_secs()));
         // Nothing tells of the end of one child among several without a signal handler.
         std::thread::sleep(Duration::from_millis(2));
     }
