@@ -9,10 +9,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Cluster, Load, Options, PATIENCE, Shape, eventually};
 use oarlock::bench::client::Answer;
+use oarlock::bench::keys::Naming;
+use oarlock::bench::routes::Routes;
+use oarlock::bench::run::{self, RunOptions};
+use oarlock::bench::schedule::Arrival;
+use oarlock::bench::workload::Fill;
 use redis::Commands;
 
 const MIB: u64 = 1 << 20;
@@ -393,4 +399,43 @@ fn clients_are_listed_and_ended() {
     assert!(
         !asker.call(&[b"CLIENT", b"LIST"]).unwrap().to_string().contains(&format!("id={own} "))
     );
+}
+
+/// What a client sends to the leader of its key, no node has to forward; what it sends to any node,
+/// two of three times one does.
+#[test]
+fn load_by_the_map_is_forwarded_by_nobody() {
+    let mut cluster = Cluster::start("routes", Options::default());
+    cluster.wait_for_leaders();
+    let forwarded = || {
+        let of_node = |node: &oarlock::bench::processes::Node| {
+            let info: [&[u8]; 2] = [b"INFO", b"oarlock"];
+            let text = node.client().unwrap().call(&info).unwrap().to_string();
+            let (_, rest) = text.split_once("requests_forwarded:").unwrap();
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..end].parse::<u64>().unwrap()
+        };
+        cluster.local.nodes.iter().map(of_node).sum::<u64>()
+    };
+    let mut shares = Vec::new();
+    for routes in [None, Some(Arc::new(Routes::ask(&mut cluster.client(2)).unwrap()))] {
+        let before = forwarded();
+        let options = RunOptions {
+            routes,
+            addresses: cluster.local.addresses(),
+            clients: 6,
+            pipeline: 4,
+            rate: None,
+            arrival: Arrival::Fixed,
+            warmup: Duration::ZERO,
+            window: None,
+            timeout: PATIENCE,
+            seed: 3,
+        };
+        let fill = Fill::new(Naming::Spread, 0..3000, 32);
+        let (filled, measured) = run::start(&options, vec![fill]).unwrap().join().unwrap();
+        assert_eq!(filled[0].missing(), 0);
+        shares.push((forwarded() - before) as f64 / measured.ops as f64);
+    }
+    assert!(shares[0] > 0.5 && shares[1] < 0.02, "{shares:?}");
 }

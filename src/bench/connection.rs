@@ -70,12 +70,10 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Whether it is connected and has fewer than `pipeline` operations in flight.
+    /// Whether it is connected and may be given an operation.
     #[must_use]
-    pub fn has_room(&self, pipeline: usize, now_ns: u64) -> bool {
-        matches!(self.link, Link::Up(_))
-            && self.in_flight.len() < pipeline
-            && self.hold_until_ns <= now_ns
+    pub fn is_open(&self, now_ns: u64) -> bool {
+        matches!(self.link, Link::Up(_)) && self.hold_until_ns <= now_ns
     }
 
     /// Operations in flight.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,13 +18,14 @@ use rustix::time::Timespec;
 use super::connection::{Connection, InFlight};
 use super::report::Measured;
 use super::resp::Reply;
+use super::routes::Routes;
 use super::schedule::Schedule;
 use super::workload::{Class, Outcome, Workload};
 
 /// What sets the pace.
 #[derive(Clone, Debug)]
 pub enum Pace {
-    /// Each connection keeps its pipeline full.
+    /// Each client keeps its pipeline full.
     Closed,
     /// A schedule, whatever the server does.
     Open(Schedule),
@@ -32,9 +34,12 @@ pub enum Pace {
 /// How one driver drives.
 #[derive(Clone, Debug)]
 pub struct DriverOptions {
-    /// The address of each connection.
+    /// The address of each connection: one for each client, or with `routes` each client's to every
+    /// address of theirs in turn.
     pub connections: Vec<SocketAddr>,
-    /// Most operations in flight on one connection.
+    /// Which of its connections a client's operation takes.
+    pub routes: Option<Arc<Routes>>,
+    /// Most operations of one client in flight.
     pub pipeline: usize,
     /// What sets the pace.
     pub pace: Pace,
@@ -78,6 +83,10 @@ struct Driver<W: Workload> {
     events: Vec<epoll::Event>,
     scratch: Vec<u8>,
     connections: Vec<Connection<W::Token>>,
+    /// Connections of one client, which follow each other.
+    lanes: usize,
+    /// A command whose connection is not chosen yet.
+    command: Vec<u8>,
     /// Connections with bytes to write in this pass.
     touched: Vec<usize>,
     /// Connections that may have room: those that had an event, and at each scan all.
@@ -115,6 +124,8 @@ impl<W: Workload> Driver<W> {
                 .iter()
                 .map(|address| Connection::new(*address))
                 .collect(),
+            lanes: options.routes.as_ref().map_or(1, |routes| routes.addresses().len()),
+            command: Vec::new(),
             touched: Vec::new(),
             ready: Vec::new(),
             cursor: 0,
@@ -204,8 +215,8 @@ impl<W: Workload> Driver<W> {
                 self.ready.clear();
                 while !self.exhausted {
                     let Some(&due_ns) = self.backlog.front() else { break };
-                    let Some(at) = self.next_with_room(now_ns) else { break };
-                    if self.send(at, due_ns, now_ns) {
+                    let Some(client) = self.next_with_room(now_ns) else { break };
+                    if self.send(client, due_ns, now_ns) {
                         self.backlog.pop_front();
                     }
                 }
@@ -215,11 +226,9 @@ impl<W: Workload> Driver<W> {
             Pace::Closed => {
                 let mut ready = std::mem::take(&mut self.ready);
                 for at in ready.drain(..) {
-                    while sending
-                        && !self.exhausted
-                        && self.connections[at].has_room(self.options.pipeline, now_ns)
-                    {
-                        self.send(at, now_ns, now_ns);
+                    let client = at / self.lanes;
+                    while sending && !self.exhausted && self.has_room(client, now_ns) {
+                        self.send(client, now_ns, now_ns);
                     }
                 }
                 self.ready = ready;
@@ -228,24 +237,43 @@ impl<W: Workload> Driver<W> {
     }
 
     fn next_with_room(&mut self, now_ns: u64) -> Option<usize> {
-        let count = self.connections.len();
+        let count = self.connections.len() / self.lanes;
         for _ in 0..count {
-            let at = self.cursor;
+            let client = self.cursor;
             self.cursor = (self.cursor + 1) % count;
-            if self.connections[at].has_room(self.options.pipeline, now_ns) {
-                return Some(at);
+            if self.has_room(client, now_ns) {
+                return Some(client);
             }
         }
         None
     }
 
-    /// Writes the workload's next command into a connection's buffer; false if there is none.
-    fn send(&mut self, at: usize, intended_ns: u64, now_ns: u64) -> bool {
-        let connection = &mut self.connections[at];
-        let Some((class, token)) = self.workload.next(connection.buffer()) else {
+    fn of_client(&self, client: usize) -> std::ops::Range<usize> {
+        client * self.lanes..(client + 1) * self.lanes
+    }
+
+    fn has_room(&self, client: usize, now_ns: u64) -> bool {
+        let own = &self.connections[self.of_client(client)];
+        let in_flight: usize = own.iter().map(Connection::in_flight).sum();
+        in_flight < self.options.pipeline && own.iter().any(|c| c.is_open(now_ns))
+    }
+
+    /// Writes the workload's next command into the buffer of one of a client's connections; false if
+    /// there is none.
+    fn send(&mut self, client: usize, intended_ns: u64, now_ns: u64) -> bool {
+        self.command.clear();
+        let Some((class, token)) = self.workload.next(&mut self.command) else {
             self.exhausted = true;
             return false;
         };
+        let own = self.of_client(client);
+        let lane = self.options.routes.as_ref().map_or(0, |r| r.place(self.workload.key()));
+        let is_open = |at: &usize| self.connections[*at].is_open(now_ns);
+        // Where the leader cannot be reached, any node forwards.
+        let at = Some(own.start + lane).filter(is_open).or_else(|| own.clone().find(is_open));
+        let at = at.expect("invariant: a client with room has an open connection");
+        let connection = &mut self.connections[at];
+        connection.buffer().extend_from_slice(&self.command);
         connection.push(InFlight { intended_ns, sent_ns: now_ns, class, token });
         if self.touched.last() != Some(&at) {
             self.touched.push(at);

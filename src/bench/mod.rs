@@ -6,7 +6,8 @@
 //! [`keys`] which key it takes, [`workload`] what it does, [`connection`] and [`driver`] carry it,
 //! [`report`] keeps the figures, [`run`] joins several drivers. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
-//! [`cluster_map`] asks a node for ranges and status, [`processes`] runs a cluster on this machine.
+//! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
+//! a key, [`processes`] runs a cluster on this machine.
 
 pub mod client;
 pub mod cluster_map;
@@ -18,6 +19,7 @@ pub mod ports;
 pub mod processes;
 pub mod report;
 pub mod resp;
+pub mod routes;
 pub mod run;
 pub mod schedule;
 pub mod verify;

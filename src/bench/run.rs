@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::driver::{DriverOptions, Pace, Shared, drive};
 use super::report::Measured;
+use super::routes::Routes;
 use super::schedule::{Arrival, Schedule};
 use super::workload::Workload;
 
@@ -18,9 +19,12 @@ use super::workload::Workload;
 pub struct RunOptions {
     /// Connections are spread over these in turn.
     pub addresses: Vec<SocketAddr>,
-    /// Connections of all drivers.
+    /// Sends each operation to the node that leads its key, by these; each client has a connection
+    /// to every node then, and `addresses` does not matter.
+    pub routes: Option<Arc<Routes>>,
+    /// Clients of all drivers.
     pub clients: usize,
-    /// Most operations in flight per connection.
+    /// Most operations in flight per client.
     pub pipeline: usize,
     /// Operations per second of all drivers; `None`: closed loop.
     pub rate: Option<f64>,
@@ -39,16 +43,18 @@ pub struct RunOptions {
 impl RunOptions {
     fn share(&self, share: usize, shares: usize) -> DriverOptions {
         let number = |n: usize| u32::try_from(n).expect("invariant: few drivers");
-        let connections = (share..self.clients.max(shares))
-            .step_by(shares)
-            .map(|at| self.addresses[at % self.addresses.len()])
-            .collect();
+        let clients = (share..self.clients.max(shares)).step_by(shares);
+        let connections = match &self.routes {
+            Some(routes) => clients.flat_map(|_| routes.addresses()).copied().collect(),
+            None => clients.map(|at| self.addresses[at % self.addresses.len()]).collect(),
+        };
         let seed = self.seed.wrapping_add(share as u64);
         let pace = self.rate.map_or(Pace::Closed, |rate| {
             Pace::Open(Schedule::new(rate, self.arrival, number(share), number(shares), seed))
         });
         DriverOptions {
             connections,
+            routes: self.routes.clone(),
             pipeline: self.pipeline,
             pace,
             warmup: self.warmup,

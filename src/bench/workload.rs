@@ -36,6 +36,11 @@ pub trait Workload: Send {
     /// and nothing is in flight.
     fn next(&mut self, out: &mut Vec<u8>) -> Option<(Class, Self::Token)>;
 
+    /// The (first) key of the command that was written last; empty: it has none.
+    fn key(&self) -> &[u8] {
+        &[]
+    }
+
     /// An operation ended. Called exactly once for each.
     fn complete(&mut self, token: Self::Token, outcome: &Outcome<'_>);
 }
@@ -132,6 +137,10 @@ impl Workload for Mixed {
         Some((Class::Write, ()))
     }
 
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     fn complete(&mut self, (): (), _outcome: &Outcome<'_>) {}
 }
 
@@ -174,6 +183,10 @@ impl Workload for Fill {
         self.naming.write(number, &mut self.key);
         resp::command(out, &[b"SET", &self.key, &self.value]);
         Some((Class::Write, number))
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.key
     }
 
     fn complete(&mut self, number: u64, outcome: &Outcome<'_>) {

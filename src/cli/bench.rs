@@ -4,6 +4,7 @@
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,9 +14,13 @@ use super::exit::Exit;
 use crate::bench::client::Client;
 use crate::bench::keys::{Distribution, Naming};
 use crate::bench::report::Measured;
+use crate::bench::routes::Routes;
 use crate::bench::run::{self, RunOptions, Running};
 use crate::bench::schedule::Arrival;
 use crate::bench::workload::{Fill, Mixed, Workload, WriteCommand};
+
+/// How long a server may take to answer before the run.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Put load on a server and measure it.
 ///
@@ -27,6 +32,9 @@ pub struct BenchArgs {
     /// Where the server is; may be given several times, clients are spread over them.
     #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
     pub addresses: Vec<String>,
+    /// Which node an operation is sent to. By the map, each client has a connection to every node.
+    #[arg(long, value_enum, default_value_t)]
+    pub route: Route,
     /// Operations per second, all clients together (open loop).
     #[arg(long, value_name = "OPS", value_parser = positive)]
     pub rate: Option<f64>,
@@ -84,6 +92,16 @@ pub struct BenchArgs {
     pub allow_errors: bool,
 }
 
+/// Where operations are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Route {
+    /// To the addresses given, in turn; a cluster forwards what it must.
+    #[default]
+    Any,
+    /// To the node that leads the key's range, as an Oarlock cluster says at the start.
+    Map,
+}
+
 fn number(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if number.is_finite() && number <= 1e9 { Ok(number) } else { Err("out of range".to_owned()) }
@@ -121,7 +139,15 @@ fn measure(args: &BenchArgs) -> io::Result<Measured> {
     if args.fill {
         fill(args, &addresses)?;
     }
+    let routes = match args.route {
+        Route::Any => None,
+        Route::Map => {
+            let mut client = Client::connect(addresses[0], ASKING_TIMEOUT)?;
+            Some(Arc::new(Routes::ask(&mut client)?))
+        }
+    };
     let options = RunOptions {
+        routes,
         addresses,
         clients: count(args.clients),
         pipeline: count(args.pipeline.unwrap_or(if args.rate.is_some() { 256 } else { 1 })),
@@ -167,8 +193,8 @@ fn naming(args: &BenchArgs) -> Naming {
 
 /// A server that is not there should be told in one line, not in a million failed operations.
 fn greet(address: SocketAddr) -> io::Result<()> {
-    let greeted = Client::connect(address, Duration::from_secs(3))
-        .and_then(|mut client| client.call(&[b"PING"]));
+    let greeted =
+        Client::connect(address, ASKING_TIMEOUT).and_then(|mut client| client.call(&[b"PING"]));
     match greeted {
         Ok(answer) if answer.error_kind().is_some() => {
             Err(io::Error::other(format!("{address} answers PING with {answer}")))
@@ -183,6 +209,7 @@ fn greet(address: SocketAddr) -> io::Result<()> {
 
 fn fill(args: &BenchArgs, addresses: &[SocketAddr]) -> io::Result<()> {
     let options = RunOptions {
+        routes: None,
         addresses: addresses.to_vec(),
         clients: count(args.clients),
         pipeline: 16,

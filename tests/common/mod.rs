@@ -193,6 +193,7 @@ impl Cluster {
         assert!(recorded.ledger.acked_total() > 0, "no write was acknowledged at all");
         let running = self.local.nodes.iter().filter(|node| node.is_running());
         let options = RunOptions {
+            routes: None,
             addresses: running.map(|node| node.client_address).collect(),
             clients: 12,
             rate: None,
@@ -220,6 +221,7 @@ impl Drop for Cluster {
 
 fn load_options(cluster: &Cluster, rate: u32) -> RunOptions {
     RunOptions {
+        routes: None,
         addresses: cluster.local.addresses(),
         clients: 12,
         pipeline: 16,

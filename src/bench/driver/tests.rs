@@ -61,6 +61,7 @@ fn answer_ping(stream: &mut TcpStream) -> bool {
 fn options(address: SocketAddr, pace: Pace) -> DriverOptions {
     DriverOptions {
         connections: vec![address],
+        routes: None,
         pipeline: 4,
         pace,
         warmup: Duration::ZERO,

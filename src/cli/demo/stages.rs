@@ -121,6 +121,7 @@ impl<'a> Stages<'a> {
 
     fn options(&self, window: Option<Duration>) -> RunOptions {
         RunOptions {
+            routes: None,
             addresses: self.cluster.addresses(),
             clients: CONNECTIONS,
             pipeline: 64,
