@@ -125,7 +125,8 @@ settings! {
         snapshot_chunk_bytes: usize = ENGINE.snapshot_chunk_bytes, in 4_096..=67_108_864;
         /// Bytes per second that one core sends as snapshots.
         snapshot_bytes_per_s_max: u64 = ENGINE.snapshot_bytes_per_s_max, in 65_536..=107_374_182_400;
-        /// A group is checkpointed when its log outgrows its state, never under this many bytes.
+        /// A group is checkpointed when its log outgrows its state, under this many bytes only if it
+        /// makes its core's log long.
         compact_log_bytes_min: u64 = ENGINE.compact_log_bytes_min, in 65_536..=1_099_511_627_776;
         /// Bytes of entries that stay behind a checkpoint for followers that are slightly behind.
         compact_tail_bytes: u64 = ENGINE.compact_tail_bytes, in 0..=1_099_511_627_776;

@@ -19,8 +19,9 @@ use super::layout::{BEGUN, CoreDir};
 
 /// The length of a segment file.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
-/// How many zeros are written at a time, so that WAL writes get in between.
-pub const SLICE_BYTES: usize = 1 << 20;
+/// How many zeros are written at a time. A WAL write that comes meanwhile waits for them, on some
+/// disks until they are durable: some hundred microseconds at most.
+pub const SLICE_BYTES: usize = 128 << 10;
 /// Segments out of use that are kept; more are removed, to give their room back.
 pub const SPARES_MAX: usize = 8;
 

@@ -28,6 +28,9 @@ use crate::abort::AbortOnPanic;
 /// full; it is offered again.
 pub type Deliver = Box<dyn FnMut(DiskDone) -> Result<(), DiskDone> + Send>;
 
+/// After a slice of a segment the worker rests so many times as long as it took: so much more of the
+/// disk is the WAL's. A core that waits for its segment is not made to wait longer.
+const REST_FACTOR: u32 = 4;
 /// How long the worker waits before it offers answers to a full inbox again.
 const REDELIVERY_DELAY: Duration = Duration::from_millis(1);
 
@@ -252,8 +255,7 @@ impl Work {
         let begun = Instant::now();
         let step = pending.preparation.step(&self.zeros);
         let ended = Instant::now();
-        // As long as it took: the WAL has the disk for at least half the time.
-        self.next_slice = ended + (ended - begun);
+        self.next_slice = ended + (ended - begun) * REST_FACTOR;
         let (core, token) = (pending.core, pending.token);
         if let Some(result) = step.transpose() {
             self.preparations.pop_front();

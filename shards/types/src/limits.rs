@@ -31,7 +31,8 @@ pub struct Limits {
     pub snapshot_chunk_bytes: usize,
     /// Bytes per second that one core sends as snapshots.
     pub snapshot_bytes_per_s_max: u64,
-    /// A group is checkpointed when its log outgrows its state, but never under this many bytes.
+    /// A group is checkpointed when its log outgrows its state, under this many bytes only if it
+    /// makes its core's log long.
     pub compact_log_bytes_min: u64,
     /// Entries' bytes that stay behind a checkpoint for followers that are slightly behind.
     pub compact_tail_bytes: u64,
