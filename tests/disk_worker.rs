@@ -30,7 +30,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let options = WorkerOptions { segment_bytes: SEGMENT_BYTES, ..WorkerOptions::default() };
+        let options = WorkerOptions {
+            segment_bytes: SEGMENT_BYTES,
+            spares_max: 2,
+            ..WorkerOptions::default()
+        };
         Self::over(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options)
     }
 
