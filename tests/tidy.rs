@@ -469,5 +469,8 @@ fn scripts_can_be_run_and_ci_runs_the_readme_s_test_command() {
         let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();
         assert!(mode & 0o111 == 0o111, "{script} is not executable");
     }
-    assert_eq!(read(".ci/run").lines().next_back(), Some("exec cargo test"));
+    let ci = read(".ci/run");
+    let mut steps = ci.lines().filter(|line| line.contains("cargo "));
+    assert_eq!(steps.next(), Some("cargo test"));
+    assert!(ci.contains("set -euo pipefail"), "the first step that fails is the result");
 }
