@@ -6,7 +6,7 @@ use std::time::Duration;
 use oarlock_codec::Record;
 use oarlock_raft::SnapshotMeta;
 use oarlock_store::CheckpointProgress;
-use oarlock_types::{GroupId, Index};
+use oarlock_types::{GroupId, Guard, Index};
 
 use crate::files::Purpose;
 use crate::output::{CheckpointFile, FileDone, FileJob};
@@ -67,8 +67,7 @@ impl Shard {
     /// that needs longer than the log takes to grow would begin anew for ever.
     pub(crate) fn waits_for_receiver(&self, group: GroupId, replica: &Replica) -> bool {
         let log_bytes_max = self.log_bytes_max(replica).saturating_mul(SENDING_LOG_FACTOR);
-        replica.is_sending_checkpoint()
-            && self.wal.group_log_bytes(group) <= log_bytes_max
+        replica.is_sending_checkpoint() && self.wal.group_log_bytes(group) <= log_bytes_max
     }
 
     pub(crate) fn start_checkpoint(&mut self, group: GroupId) {
@@ -139,7 +138,11 @@ impl Shard {
             FileDone::Written => {
                 making.marked = true;
                 let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
-                self.after_durable.marks.push_back((lsn, Mark::Made(group)));
+                if Guard::MarkBeforeLettingGo.is_on() {
+                    self.after_durable.marks.push_back((lsn, Mark::Made(group)));
+                } else {
+                    self.made(group);
+                }
             }
             FileDone::Read(_) | FileDone::Failed => self.checkpoint_failed(group),
         }

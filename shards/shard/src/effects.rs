@@ -3,7 +3,7 @@
 
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Body, Durable};
-use oarlock_types::{CoreAddr, GroupId, NodeId};
+use oarlock_types::{CoreAddr, GroupId, Guard, NodeId};
 
 use crate::shard::Shard;
 
@@ -20,6 +20,9 @@ impl Shard {
             } else {
                 self.out.messages.push((node, message));
             }
+        }
+        if has_appended && !Guard::CheckpointIsOfState.is_on() {
+            self.consider_checkpoint(group);
         }
         for entry in effects.apply.drain(..) {
             self.apply(group, &entry);
@@ -74,7 +77,8 @@ impl Shard {
             if let Some(replica) = self.replicas.get(&group) {
                 // While a received checkpoint's mark is on its way to the disk the old log must not
                 // grow: what is said now is lost, as messages may be.
-                if !replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked()) {
+                let is_marked = replica.incoming.as_ref().is_some_and(|i| i.is_marked());
+                if !is_marked || !Guard::MarkedTakesNothing.is_on() {
                     self.with_group(group, |raft, ctx, out| {
                         raft.step(ctx, from.node, message, out);
                     });

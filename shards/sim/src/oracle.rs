@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use oarlock_raft::{Body, Configuration, Entry, Group, Message, Payload};
+use oarlock_raft::{
+    AppendOutcome, AppendReply, Body, Configuration, Entry, Group, HardState, Message, Payload,
+};
 use oarlock_types::{GroupId, Index, NodeId, Term};
 
 /// A property that does not hold.
@@ -40,6 +42,7 @@ pub(crate) struct Seen {
     base: Index,
     pub(crate) commit: Index,
     pub(crate) durable: Index,
+    durable_state: HardState,
     /// The members that it knew.
     configuration: Configuration,
     /// Its log was put together anew: what is below the durable index must be looked at again.
@@ -152,7 +155,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Hears what a replica says: votes are counted over restarts.
+    /// Hears what a replica says: it must be on its disk, and votes are counted over restarts.
     pub(crate) fn hear(
         &mut self,
         from: NodeId,
@@ -160,9 +163,13 @@ impl Oracle {
         id: GroupId,
         message: &Message,
     ) -> Result<(), Breach> {
+        let known = self.groups.entry(id).or_default();
         let candidate = match &message.body {
             Body::VoteReply(reply) if reply.granted => to,
             Body::Vote(_) => from,
+            Body::AppendReply(AppendReply { outcome: AppendOutcome::Matched(index), .. }) => {
+                return known.acknowledged(from, message.term, *index);
+            }
             Body::PreVote(_)
             | Body::PreVoteReply(_)
             | Body::VoteReply(_)
@@ -177,7 +184,7 @@ impl Oracle {
             | Body::ReadIndexReply { .. }
             | Body::Rebuild(_) => return Ok(()),
         };
-        let known = self.groups.entry(id).or_default();
+        known.voted(from, message.term, candidate)?;
         let vote = known.votes.entry(from).or_insert((message.term, candidate));
         if vote.0 == message.term && vote.1 != candidate {
             let text = format!("{from} {id} votes for {candidate} and {} in {}", vote.1, vote.0);
@@ -239,6 +246,7 @@ impl Known {
             base: Index(0),
             commit: Index(0),
             durable: Index(0),
+            durable_state: HardState::default(),
             configuration: group.configuration().clone(),
             is_back: false,
         });
@@ -261,6 +269,7 @@ impl Known {
         seen.leader = group.leader();
         self.look_at_log(at, &mut seen, group)?;
         seen.durable = group.durable_index();
+        seen.durable_state = group.durable_hard_state();
         if group.is_leader() && !was_leader {
             self.elected(node, at, group)?;
         }
@@ -268,7 +277,53 @@ impl Known {
         seen.commit = group.commit();
         let before = std::mem::replace(&mut seen.configuration, group.configuration().clone());
         self.replicas.insert(node, seen);
-        self.look_at_commit(at, group, from, (&before, led))
+        self.look_at_commit(at, group, from, (&before, led))?;
+        self.look_at_members(at, group)
+    }
+
+    /// A vote that leaves a replica is on its disk. What it said in an earlier term may be replaced.
+    fn voted(&self, from: NodeId, term: Term, candidate: NodeId) -> Result<(), Breach> {
+        let Some(seen) = self.replicas.get(&from) else { return Ok(()) };
+        let kept = seen.durable_state;
+        if kept.term < term || (kept.term == term && kept.vote != Some(candidate)) {
+            let text = format!("{from} votes for {candidate} in {term}, and has {kept:?} on disk");
+            return breach("what is said is on disk", text);
+        }
+        Ok(())
+    }
+
+    /// So is what it acknowledges.
+    fn acknowledged(&self, from: NodeId, term: Term, index: Index) -> Result<(), Breach> {
+        let Some(seen) = self.replicas.get(&from) else { return Ok(()) };
+        if seen.term == term && (seen.durable < index || seen.durable_state.term < term) {
+            let (durable, state) = (seen.durable, seen.durable_state);
+            let text =
+                format!("{from} acknowledges {index} in {term}, has {durable} and {state:?}");
+            return breach("what is said is on disk", text);
+        }
+        Ok(())
+    }
+
+    /// A replica knows the members that were in force at the end of what it has committed.
+    fn look_at_members(&self, at: &str, group: &Group) -> Result<(), Breach> {
+        let meta = group.applied_meta();
+        let upto = meta.position.index;
+        let committed = self.configurations.iter().rev().find(|((index, term), _)| {
+            *index <= upto
+                && (*index == Index(0)
+                    || self.committed.get(index).is_some_and(|entry| entry.term == *term))
+        });
+        let Some(((index, _), members)) = committed else { return Ok(()) };
+        // A replica that was created for the group knows nobody before it has heard of them.
+        let is_new = upto == Index(0);
+        if !is_new && (meta.configuration_index, &meta.configuration) != (*index, members) {
+            let text = format!(
+                "{at} has {:?} of {} at {upto}, which are {members:?} of {index}",
+                meta.configuration, meta.configuration_index
+            );
+            return breach("equal indices have equal members", text);
+        }
+        Ok(())
     }
 
     /// After a restart: all that was on the disk and committed must be there.
@@ -291,6 +346,10 @@ impl Known {
 
     fn elected(&mut self, node: NodeId, at: &str, group: &Group) -> Result<(), Breach> {
         let term = group.term();
+        if !group.configuration().is_voter(node) {
+            let text = format!("{at} leads in term {term} of {:?}", group.configuration());
+            return breach("leaders are voters", text);
+        }
         if let Some(other) = self.leaders.insert(term, node)
             && other != node
         {
@@ -477,7 +536,7 @@ impl Known {
         };
         let of_this_turn = self.configurations.range((index, Term(0))..).map(|(_, c)| c);
         let mut all = [before, group.configuration()].into_iter().chain(of_this_turn);
-        if !all.any(|configuration| configuration.quorum(has)) {
+        if !all.any(|configuration| is_quorum(configuration, has)) {
             let disks: Vec<String> = self
                 .replicas
                 .iter()
@@ -505,6 +564,14 @@ impl Known {
         }
         Ok(())
     }
+}
+
+/// Whether those for whom `has` holds are a majority of the voters and, while the configuration is
+/// joint, of the old ones. The engine has its own; the oracle must not err as it does.
+fn is_quorum(configuration: &Configuration, has: impl Fn(NodeId) -> bool) -> bool {
+    let majority = |set: &[NodeId]| set.iter().filter(|node| has(**node)).count() * 2 > set.len();
+    let Configuration { voters, outgoing, .. } = configuration;
+    majority(voters) && (outgoing.is_empty() || majority(outgoing))
 }
 
 /// Whether any quorum of `old` shares a voter with any quorum of `new`, by the rules of joint

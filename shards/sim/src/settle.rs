@@ -144,6 +144,9 @@ impl World {
         let committed = self.committed(group);
         let core = usize::from(self.config.core_of(group).get());
         let mut behind = Vec::new();
+        if configuration.is_joint() {
+            behind.push(format!("{group}: still in {configuration:?}"));
+        }
         for member in configuration.members() {
             let node = &self.nodes[self.place(member)];
             if node.is_outcast || node.disks[core].lost.contains(&group) {
