@@ -3,9 +3,12 @@
 //! that turn leaves the node, and looks only at what is new.
 //!
 //! It must not know how a replica came to its state. Held here: election safety, log matching,
-//! leader completeness, state-machine safety (equal indices have equal states), one vote a term over
-//! restarts, what is committed is on the disks of a quorum and is never lost, configurations that
-//! follow each other share a voter in any two quorums. Leases are the world's: they depend on clocks.
+//! leader completeness, state-machine safety (equal indices have equal states and members), one vote a
+//! term over restarts, what is said is on disk, what is committed is on the disks of a quorum and is
+//! never lost, leaders are voters, configurations that follow each other share a voter in any two
+//! quorums. Leases are the world's: they depend on clocks. `claims` holds what a replica says.
+
+mod claims;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -250,6 +253,7 @@ impl Known {
             configuration: group.configuration().clone(),
             is_back: false,
         });
+        let was_back = seen.is_back;
         if seen.is_back {
             self.came_back(at, &seen, group)?;
             // A term that was not durable yet is forgotten; votes are counted by what was sent.
@@ -267,6 +271,9 @@ impl Known {
         seen.term = group.term();
         seen.role = group.role().name();
         seen.leader = group.leader();
+        if !was_back {
+            self.look_at_cut(at, &seen, group)?;
+        }
         self.look_at_log(at, &mut seen, group)?;
         seen.durable = group.durable_index();
         seen.durable_state = group.durable_hard_state();
@@ -279,51 +286,6 @@ impl Known {
         self.replicas.insert(node, seen);
         self.look_at_commit(at, group, from, (&before, led))?;
         self.look_at_members(at, group)
-    }
-
-    /// A vote that leaves a replica is on its disk. What it said in an earlier term may be replaced.
-    fn voted(&self, from: NodeId, term: Term, candidate: NodeId) -> Result<(), Breach> {
-        let Some(seen) = self.replicas.get(&from) else { return Ok(()) };
-        let kept = seen.durable_state;
-        if kept.term < term || (kept.term == term && kept.vote != Some(candidate)) {
-            let text = format!("{from} votes for {candidate} in {term}, and has {kept:?} on disk");
-            return breach("what is said is on disk", text);
-        }
-        Ok(())
-    }
-
-    /// So is what it acknowledges.
-    fn acknowledged(&self, from: NodeId, term: Term, index: Index) -> Result<(), Breach> {
-        let Some(seen) = self.replicas.get(&from) else { return Ok(()) };
-        if seen.term == term && (seen.durable < index || seen.durable_state.term < term) {
-            let (durable, state) = (seen.durable, seen.durable_state);
-            let text =
-                format!("{from} acknowledges {index} in {term}, has {durable} and {state:?}");
-            return breach("what is said is on disk", text);
-        }
-        Ok(())
-    }
-
-    /// A replica knows the members that were in force at the end of what it has committed.
-    fn look_at_members(&self, at: &str, group: &Group) -> Result<(), Breach> {
-        let meta = group.applied_meta();
-        let upto = meta.position.index;
-        let committed = self.configurations.iter().rev().find(|((index, term), _)| {
-            *index <= upto
-                && (*index == Index(0)
-                    || self.committed.get(index).is_some_and(|entry| entry.term == *term))
-        });
-        let Some(((index, _), members)) = committed else { return Ok(()) };
-        // A replica that was created for the group knows nobody before it has heard of them.
-        let is_new = upto == Index(0);
-        if !is_new && (meta.configuration_index, &meta.configuration) != (*index, members) {
-            let text = format!(
-                "{at} has {:?} of {} at {upto}, which are {members:?} of {index}",
-                meta.configuration, meta.configuration_index
-            );
-            return breach("equal indices have equal members", text);
-        }
-        Ok(())
     }
 
     /// After a restart: all that was on the disk and committed must be there.

@@ -1,3 +1,0 @@
-//! x y z placeholder file
-#[test]
-fn nothing() {}

@@ -1,0 +1,64 @@
+//! Guards of checkpoints on their way between replicas.
+
+use std::time::Duration;
+
+use oarlock_sim::{Trouble, World};
+use oarlock_types::{CoreAddr, CoreId, Guard, NodeId};
+
+use crate::harness::*;
+
+/// A follower is away while the others write; the log is gone where `keeps_log` is not.
+fn follower_away(seed: u64, keeps_log: Option<usize>) -> (World, [NodeId; 3]) {
+    let mut config = quiet(3);
+    config.limits.compact_log_bytes_min = 2 << 10;
+    config.limits.compact_tail_bytes = 0;
+    config.limits.support_duration = Duration::from_millis(750);
+    let mut world = serving(seed, config);
+    let first = leader(&world);
+    let rest = others(&world, first);
+    world.kill(rest[0]);
+    let keeper = keeps_log.map(|at| Trouble::FilesFail(CoreAddr::new(rest[at], CoreId(0))));
+    keeper.iter().for_each(|trouble| world.trouble(trouble, 0));
+    for number in 0..20 {
+        write(&mut world, "k", &format!("{number:0>300}"));
+    }
+    (world, [first, rest[0], rest[1]])
+}
+
+/// Power fails as soon as the follower says that it has the checkpoint.
+#[test]
+fn mark_before_install() {
+    finds(Guard::MarkBeforeInstall, 5, &[LOST], |seed| {
+        let (mut world, [_, away, _]) = follower_away(seed, None);
+        let slow = Trouble::WalSlow(CoreAddr::new(away, CoreId(0)), 500);
+        world.restart(away);
+        world.trouble(&slow, 0);
+        let has_it = |world: &mut World| {
+            world.replica(away, GROUP).is_some_and(|replica| replica.commit().get() > 15)
+        };
+        assert!(world.run_till(10 * SECOND, has_it), "no checkpoint: {}", world.who_waits());
+        world.power_loss(away);
+        world.restart(away);
+        world.relief(&slow);
+        world.settle();
+    });
+}
+
+/// While the mark of a received checkpoint is on its way to the disk, another leader comes that still
+/// has the log behind it.
+#[test]
+fn marked_takes_nothing() {
+    let invariant = "assertion `left == right` failed: invariant: nothing was said to the group";
+    finds(Guard::MarkedTakesNothing, 5, &[invariant, LOST], |seed| {
+        let (mut world, [_, away, keeper]) = follower_away(seed, Some(1));
+        world.restart(away);
+        world.run_for(20 * MS);
+        let ends_at = world.now_us() + 3 * SECOND;
+        let stall = Trouble::WalStall(CoreAddr::new(away, CoreId(0)));
+        world.trouble(&stall, ends_at);
+        world.run_for(SECOND);
+        hand_over(&mut world, keeper);
+        world.run_for(3 * SECOND);
+        world.settle();
+    });
+}
