@@ -187,14 +187,13 @@ impl Oracle {
             | Body::ReadIndexReply { .. }
             | Body::Rebuild(_) => return Ok(()),
         };
-        known.voted(from, message.term, candidate)?;
         let vote = known.votes.entry(from).or_insert((message.term, candidate));
         if vote.0 == message.term && vote.1 != candidate {
             let text = format!("{from} {id} votes for {candidate} and {} in {}", vote.1, vote.0);
             return breach("one vote a term", text);
         }
         *vote = (*vote).max((message.term, candidate));
-        Ok(())
+        known.voted(from, message.term, candidate)
     }
 
     /// A node's process is gone: what its replicas had on disk stays known.

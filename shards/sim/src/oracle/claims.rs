@@ -1,7 +1,7 @@
 //! What a replica claims is so: what it says is on its disk, what it cuts from its log was not
 //! committed, and the members that it knows are those of the others. Part of the oracle.
 
-use oarlock_raft::Group;
+use oarlock_raft::{Configuration, Group};
 use oarlock_types::{Index, NodeId, Term};
 
 use super::{Breach, Known, Seen, breach};
@@ -58,8 +58,8 @@ impl Known {
                     || self.committed.get(index).is_some_and(|entry| entry.term == *term))
         });
         let Some(((index, _), members)) = committed else { return Ok(()) };
-        // A replica that was created for the group knows nobody before it has heard of them.
-        let is_new = upto == Index(0);
+        // A replica that was made later knows nobody before the log tells it of a change.
+        let is_new = *index == Index(0) && meta.configuration == Configuration::default();
         if !is_new && (meta.configuration_index, &meta.configuration) != (*index, members) {
             let text = format!(
                 "{at} has {:?} of {} at {upto}, which are {members:?} of {index}",

@@ -1,6 +1,5 @@
 //! Guards of the log on disk: crashes in the middle of writes, recycled segments, damage.
 
-use bytes::Bytes;
 use oarlock_sim::{Config, Trouble, World, finish};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Guard, NodeId};
 
@@ -39,12 +38,27 @@ fn torn_tail_is_cut() {
 
 #[test]
 fn frame_names_its_segment() {
-    finds(Guard::FrameNamesItsSegment, 10, &[SOUND], power_failures);
+    let invariant = "a reference is released once";
+    finds(Guard::FrameNamesItsSegment, 10, &[SOUND, invariant], power_failures);
 }
 
 #[test]
 fn retired_once_durable() {
-    finds(Guard::RetiredOnceDurable, 20, &[SOUND, LOST], power_failures);
+    finds(Guard::RetiredOnceDurable, 10, &[SOUND, LOST], |seed| {
+        let mut config = busy();
+        config.weather.wal_us = 15 * MS;
+        let mut world = serving(seed, config);
+        world.run_for(SECOND);
+        for round in 0..60 {
+            let followers = world.leader(GROUP).map(|node| others(&world, node));
+            let Some(followers) = followers else { continue };
+            world.power_loss(followers[round % 2]);
+            world.run_for(5 * MS);
+            world.restart(followers[round % 2]);
+            world.run_for(100 * MS + round as u64 * MS);
+        }
+        world.settle();
+    });
 }
 
 #[test]
@@ -62,13 +76,13 @@ fn recovered_head_is_closed() {
         world.run_for(SECOND);
         for round in 0..12 {
             let node = NodeId(1 + round % 3);
-            let slow = Trouble::WalSlow(CoreAddr::new(node, CORE), 300);
+            let slow = Trouble::WalSlow(CoreAddr::new(node, CORE), 3000);
             world.trouble(&slow, 0);
             world.run_for(25 * MS);
             world.kill(node);
             world.relief(&slow);
             world.restart(node);
-            world.run_for(300 * MS);
+            world.run_for(600 * MS);
         }
         world.settle();
     });
@@ -82,9 +96,7 @@ fn flipped_bit(seed: u64) {
     for number in 0..6 {
         let group = GroupId(1 + number % 3);
         let node = world.leader(group).unwrap();
-        let value = Bytes::from(vec![b'a'; 6000]).to_vec();
-        let value = String::from_utf8(value).unwrap();
-        let token = world.request(node, group, set("k", &value));
+        let token = world.request(node, group, set("k", &"a".repeat(6000)));
         assert!(matches!(outcome(&mut world, token, SECOND), Some(Ok(_))));
     }
     world.run_for(SECOND);

@@ -149,11 +149,18 @@ fn restarted_waits() {
     finds(Guard::RestartedWaits, 5, &[LEASE], |seed| {
         let mut world = serving(seed, eager(3));
         let first = leader(&world);
-        for node in others(&world, first) {
-            world.kill(node);
-            world.restart(node);
-        }
-        cut_off(&mut world, first, 3 * SECOND);
+        let rest = others(&world, first);
+        let (odd, friend) = (rest[0], rest[1]);
+        // One asks for votes already; the other has forgotten that it must refuse.
+        world.cut(first, odd);
+        world.run_for(2 * SECOND);
+        world.kill(friend);
+        world.restart(friend);
+        world.cut(first, friend);
+        world.run_for(3 * SECOND);
+        world.join(first, odd);
+        world.join(first, friend);
+        world.settle();
     });
 }
 

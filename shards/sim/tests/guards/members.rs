@@ -72,14 +72,16 @@ fn joint_is_left() {
 #[test]
 fn snapshot_sets_members() {
     finds(Guard::SnapshotSetsMembers, 3, &["equal indices have equal members"], |seed| {
-        let mut config = spare(4);
+        let mut config = spare(5);
         config.limits.compact_log_bytes_min = 2 << 10;
         config.limits.compact_tail_bytes = 0;
         let mut world = serving(seed, config);
+        world.set_members(GROUP, ids(&[1, 2, 3]), ids(&[5]));
+        world.run_for(SECOND);
         for number in 0..20 {
             write(&mut world, "k", &format!("{number:0>300}"));
         }
-        world.set_members(GROUP, ids(&[1, 2, 3, 4]), Vec::new());
+        world.set_members(GROUP, ids(&[1, 2, 3, 4]), ids(&[5]));
         world.run_for(2 * SECOND);
         world.settle();
     });

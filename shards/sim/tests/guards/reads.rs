@@ -65,13 +65,16 @@ fn barrier_needs_quorum() {
         let mut world = serving(seed, quiet(3));
         let first = leader(&world);
         write(&mut world, "k", "old");
+        let rest = others(&world, first);
         world.pause(first);
+        cut(&mut world, &[first], &rest);
         let token = world.request(first, GROUP, get("k"));
         let next = another_leader(&mut world, first);
         assert_eq!(ask(&mut world, next, set("k", "new")), Some(Ok(Reply::Ok)));
         world.resume(first);
         world.run_for(SECOND);
         is_fresh(world.take_outcome(token).as_ref());
+        join(&mut world, &[first], &rest);
         world.settle();
     });
 }

@@ -52,7 +52,6 @@ fn marked_takes_nothing() {
     finds(Guard::MarkedTakesNothing, 5, &[invariant, LOST], |seed| {
         let (mut world, [_, away, keeper]) = follower_away(seed, Some(1));
         world.restart(away);
-        world.run_for(20 * MS);
         let ends_at = world.now_us() + 3 * SECOND;
         let stall = Trouble::WalStall(CoreAddr::new(away, CoreId(0)));
         world.trouble(&stall, ends_at);
