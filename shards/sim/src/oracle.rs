@@ -495,8 +495,13 @@ impl Known {
             });
             had || has
         };
-        let of_this_turn = self.configurations.range((index, Term(0))..).map(|(_, c)| c);
-        let mut all = [before, group.configuration()].into_iter().chain(of_this_turn);
+        let of_this_turn = || self.configurations.range((index, Term(0))..).map(|(_, c)| c);
+        // What a joint configuration leads to decides nothing before that one is committed.
+        let is_open = |c: &Configuration| {
+            of_this_turn().any(|joint| joint.is_joint() && !c.is_joint() && joint.voters == c.voters)
+        };
+        let later = of_this_turn().chain([group.configuration()]).filter(|c| !is_open(c));
+        let mut all = later.chain([before]);
         if !all.any(|configuration| is_quorum(configuration, has)) {
             let disks: Vec<String> = self
                 .replicas

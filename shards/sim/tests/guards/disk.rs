@@ -45,17 +45,18 @@ fn frame_names_its_segment() {
 #[test]
 fn retired_once_durable() {
     finds(Guard::RetiredOnceDurable, 10, &[SOUND, LOST], |seed| {
-        let mut config = busy();
-        config.weather.wal_us = 15 * MS;
-        let mut world = serving(seed, config);
-        world.run_for(SECOND);
-        for round in 0..60 {
-            let followers = world.leader(GROUP).map(|node| others(&world, node));
-            let Some(followers) = followers else { continue };
-            world.power_loss(followers[round % 2]);
-            world.run_for(5 * MS);
-            world.restart(followers[round % 2]);
-            world.run_for(100 * MS + round as u64 * MS);
+        let mut world = serving(seed, busy());
+        for round in 0..20 {
+            world.run_for(SECOND + round * 7 * MS);
+            // A frame is on its way for long, and then the power fails.
+            let node = NodeId(1 + round % 3);
+            let stall = Trouble::WalStall(CoreAddr::new(node, CORE));
+            let ends_at = world.now_us() + SECOND;
+            world.trouble(&stall, ends_at);
+            world.run_for(40 * MS);
+            world.power_loss(node);
+            world.relief(&stall);
+            world.restart(node);
         }
         world.settle();
     });

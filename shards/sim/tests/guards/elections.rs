@@ -27,10 +27,10 @@ fn newest_log_wins() {
 fn one_vote_a_term() {
     finds(Guard::OneVoteATerm, 10, &["one vote a term", "election safety"], |seed| {
         let mut config = quiet(5);
-        // All stand at once.
-        config.limits.election_delay_min = Duration::from_millis(1);
-        config.limits.election_delay_max = Duration::from_millis(2);
-        config.weather.delay_min_us = 5 * MS;
+        // Some stand at once.
+        config.limits.election_delay_min = Duration::from_millis(20);
+        config.limits.election_delay_max = Duration::from_millis(40);
+        config.weather.delay_min_us = 2 * MS;
         let mut world = serving(seed, config);
         for _ in 0..3 {
             let first = leader(&world);

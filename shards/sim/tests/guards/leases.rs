@@ -62,9 +62,10 @@ fn release_names_term() {
         world.hand_over(GROUP, odd);
         world.run_till(200 * MS, |world| leads(world, odd));
         world.run_for(3 * MS);
-        world.trouble(&Trouble::BreakLinks(friend, first), 0);
         world.relief(&deaf);
+        world.trouble(&Trouble::BreakLinks(friend, first), 0);
         hand_over(&mut world, first);
+        world.run_for(60 * MS);
         write(&mut world, "k", "1");
         // The friend's data gets no further, so that the release goes on; its pulses do.
         world.trouble(&deaf, 0);

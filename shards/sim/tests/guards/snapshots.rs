@@ -1,27 +1,28 @@
 //! Guards of checkpoints on their way between replicas.
 
-use std::time::Duration;
-
 use oarlock_sim::{Trouble, World};
 use oarlock_types::{CoreAddr, CoreId, Guard, NodeId};
 
 use crate::harness::*;
 
-/// A follower is away while the others write; the log is gone where `keeps_log` is not.
-fn follower_away(seed: u64, keeps_log: Option<usize>) -> (World, [NodeId; 3]) {
+/// A follower is away while the others write, of whom the leader lets its log go, and the other one
+/// does not if `keeps_log`. Gives the leader, who is away, and the other.
+fn follower_away(seed: u64, keeps_log: bool) -> (World, [NodeId; 3]) {
     let mut config = quiet(3);
     config.limits.compact_log_bytes_min = 2 << 10;
     config.limits.compact_tail_bytes = 0;
-    config.limits.support_duration = Duration::from_millis(750);
     let mut world = serving(seed, config);
     let first = leader(&world);
     let rest = others(&world, first);
     world.kill(rest[0]);
-    let keeper = keeps_log.map(|at| Trouble::FilesFail(CoreAddr::new(rest[at], CoreId(0))));
-    keeper.iter().for_each(|trouble| world.trouble(trouble, 0));
+    let fails = Trouble::FilesFail(CoreAddr::new(rest[1], CoreId(0)));
+    if keeps_log {
+        world.trouble(&fails, 0);
+    }
     for number in 0..20 {
         write(&mut world, "k", &format!("{number:0>300}"));
     }
+    world.relief(&fails);
     (world, [first, rest[0], rest[1]])
 }
 
@@ -29,7 +30,7 @@ fn follower_away(seed: u64, keeps_log: Option<usize>) -> (World, [NodeId; 3]) {
 #[test]
 fn mark_before_install() {
     finds(Guard::MarkBeforeInstall, 5, &[LOST], |seed| {
-        let (mut world, [_, away, _]) = follower_away(seed, None);
+        let (mut world, [_, away, _]) = follower_away(seed, false);
         let slow = Trouble::WalSlow(CoreAddr::new(away, CoreId(0)), 500);
         world.restart(away);
         world.trouble(&slow, 0);
@@ -50,7 +51,7 @@ fn mark_before_install() {
 fn marked_takes_nothing() {
     let invariant = "assertion `left == right` failed: invariant: nothing was said to the group";
     finds(Guard::MarkedTakesNothing, 5, &[invariant, LOST], |seed| {
-        let (mut world, [_, away, keeper]) = follower_away(seed, Some(1));
+        let (mut world, [_, away, keeper]) = follower_away(seed, true);
         world.restart(away);
         let ends_at = world.now_us() + 3 * SECOND;
         let stall = Trouble::WalStall(CoreAddr::new(away, CoreId(0)));
