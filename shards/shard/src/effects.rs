@@ -77,8 +77,7 @@ impl Shard {
             if let Some(replica) = self.replicas.get(&group) {
                 // While a received checkpoint's mark is on its way to the disk the old log must not
                 // grow: what is said now is lost, as messages may be.
-                let is_marked = replica.incoming.as_ref().is_some_and(|i| i.is_marked());
-                if !is_marked || !Guard::MarkedTakesNothing.is_on() {
+                if !replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked()) {
                     self.with_group(group, |raft, ctx, out| {
                         raft.step(ctx, from.node, message, out);
                     });

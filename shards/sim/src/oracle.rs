@@ -498,7 +498,8 @@ impl Known {
         let of_this_turn = || self.configurations.range((index, Term(0))..).map(|(_, c)| c);
         // What a joint configuration leads to decides nothing before that one is committed.
         let is_open = |c: &Configuration| {
-            of_this_turn().any(|joint| joint.is_joint() && !c.is_joint() && joint.voters == c.voters)
+            of_this_turn()
+                .any(|joint| joint.is_joint() && !c.is_joint() && joint.voters == c.voters)
         };
         let later = of_this_turn().chain([group.configuration()]).filter(|c| !is_open(c));
         let mut all = later.chain([before]);

@@ -96,8 +96,6 @@ pub enum Guard {
     MarkBeforeLettingGo,
     /// A received checkpoint is in place, and said to be, once its mark is durable. (24)
     MarkBeforeInstall,
-    /// While that mark is on its way the replica takes no entries. (24)
-    MarkedTakesNothing,
     /// A checkpoint is of the state that its index says. (15)
     CheckpointIsOfState,
     /// A checkpoint is loaded if its checksums hold. (17)

@@ -19,7 +19,12 @@ impl Known {
     }
 
     /// So is what it acknowledges.
-    pub(super) fn acknowledged(&self, from: NodeId, term: Term, index: Index) -> Result<(), Breach> {
+    pub(super) fn acknowledged(
+        &self,
+        from: NodeId,
+        term: Term,
+        index: Index,
+    ) -> Result<(), Breach> {
         let Some(seen) = self.replicas.get(&from) else { return Ok(()) };
         if seen.term == term && (seen.durable < index || seen.durable_state.term < term) {
             let (durable, state) = (seen.durable, seen.durable_state);
@@ -37,10 +42,11 @@ impl Known {
             return Ok(());
         }
         let of_this_log = self.committed.range(seen.base..);
-        let cut = of_this_log.rev().map(|(index, entry)| (*index, entry.term)).find(|(index, term)| {
-            let is_there = *index <= group.commit() || group.term_at(*index) == Some(*term);
-            seen.term_at(*index) == Some(*term) && !is_there
-        });
+        let cut =
+            of_this_log.rev().map(|(index, entry)| (*index, entry.term)).find(|(index, term)| {
+                let is_there = *index <= group.commit() || group.term_at(*index) == Some(*term);
+                seen.term_at(*index) == Some(*term) && !is_there
+            });
         if let Some((index, term)) = cut {
             let text = format!("{at} cuts {index} of term {term}, which is committed");
             return breach("what is committed is never lost", text);

@@ -44,10 +44,13 @@ fn frame_names_its_segment() {
 
 #[test]
 fn retired_once_durable() {
-    finds(Guard::RetiredOnceDurable, 10, &[SOUND, LOST], |seed| {
-        let mut world = serving(seed, busy());
-        for round in 0..20 {
-            world.run_for(SECOND + round * 7 * MS);
+    finds(Guard::RetiredOnceDurable, 30, &[SOUND, LOST], |seed| {
+        let mut config = busy();
+        config.segment_bytes = 40 << 10;
+        config.clients = 2;
+        let mut world = serving(seed, config);
+        for round in 0..8 {
+            world.run_for(600 * MS + round * 7 * MS);
             // A frame is on its way for long, and then the power fails.
             let node = NodeId(1 + round % 3);
             let stall = Trouble::WalStall(CoreAddr::new(node, CORE));
@@ -70,7 +73,7 @@ fn mark_before_letting_go() {
 /// Processes are killed while their writes are on the way, which land after they have started again.
 #[test]
 fn recovered_head_is_closed() {
-    finds(Guard::RecoveredHeadIsClosed, 10, &[SOUND, LOST], |seed| {
+    finds(Guard::RecoveredHeadIsClosed, 20, &[SOUND, LOST], |seed| {
         let mut config = busy();
         config.weather.wal_us = 100;
         let mut world = World::new(seed, config);

@@ -64,9 +64,10 @@ fn release_names_term() {
         world.run_for(3 * MS);
         world.relief(&deaf);
         world.trouble(&Trouble::BreakLinks(friend, first), 0);
-        hand_over(&mut world, first);
         world.run_for(60 * MS);
+        hand_over(&mut world, first);
         write(&mut world, "k", "1");
+        world.run_for(30 * MS);
         // The friend's data gets no further, so that the release goes on; its pulses do.
         world.trouble(&deaf, 0);
         world.cut(first, odd);
@@ -199,7 +200,8 @@ fn support_needs_links() {
     finds(Guard::SupportNeedsLinks, 3, &["nobody takes over"], |seed| {
         let mut world = serving(seed, quiet(3));
         let first = leader(&world);
-        let ways = others(&world, first).into_iter().flat_map(|node| [(first, node), (node, first)]);
+        let ways =
+            others(&world, first).into_iter().flat_map(|node| [(first, node), (node, first)]);
         let down: Vec<Trouble> = ways.map(|(from, to)| Trouble::DataOnly(from, to)).collect();
         down.iter().for_each(|trouble| world.trouble(trouble, 0));
         another_leader(&mut world, first);
