@@ -299,6 +299,23 @@ fn plain_cargo_test_runs_every_crate() {
     assert_eq!(members, [".", "fuzz", "shards/*"]);
 }
 
+/// What a release is built of must not even be able to do without a guard.
+#[test]
+fn guards_can_be_removed_by_the_simulators_tests_alone() {
+    const FEATURE: &str = "removed-guards";
+    let manifests = files(&["Cargo.toml"]);
+    let named = manifests.iter().filter(|file| file.text.contains(FEATURE));
+    let named: Vec<&str> = named.map(|file| file.path.as_str()).collect();
+    assert_eq!(named, ["shards/sim/Cargo.toml", "shards/types/Cargo.toml"]);
+    let of_types = manifest("shards/types/Cargo.toml");
+    assert_eq!(names(&of_types, "features"), BTreeSet::from([FEATURE.to_owned()]), "no default");
+    let of_sim = manifest("shards/sim/Cargo.toml");
+    let enabled = |table: &str| of_sim[table]["oarlock-types"].to_string().contains(FEATURE);
+    assert!(enabled("dev-dependencies") && !enabled("dependencies"));
+    let resolver = &manifest("Cargo.toml")["workspace"]["resolver"];
+    assert_eq!(resolver.as_str(), Some("3"), "older ones enable what tests do in every build");
+}
+
 #[test]
 fn every_dependency_has_a_reason() {
     let mut used = BTreeSet::new();

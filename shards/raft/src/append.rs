@@ -4,7 +4,7 @@
 //! A follower claims only what is durable and what the append itself proved; a leader believes
 //! nothing else. A log is cut only at a proven conflict.
 
-use oarlock_types::{CoreId, Index, Limits, Mono, NodeId, Term};
+use oarlock_types::{CoreId, Guard, Index, Limits, Mono, NodeId, Term};
 
 use crate::group::Group;
 use crate::log::Log;
@@ -299,7 +299,7 @@ impl Group {
         out: &mut Effects,
     ) {
         let Append { core, prev, entries, commit, read_sequence, wants_reply } = append;
-        if term < self.hard.term {
+        if term < self.hard.term && Guard::OldTermIsRefused.is_on() {
             // A deposed leader learns of the newer term.
             let outcome = AppendOutcome::Rejected { prev: prev.index, hint: self.log.last() };
             let reply = AppendReply { outcome, bound: None, read_sequence: 0 };
@@ -312,7 +312,9 @@ impl Group {
         let outcome = if self.matches(prev) {
             let proven = entries.last().map_or(prev.index, |e| e.at.index);
             self.take_entries(prev.index, entries, out);
-            let commit = commit.min(proven);
+            let bound =
+                if Guard::OnlyTheProvenCommits.is_on() { proven } else { self.log.last().index };
+            let commit = commit.min(bound);
             if commit > self.commit {
                 self.commit_to(commit, out);
                 self.evict();
@@ -357,7 +359,10 @@ impl Group {
 
     /// Whether the log agrees with the leader's up to `prev`. What is committed always does.
     fn matches(&self, prev: LogPosition) -> bool {
-        prev.index <= self.commit || self.log.term(prev.index) == Some(prev.term)
+        let known = self.log.term(prev.index);
+        prev.index <= self.commit
+            || known == Some(prev.term)
+            || (known.is_some() && !Guard::LogsMatchBefore.is_on())
     }
 
     /// The largest position that may match a leader's log that differs at `prev`.
@@ -376,7 +381,8 @@ impl Group {
             assert_eq!(entry.at.index, expected, "invariant: an append has no gap");
             expected = expected.next();
             let index = entry.at.index;
-            if index <= self.commit || self.log.term(index) == Some(entry.at.term) {
+            let is_same = self.log.term(index) == Some(entry.at.term);
+            if index <= self.commit || (is_same && Guard::CutAtConflictOnly.is_on()) {
                 continue;
             }
             if index <= self.log.last().index {

@@ -3,7 +3,7 @@
 //!
 //! A candidate's own vote counts only when it is durable, like anybody's.
 
-use oarlock_types::{Mono, NodeId, Term};
+use oarlock_types::{Guard, Mono, NodeId, Term};
 
 use crate::group::{Group, Role};
 use crate::{Body, Context, Effects, Message, Release, VoteReply, VoteRequest};
@@ -25,7 +25,7 @@ impl Group {
     pub(crate) fn may_campaign(&self, ctx: &Context<'_>) -> bool {
         ctx.may_vote
             && self.remembers()
-            && self.configuration().is_voter(self.node)
+            && (self.configuration().is_voter(self.node) || !Guard::LearnersDoNotStand.is_on())
             && !self.is_bound(ctx)
     }
 
@@ -70,7 +70,11 @@ impl Group {
         let request = VoteRequest { last: self.log.last(), release };
         let message = Message { term: self.hard.term, body: Body::Vote(request) };
         for node in self.other_voters() {
-            out.send_after_durable.push((node, message.clone()));
+            if Guard::OwnVoteIsOnDisk.is_on() {
+                out.send_after_durable.push((node, message.clone()));
+            } else {
+                out.send_now.push((node, message.clone()));
+            }
         }
     }
 

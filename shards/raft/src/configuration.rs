@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use oarlock_types::{Index, NodeId};
+use oarlock_types::{Guard, Index, NodeId};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// Voters and learners. While `outgoing` is not empty the configuration is joint: elections,
@@ -48,7 +48,7 @@ impl Configuration {
     /// Whether those for whom `has` holds make a quorum (both, when joint).
     pub fn quorum(&self, mut has: impl FnMut(NodeId) -> bool) -> bool {
         let mut majority = |set: &[NodeId]| set.iter().filter(|n| has(**n)).count() * 2 > set.len();
-        majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
+        majority(&self.voters) && (self.has_one_set() || majority(&self.outgoing))
     }
 
     /// The largest index that a quorum (both, when joint) has reached. Allocates nothing, since a
@@ -66,6 +66,10 @@ impl Configuration {
             best
         };
         let incoming = of(&self.voters);
-        if self.outgoing.is_empty() { incoming } else { incoming.min(of(&self.outgoing)) }
+        if self.has_one_set() { incoming } else { incoming.min(of(&self.outgoing)) }
+    }
+
+    fn has_one_set(&self) -> bool {
+        self.outgoing.is_empty() || !Guard::JointNeedsBoth.is_on()
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use oarlock_types::{Mono, NodeId, Term};
+use oarlock_types::{Guard, Mono, NodeId, Term};
 
 use crate::group::{Group, Role};
 use crate::{Context, Effects};
@@ -67,7 +67,7 @@ impl Group {
     /// Arms the election timer of a voter that is not bound to its leader, disarms any other.
     pub(crate) fn watch_leader(&mut self, ctx: &Context<'_>, spread: Duration) {
         let guarded = self.is_bound_to_leader(ctx);
-        let voter = self.configuration().is_voter(self.node);
+        let voter = self.configuration().is_voter(self.node) || !Guard::LearnersDoNotStand.is_on();
         let Role::Follower(follower) = &mut self.role else { return };
         if guarded || !voter {
             follower.election_at = Mono::NEVER;
@@ -83,7 +83,11 @@ impl Group {
     pub(crate) fn election_timer(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         self.rest_election_timer();
         if self.may_campaign(ctx) {
-            self.pre_campaign(ctx, out);
+            if Guard::PreVote.is_on() {
+                self.pre_campaign(ctx, out);
+            } else {
+                self.campaign(ctx, None, out);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use oarlock_types::{CoreId, GroupId, Index, Limits, Mono, NodeId, Random, Term};
+use oarlock_types::{CoreId, GroupId, Guard, Index, Limits, Mono, NodeId, Random, Term};
 
 use crate::candidate::Candidate;
 use crate::follower::Follower;
@@ -311,7 +311,9 @@ impl Group {
     /// Sends what is true once the hard state and the log up to `claims` are durable.
     pub(crate) fn send_claim(&self, to: NodeId, body: Body, claims: Index, out: &mut Effects) {
         let message = Message { term: self.hard.term, body };
-        if self.hard == self.durable_hard && claims <= self.log.durable() {
+        let is_state_kept = self.hard == self.durable_hard || !Guard::VoteIsOnDisk.is_on();
+        let is_log_kept = claims <= self.log.durable() || !Guard::AckIsOnDisk.is_on();
+        if is_state_kept && is_log_kept {
             out.send_now.push((to, message));
         } else {
             out.send_after_durable.push((to, message));
@@ -394,6 +396,12 @@ impl Group {
     #[must_use]
     pub fn hard_state(&self) -> HardState {
         self.hard
+    }
+
+    /// What of that is on this replica's disk.
+    #[must_use]
+    pub fn durable_hard_state(&self) -> HardState {
+        self.durable_hard
     }
 
     /// Whom it takes for the leader; itself when it leads.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oarlock_types::{Index, Mono, NodeId};
+use oarlock_types::{Guard, Index, Mono, NodeId};
 
 use crate::append::Sender;
 use crate::group::{Group, Role};
@@ -197,13 +197,15 @@ impl Group {
     pub fn lease_valid(&self, ctx: &Context<'_>) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let incarnation = ctx.support.incarnation();
-        self.commit >= leader.term_start
-            && leader.transfer.is_none()
+        (self.commit >= leader.term_start || !Guard::LeaseAfterOwnTerm.is_on())
+            && (leader.transfer.is_none() || !Guard::TransferEndsLease.is_on())
             && self.configuration().quorum(|node| {
                 node == self.node
                     || ctx.support.received(node).is_some_and(|received| {
                         let bound = leader.get(node).and_then(|p| p.bound);
-                        received.until > ctx.now && bound == Some((received.epoch, incarnation))
+                        let is_bound = bound == Some((received.epoch, incarnation));
+                        received.until > ctx.now
+                            && (is_bound || !Guard::LeaseCountsTheBound.is_on())
                     })
             })
     }
@@ -215,7 +217,7 @@ impl Group {
         });
         let Role::Leader(leader) = &mut self.role else { return };
         leader.quorum_check_at = Mono::NEVER;
-        if supported {
+        if supported || !Guard::QuorumOrStepDown.is_on() {
             return;
         }
         if ctx.now < leader.grace_until {
@@ -290,11 +292,13 @@ impl Group {
     /// Commits what a quorum has on disk, if it ends with an entry of this term (Raft §5.4.2).
     pub(crate) fn advance_commit(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
-        let own = self.log.durable();
+        let is_counted = Guard::OwnWriteIsOnDisk.is_on();
+        let own = if is_counted { self.log.durable() } else { self.log.last().index };
         let index = self.configuration().quorum_index(|node| {
             if node == self.node { own } else { leader.get(node).map_or(Index(0), |p| p.matched) }
         });
-        if index > self.commit && self.log.term(index) == Some(self.hard.term) {
+        let is_own = self.log.term(index) == Some(self.hard.term) || !Guard::CommitsOwnTerm.is_on();
+        if index > self.commit && is_own {
             self.commit_to(index, out);
             self.settle_membership(ctx, out);
             self.start_barrier(ctx, out);

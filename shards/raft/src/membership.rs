@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use oarlock_types::NodeId;
+use oarlock_types::{Guard, NodeId};
 
 use crate::group::{Group, Role};
 use crate::progress::Progress;
@@ -66,7 +66,7 @@ impl Group {
         if self.commit < leader.term_start {
             return Err(ChangeError::TermNotOpened);
         }
-        if self.change_open() {
+        if self.change_open() && Guard::OneChangeAtATime.is_on() {
             return Err(ChangeError::ChangeOpen);
         }
         let voters: BTreeSet<NodeId> = voters.into_iter().collect();
@@ -128,7 +128,7 @@ impl Group {
         }
         let Role::Leader(leader) = &mut self.role else { return };
         if configuration.is_joint() {
-            if self.commit >= leader.term_start {
+            if self.commit >= leader.term_start && Guard::JointIsLeft.is_on() {
                 let next = Configuration { outgoing: Vec::new(), ..configuration.clone() };
                 self.append_configuration(ctx, next, out);
             }

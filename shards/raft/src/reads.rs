@@ -4,7 +4,7 @@
 //! A barrier starts only after the leader has committed in its own term, and no read joins one that
 //! started before it came. An attempt's sequence is never used again.
 
-use oarlock_types::{Index, Mono, NodeId, Term};
+use oarlock_types::{Guard, Index, Mono, NodeId, Term};
 
 use crate::group::{Group, Role};
 use crate::{Body, Context, Effects, Message, ReadOutcome};
@@ -100,7 +100,8 @@ impl Group {
     pub(crate) fn start_barrier(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
         let reads = &mut leader.reads;
-        if self.commit < leader.term_start || !reads.active.is_empty() || reads.waiting.is_empty() {
+        let is_early = self.commit < leader.term_start && Guard::BarrierAfterOwnTerm.is_on();
+        if is_early || !reads.active.is_empty() || reads.waiting.is_empty() {
             return;
         }
         reads.sequence += 1;
@@ -122,7 +123,7 @@ impl Group {
         let done = self.configuration().quorum(|node| {
             node == self.node || leader.get(node).is_some_and(|p| p.read_acked >= sequence)
         });
-        if leader.reads.active.is_empty() || !done {
+        if leader.reads.active.is_empty() || (!done && Guard::BarrierNeedsQuorum.is_on()) {
             return;
         }
         let term = self.hard.term;

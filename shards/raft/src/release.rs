@@ -5,7 +5,7 @@
 //! former leader therefore releases its followers, again and again until each has acknowledged;
 //! the release names its term, so that a late one frees no later binding.
 
-use oarlock_types::{CoreAddr, CoreId, Incarnation, Mono, NodeId, SupportEpoch, Term};
+use oarlock_types::{CoreAddr, CoreId, Guard, Incarnation, Mono, NodeId, SupportEpoch, Term};
 
 use crate::group::Group;
 use crate::{Body, Context, Effects, Message, Release};
@@ -119,7 +119,8 @@ impl Group {
 
     pub(crate) fn free(&mut self, release: Release, out: &mut Effects) {
         self.released = self.released.max(release.term);
-        if self.binding.is_some_and(|b| b.leader == release.leader && b.term <= release.term) {
+        let is_named = |b: &Binding| b.term <= release.term || !Guard::ReleaseNamesTerm.is_on();
+        if self.binding.is_some_and(|b| b.leader == release.leader && is_named(&b)) {
             self.binding = None;
         }
         let led = self.leader == Some(release.leader) && self.hard.term <= release.term;
@@ -160,7 +161,7 @@ impl Group {
         }
         waiting.sort_unstable();
         waiting.dedup();
-        if waiting.is_empty() {
+        if waiting.is_empty() || !Guard::FormerLeaderReleases.is_on() {
             return;
         }
         let repeat_at = ctx.now + self.limits.retry_interval;

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use oarlock_types::{NodeId, Term};
+use oarlock_types::{Guard, NodeId, Term};
 
 use crate::append::Sender;
 use crate::group::Group;
@@ -189,7 +189,9 @@ impl Group {
             assert!(!self.is_leader(), "invariant: a leader has all that is committed");
             self.log.install(meta.position);
             self.commit = meta.position.index;
-            self.configurations = vec![(meta.configuration_index, meta.configuration.clone())];
+            if Guard::SnapshotSetsMembers.is_on() {
+                self.configurations = vec![(meta.configuration_index, meta.configuration.clone())];
+            }
             self.checkpoint = meta.position;
             out.append.clear();
             out.status_changed = true;

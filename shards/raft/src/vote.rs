@@ -3,7 +3,7 @@
 //! A bound replica gives no vote to anybody but the leader that it is bound to, whatever the term,
 //! and takes no term from such a request, so that a straggler cannot unseat a working leader.
 
-use oarlock_types::{NodeId, Term};
+use oarlock_types::{Guard, NodeId, Term};
 
 use crate::group::Group;
 use crate::{Body, Context, Effects, Message, VoteReply, VoteRequest};
@@ -21,10 +21,10 @@ impl Group {
         let granted = ctx.may_vote
             && self.remembers()
             && term > self.hard.term
-            && request.last >= self.log.last()
-            && !self.is_bound(ctx)
+            && self.is_behind(&request)
             && !self.is_leader()
-            && !self.leader_supported(ctx);
+            && !self.refuses_bound(ctx)
+            && !(self.leader_supported(ctx) && Guard::BoundVotesNot.is_on());
         if granted {
             let body = Body::PreVoteReply(VoteReply { granted });
             out.send_now.push((from, Message { term, body }));
@@ -44,15 +44,15 @@ impl Group {
         out: &mut Effects,
     ) {
         self.free_for(from, term, request.release, out);
-        let deaf = !ctx.may_vote || !self.remembers() || self.is_bound(ctx);
+        let deaf = !ctx.may_vote || !self.remembers() || self.refuses_bound(ctx);
         if term > self.hard.term && !deaf {
             self.become_follower(ctx, term, None, out);
         }
         let free = match self.hard.vote {
-            Some(vote) => vote == from,
+            Some(vote) => vote == from || !Guard::OneVoteATerm.is_on(),
             None => self.leader.is_none(),
         };
-        let granted = !deaf && term == self.hard.term && free && request.last >= self.log.last();
+        let granted = !deaf && term == self.hard.term && free && self.is_behind(&request);
         if granted && self.hard.vote.is_none() {
             self.become_follower(ctx, term, None, out);
             self.set_hard(term, Some(from), out);
@@ -63,5 +63,14 @@ impl Group {
         if !granted {
             self.find_straggler(ctx, from, out);
         }
+    }
+
+    /// Whether the candidate's log holds at least what this one does (Raft §5.4.1).
+    fn is_behind(&self, request: &VoteRequest) -> bool {
+        request.last >= self.log.last() || !Guard::NewestLogWins.is_on()
+    }
+
+    fn refuses_bound(&self, ctx: &Context<'_>) -> bool {
+        self.is_bound(ctx) && Guard::BoundVotesNot.is_on()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oarlock_codec::Record;
 use oarlock_raft::SnapshotMeta;
 use oarlock_store::CheckpointProgress;
-use oarlock_types::{GroupId, Index};
+use oarlock_types::{GroupId, Guard, Index};
 
 use crate::files::Purpose;
 use crate::output::{CheckpointFile, FileDone, FileJob};
@@ -138,7 +138,11 @@ impl Shard {
             FileDone::Written => {
                 making.marked = true;
                 let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
-                self.after_durable.marks.push_back((lsn, Mark::Made(group)));
+                if Guard::MarkBeforeLettingGo.is_on() {
+                    self.after_durable.marks.push_back((lsn, Mark::Made(group)));
+                } else {
+                    self.made(group);
+                }
             }
             FileDone::Read(_) | FileDone::Failed => self.checkpoint_failed(group),
         }

@@ -3,7 +3,7 @@
 
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Body, Durable};
-use oarlock_types::{CoreAddr, GroupId, NodeId};
+use oarlock_types::{CoreAddr, GroupId, Guard, NodeId};
 
 use crate::shard::Shard;
 
@@ -20,6 +20,9 @@ impl Shard {
             } else {
                 self.out.messages.push((node, message));
             }
+        }
+        if has_appended && !Guard::CheckpointIsOfState.is_on() {
+            self.consider_checkpoint(group);
         }
         for entry in effects.apply.drain(..) {
             self.apply(group, &entry);

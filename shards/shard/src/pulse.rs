@@ -19,8 +19,8 @@
 use std::time::Duration;
 
 use oarlock_types::{
-    ClusterId, CoreAddr, CoreId, Incarnation, Limits, Mono, NodeId, Pulse, PulseSupport, Random,
-    SupportEpoch,
+    ClusterId, CoreAddr, CoreId, Guard, Incarnation, Limits, Mono, NodeId, Pulse, PulseSupport,
+    Random, SupportEpoch,
 };
 
 use crate::support_table::SupportTable;
@@ -62,7 +62,8 @@ impl PulseConfig {
     /// How long after a pulse was sent its sender may count on the support that names it.
     #[must_use]
     pub fn lease_duration(&self) -> Duration {
-        let taken_off = self.drift_per_mille_max.saturating_mul(2).min(1000);
+        let drift = if Guard::LeaseAllowsForDrift.is_on() { self.drift_per_mille_max } else { 0 };
+        let taken_off = drift.saturating_mul(2).min(1000);
         self.support_duration * (1000 - taken_off) / 1000
     }
 }
@@ -205,8 +206,9 @@ impl PulseAgent {
     fn pulse_to(&mut self, at: usize, now: Mono, table: &SupportTable) -> Pulse {
         let config = &self.config;
         let is_alive = |core: &Movement| {
-            now.since(core.loop_moved_at) <= config.loop_stall_max
-                && now.since(core.wal_moved_at) <= config.wal_stall_max
+            let moves = now.since(core.loop_moved_at) <= config.loop_stall_max
+                && now.since(core.wal_moved_at) <= config.wal_stall_max;
+            moves || !Guard::StuckCoreIsDead.is_on()
         };
         let alive = self.cores.iter().map(is_alive).collect();
         let peer = &mut self.peers[at];
@@ -269,7 +271,7 @@ impl PulseAgent {
         table.learn_cores(pulse.from, cores);
         table.heard(pulse.from, now, pulse.map_version);
         self.extend_promises(at, now, table, pulse);
-        self.take_support(at, table, pulse);
+        self.take_support(at, now, table, pulse);
         PulseOutcome::Accepted
     }
 
@@ -283,7 +285,7 @@ impl PulseAgent {
         for ((core, alive), promised) in (0..).map(CoreId).zip(&pulse.alive).zip(&mut peer.promised)
         {
             let addr = CoreAddr::new(peer.node, core);
-            if *alive && table.links_up(addr) {
+            if *alive && (table.links_up(addr) || !Guard::SupportNeedsLinks.is_on()) {
                 *promised = table
                     .extend(addr, pulse.incarnation, now, until)
                     .map(|epoch| (epoch, pulse.sequence));
@@ -292,14 +294,15 @@ impl PulseAgent {
     }
 
     /// Notes the support that the sender grants to this very incarnation.
-    fn take_support(&self, at: usize, table: &SupportTable, pulse: &Pulse) {
+    fn take_support(&self, at: usize, now: Mono, table: &SupportTable, pulse: &Pulse) {
         if pulse.to_incarnation != table.incarnation() {
             return;
         }
         let lease = self.config.lease_duration();
         for support in &pulse.support {
             if let Some(sent_at) = self.peers[at].sent_at(support.sequence) {
-                let until = sent_at + lease;
+                let from = if Guard::LeaseRunsFromSending.is_on() { sent_at } else { now };
+                let until = from + lease;
                 table.receive(pulse.from, support.core, pulse.incarnation, support.epoch, until);
             }
         }

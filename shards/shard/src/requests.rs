@@ -6,7 +6,7 @@ use bytes::Bytes;
 use oarlock_codec::{Lane, Refusal};
 use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
 use oarlock_store::{Batch, Request, decode, encode};
-use oarlock_types::{CoreAddr, GroupId, Index, RangeEpoch, WallMs};
+use oarlock_types::{CoreAddr, GroupId, Guard, Index, RangeEpoch, WallMs};
 
 use crate::replica::{PendingEntry, Queued};
 use crate::shard::Shard;
@@ -53,7 +53,11 @@ impl Shard {
         let key = lane.map(|(from, lane)| (from, lane.connection, group));
         let follows = lane.is_some_and(|(_, lane)| lane.follows);
         match key {
-            Some(key) if follows && self.lanes_closed.contains_key(&key) => {
+            Some(key)
+                if follows
+                    && self.lanes_closed.contains_key(&key)
+                    && Guard::LaneKeepsOrder.is_on() =>
+            {
                 self.out.replies.push((token, Err(Refusal::OutOfTurn)));
                 return;
             }
@@ -88,7 +92,7 @@ impl Shard {
         request: Request,
     ) -> Result<(), Refusal> {
         let replica = self.replicas.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
-        if replica.epoch != epoch {
+        if replica.epoch != epoch && Guard::EpochIsChecked.is_on() {
             return Err(Refusal::StaleEpoch);
         }
         if !replica.raft.is_leader() {
@@ -221,7 +225,7 @@ impl Shard {
         while replica.pending.front().is_some_and(|front| front.at.index <= entry.at.index) {
             let Some(front) = replica.pending.pop_front() else { break };
             self.admission.release(front.tokens.len(), front.bytes);
-            if front.at == entry.at {
+            if front.at == entry.at || !Guard::ReplyIsOfItsEntry.is_on() {
                 assert_eq!(front.tokens.len(), replies.len(), "invariant: a reply per request");
                 self.writes_acknowledged += front.tokens.len() as u64;
                 let outcomes = replies.drain(..).map(Ok);
@@ -276,7 +280,9 @@ impl Shard {
         while replica.pending.front().is_some_and(|entry| entry.at.index <= up_to) {
             let Some(entry) = replica.pending.pop_front() else { break };
             self.admission.release(entry.tokens.len(), entry.bytes);
-            let unknown = entry.tokens.into_iter().map(|token| (token, Err(Refusal::Unknown)));
+            let open = Guard::OpenFateIsUnknown.is_on();
+            let refusal = if open { Refusal::Unknown } else { Refusal::Busy };
+            let unknown = entry.tokens.into_iter().map(|token| (token, Err(refusal)));
             self.out.replies.extend(unknown);
         }
     }

@@ -9,7 +9,9 @@ use std::rc::Rc;
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Context, Effects, Group, GroupConfig, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
-use oarlock_types::{CoreAddr, FastMap, GroupId, Index, Limits, Lsn, Mono, NodeId, Random, WallMs};
+use oarlock_types::{
+    CoreAddr, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random, WallMs,
+};
 use oarlock_wal::Wal;
 
 use crate::SharedSupport;
@@ -183,7 +185,7 @@ impl Shard {
     }
 
     pub(crate) fn may_vote(&self) -> bool {
-        self.now >= self.may_vote_from
+        self.now >= self.may_vote_from || !Guard::RestartedWaits.is_on()
     }
 
     /// Runs one step of a group and performs its effects. Does nothing for a group that is not

@@ -4,7 +4,7 @@
 use oarlock_codec::Record;
 use oarlock_raft::{SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite};
 use oarlock_store::{Loader, Store};
-use oarlock_types::{GroupId, Index, NodeId};
+use oarlock_types::{GroupId, Guard, Index, NodeId};
 
 use crate::checkpoints::Mark;
 use crate::files::Purpose;
@@ -236,7 +236,11 @@ impl Shard {
                 incoming.stage = Stage::Marked(Box::new(store));
                 let keep_from = Index(u64::MAX);
                 let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
-                self.after_durable.marks.push_back((lsn, Mark::Received(group)));
+                if Guard::MarkBeforeInstall.is_on() {
+                    self.after_durable.marks.push_back((lsn, Mark::Received(group)));
+                } else {
+                    self.install(group);
+                }
             }
             // The log has caught up meanwhile: what is there is not taken back.
             Ok(store) => {

@@ -21,7 +21,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
 
 use oarlock_raft::{Grant, Received, Support};
-use oarlock_types::{CoreAddr, CoreId, Incarnation, Mono, NodeId, SupportEpoch};
+use oarlock_types::{CoreAddr, CoreId, Guard, Incarnation, Mono, NodeId, SupportEpoch};
 
 /// The grain of promises in microseconds: 36 bits of it reach almost nine years.
 pub const TICK_US: u64 = 1 << TICK_BITS;
@@ -365,7 +365,8 @@ impl SupportTable {
             let word = Word(promise.word.load(SeqCst));
             if word.has_lapsed() {
                 // Nobody but this thread leaves the lapsed state, so plain stores do.
-                let lapses = word.lapses() + 1;
+                let is_anew = word.lapses() == 0 || Guard::LapseIsForGood.is_on();
+                let lapses = word.lapses() + u64::from(is_anew);
                 if lapses > LAPSES_MAX {
                     return None;
                 }

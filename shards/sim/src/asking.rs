@@ -1,9 +1,9 @@
 //! The way of clients' requests to cores and of outcomes back, and requests of the world's own.
 
-use oarlock_codec::Refusal;
+use oarlock_codec::{Lane, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::{Command, Request};
-use oarlock_types::{GroupId, NodeId, RangeEpoch};
+use oarlock_types::{CoreAddr, GroupId, NodeId, RangeEpoch};
 
 use crate::clients::Sending;
 use crate::node::Ask;
@@ -53,7 +53,7 @@ impl World {
         }
         self.asked.insert(token, (n, self.nodes[n].life));
         let epoch = RangeEpoch(1);
-        self.ask(to, group, Ask::Request { token, group, epoch, request });
+        self.ask(to, group, Ask::Request { token, group, epoch, lane: None, request });
     }
 
     /// An outcome leaves a node for its client.
@@ -97,6 +97,38 @@ impl World {
         let n = self.place(node);
         self.request_arrives(n, Sending { token, to: node, group, request });
         token
+    }
+
+    /// As [`World::request`], routed by another version of the range or in a lane.
+    pub fn request_routed(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        (epoch, lane): (RangeEpoch, Option<(CoreAddr, Lane)>),
+        request: Request,
+    ) -> u64 {
+        self.next_probe += 1;
+        let token = self.next_probe;
+        let n = self.place(node);
+        self.asked.insert(token, (n, self.nodes[n].life));
+        self.ask(node, group, Ask::Request { token, group, epoch, lane, request });
+        token
+    }
+
+    /// Asks a group's leader to hand over to `to`.
+    pub fn hand_over(&mut self, group: GroupId, to: NodeId) {
+        if let Some(leader) = self.leader(group) {
+            self.ask(leader, group, Ask::Transfer(group, Some(to)));
+        }
+    }
+
+    /// Asks a group's leader for these members, and makes replicas of those that have none.
+    pub fn set_members(&mut self, group: GroupId, voters: Vec<NodeId>, learners: Vec<NodeId>) {
+        let Some(leader) = self.leader(group) else { return };
+        for member in voters.iter().chain(&learners) {
+            self.ask(*member, group, Ask::Create(group));
+        }
+        self.ask(leader, group, Ask::Members { group, voters, learners });
     }
 
     /// The outcome of a request, once it is there.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use oarlock_codec::Lane;
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
 use oarlock_shard::{FileDone, FileJob, JobToken, Output, Shard, SharedSupport};
@@ -76,6 +77,7 @@ pub(crate) enum Ask {
         token: u64,
         group: GroupId,
         epoch: RangeEpoch,
+        lane: Option<(CoreAddr, Lane)>,
         request: Request,
     },
     Transfer(GroupId, Option<NodeId>),

@@ -3,14 +3,19 @@
 //! that turn leaves the node, and looks only at what is new.
 //!
 //! It must not know how a replica came to its state. Held here: election safety, log matching,
-//! leader completeness, state-machine safety (equal indices have equal states), one vote a term over
-//! restarts, what is committed is on the disks of a quorum and is never lost, configurations that
-//! follow each other share a voter in any two quorums. Leases are the world's: they depend on clocks.
+//! leader completeness, state-machine safety (equal indices have equal states and members), one vote a
+//! term over restarts, what is said is on disk, what is committed is on the disks of a quorum and is
+//! never lost, leaders are voters, configurations that follow each other share a voter in any two
+//! quorums. Leases are the world's: they depend on clocks. `claims` holds what a replica says.
+
+mod claims;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use oarlock_raft::{Body, Configuration, Entry, Group, Message, Payload};
+use oarlock_raft::{
+    AppendOutcome, AppendReply, Body, Configuration, Entry, Group, HardState, Message, Payload,
+};
 use oarlock_types::{GroupId, Index, NodeId, Term};
 
 /// A property that does not hold.
@@ -40,6 +45,7 @@ pub(crate) struct Seen {
     base: Index,
     pub(crate) commit: Index,
     pub(crate) durable: Index,
+    durable_state: HardState,
     /// The members that it knew.
     configuration: Configuration,
     /// Its log was put together anew: what is below the durable index must be looked at again.
@@ -152,7 +158,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Hears what a replica says: votes are counted over restarts.
+    /// Hears what a replica says: it must be on its disk, and votes are counted over restarts.
     pub(crate) fn hear(
         &mut self,
         from: NodeId,
@@ -160,9 +166,13 @@ impl Oracle {
         id: GroupId,
         message: &Message,
     ) -> Result<(), Breach> {
+        let known = self.groups.entry(id).or_default();
         let candidate = match &message.body {
             Body::VoteReply(reply) if reply.granted => to,
             Body::Vote(_) => from,
+            Body::AppendReply(AppendReply { outcome: AppendOutcome::Matched(index), .. }) => {
+                return known.acknowledged(from, message.term, *index);
+            }
             Body::PreVote(_)
             | Body::PreVoteReply(_)
             | Body::VoteReply(_)
@@ -177,14 +187,13 @@ impl Oracle {
             | Body::ReadIndexReply { .. }
             | Body::Rebuild(_) => return Ok(()),
         };
-        let known = self.groups.entry(id).or_default();
         let vote = known.votes.entry(from).or_insert((message.term, candidate));
         if vote.0 == message.term && vote.1 != candidate {
             let text = format!("{from} {id} votes for {candidate} and {} in {}", vote.1, vote.0);
             return breach("one vote a term", text);
         }
         *vote = (*vote).max((message.term, candidate));
-        Ok(())
+        known.voted(from, message.term, candidate)
     }
 
     /// A node's process is gone: what its replicas had on disk stays known.
@@ -239,9 +248,11 @@ impl Known {
             base: Index(0),
             commit: Index(0),
             durable: Index(0),
+            durable_state: HardState::default(),
             configuration: group.configuration().clone(),
             is_back: false,
         });
+        let was_back = seen.is_back;
         if seen.is_back {
             self.came_back(at, &seen, group)?;
             // A term that was not durable yet is forgotten; votes are counted by what was sent.
@@ -259,8 +270,12 @@ impl Known {
         seen.term = group.term();
         seen.role = group.role().name();
         seen.leader = group.leader();
+        if !was_back {
+            self.look_at_cut(at, &seen, group)?;
+        }
         self.look_at_log(at, &mut seen, group)?;
         seen.durable = group.durable_index();
+        seen.durable_state = group.durable_hard_state();
         if group.is_leader() && !was_leader {
             self.elected(node, at, group)?;
         }
@@ -268,7 +283,8 @@ impl Known {
         seen.commit = group.commit();
         let before = std::mem::replace(&mut seen.configuration, group.configuration().clone());
         self.replicas.insert(node, seen);
-        self.look_at_commit(at, group, from, (&before, led))
+        self.look_at_commit(at, group, from, (&before, led))?;
+        self.look_at_members(at, group)
     }
 
     /// After a restart: all that was on the disk and committed must be there.
@@ -291,6 +307,10 @@ impl Known {
 
     fn elected(&mut self, node: NodeId, at: &str, group: &Group) -> Result<(), Breach> {
         let term = group.term();
+        if !group.configuration().is_voter(node) {
+            let text = format!("{at} leads in term {term} of {:?}", group.configuration());
+            return breach("leaders are voters", text);
+        }
         if let Some(other) = self.leaders.insert(term, node)
             && other != node
         {
@@ -475,9 +495,15 @@ impl Known {
             });
             had || has
         };
-        let of_this_turn = self.configurations.range((index, Term(0))..).map(|(_, c)| c);
-        let mut all = [before, group.configuration()].into_iter().chain(of_this_turn);
-        if !all.any(|configuration| configuration.quorum(has)) {
+        let of_this_turn = || self.configurations.range((index, Term(0))..).map(|(_, c)| c);
+        // What a joint configuration leads to decides nothing before that one is committed.
+        let is_open = |c: &Configuration| {
+            of_this_turn()
+                .any(|joint| joint.is_joint() && !c.is_joint() && joint.voters == c.voters)
+        };
+        let later = of_this_turn().chain([group.configuration()]).filter(|c| !is_open(c));
+        let mut all = later.chain([before]);
+        if !all.any(|configuration| is_quorum(configuration, has)) {
             let disks: Vec<String> = self
                 .replicas
                 .iter()
@@ -505,6 +531,14 @@ impl Known {
         }
         Ok(())
     }
+}
+
+/// Whether those for whom `has` holds are a majority of the voters and, while the configuration is
+/// joint, of the old ones. The engine has its own; the oracle must not err as it does.
+fn is_quorum(configuration: &Configuration, has: impl Fn(NodeId) -> bool) -> bool {
+    let majority = |set: &[NodeId]| set.iter().filter(|node| has(**node)).count() * 2 > set.len();
+    let Configuration { voters, outgoing, .. } = configuration;
+    majority(voters) && (outgoing.is_empty() || majority(outgoing))
 }
 
 /// Whether any quorum of `old` shares a voter with any quorum of `new`, by the rules of joint

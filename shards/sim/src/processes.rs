@@ -48,6 +48,12 @@ impl World {
                 now: mono,
             };
             let back = recover(&parts, &mut node.disks[c]);
+            assert!(
+                back.told.is_empty() || node.is_spoiled,
+                "a sound disk is not called damaged: {}: {:?} at {now} us",
+                node.id,
+                back.told
+            );
             told.extend(back.told);
             running.push(Core::new(back.shard));
         }

@@ -2,7 +2,7 @@
 //! every client has its answer, every queue is empty, every member has all that is committed; then
 //! the histories are judged. What does not come to pass is told with who waits for what.
 
-use oarlock_raft::Configuration;
+use oarlock_raft::{Configuration, Group};
 use oarlock_types::{GroupId, Index, NodeId};
 
 use crate::linearizability;
@@ -30,9 +30,15 @@ impl World {
     /// The members of a group as a node's replica knows them.
     #[must_use]
     pub fn configuration(&self, node: NodeId, group: GroupId) -> Option<Configuration> {
+        self.replica(node, group).map(|raft| raft.configuration().clone())
+    }
+
+    /// A node's replica of a group, while its process runs.
+    #[must_use]
+    pub fn replica(&self, node: NodeId, group: GroupId) -> Option<&Group> {
         let core = usize::from(self.config.core_of(group).get());
         let process = self.nodes[self.place(node)].process.as_ref()?;
-        process.cores[core].shard.raft(group).map(|raft| raft.configuration().clone())
+        process.cores[core].shard.raft(group)
     }
 
     /// The end of what is committed in a group, over all that has ever been seen.
@@ -144,6 +150,9 @@ impl World {
         let committed = self.committed(group);
         let core = usize::from(self.config.core_of(group).get());
         let mut behind = Vec::new();
+        if configuration.is_joint() {
+            behind.push(format!("{group}: still in {configuration:?}"));
+        }
         for member in configuration.members() {
             let node = &self.nodes[self.place(member)];
             if node.is_outcast || node.disks[core].lost.contains(&group) {

@@ -69,8 +69,8 @@ impl Core {
 
     fn ask(&mut self, config: &Config, disk: &Disk, ask: Ask) {
         match ask {
-            Ask::Request { token, group, epoch, request } => {
-                self.shard.request(token, group, epoch, request);
+            Ask::Request { token, group, epoch, lane, request } => {
+                self.shard.request_in_lane(token, group, epoch, lane, request);
             }
             Ask::Transfer(group, to) => {
                 let result = self.shard.transfer(group, to);

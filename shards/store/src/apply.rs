@@ -3,7 +3,7 @@
 //! It must not look at anything but the store and the entry: replicas must come to the same state.
 
 use bytes::Bytes;
-use oarlock_types::{Index, WallMs};
+use oarlock_types::{Guard, Index, WallMs};
 
 use crate::command::{Batch, Request, Watch};
 use crate::once::OnceRecord;
@@ -77,7 +77,8 @@ impl Store {
     }
 
     fn carry_out(&mut self, request: Request) -> Reply {
-        let Some(id) = &request.once else { return self.run(request) };
+        let id = request.once.as_ref().filter(|_| Guard::OnceIsOnce.is_on());
+        let Some(id) = id else { return self.run(request) };
         if let Some(kept) = self.once.get(id) {
             return read_reply(&kept.reply).expect("invariant: a kept reply was written by us");
         }

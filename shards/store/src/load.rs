@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use oarlock_types::{Index, WallMs};
+use oarlock_types::{Guard, Index, WallMs};
 
 use crate::checkpoint::{
     CHUNK_BYTES, CHUNK_HEAD_BYTES, CHUNK_LAST, HEADER_BYTES, Header, KEY_HEAD_BYTES, MAGIC,
@@ -202,7 +202,8 @@ impl Loader {
         store.applied = Index(self.header.applied);
         let as_announced = store.map.len() as u64 == self.header.key_count
             && store.once.len() as u64 == u64::from(self.header.once_count)
-            && store.state_hash() == self.header.state_hash;
+            && (store.state_hash() == self.header.state_hash
+                || !Guard::CheckpointIsChecked.is_on());
         if as_announced { Ok(store) } else { Err(LoadError::Contents { offset }) }
     }
 
@@ -283,7 +284,7 @@ impl Loader {
     fn take_chunk(&mut self, last: bool, checksum: u32) -> Result<(), LoadError> {
         let offset = self.offset.saturating_sub(CHUNK_HEAD_BYTES as u64);
         self.crc.update(&self.part);
-        if self.crc.clone().finalize() != checksum {
+        if self.crc.clone().finalize() != checksum && Guard::CheckpointIsChecked.is_on() {
             return Err(LoadError::ChunkChecksum { offset });
         }
         self.record.extend_from_slice(&self.part);

@@ -11,7 +11,7 @@
 //! The owner (cluster, node, disk, core) is hashed into each head's checksum: a frame of another
 //! core's log is never taken for one of this log, whatever the file's header says.
 
-use oarlock_types::{ClusterId, CoreId, DiskId, Lsn, NodeId, SegmentId};
+use oarlock_types::{ClusterId, CoreId, DiskId, Guard, Lsn, NodeId, SegmentId};
 
 /// Frames start at multiples of this.
 pub const BLOCK_BYTES: usize = 4096;
@@ -268,7 +268,7 @@ fn parse_head(key: FrameKey, head: &[u8; HEAD_BYTES]) -> Option<FrameHead> {
     let valid = head[0..4] == FRAME_MAGIC
         && u16_at(head, 4) == VERSION
         && u16_at(head, 6) == 0
-        && u64_at(head, 8) == key.segment.get()
+        && (u64_at(head, 8) == key.segment.get() || !Guard::FrameNamesItsSegment.is_on())
         && head_crc(key, head) == u32_at(head, 44);
     valid.then(|| FrameHead {
         lsn: Lsn(u64_at(head, 16)),

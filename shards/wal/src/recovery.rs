@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_codec::record::{Records, Step};
-use oarlock_types::{GroupId, Lsn, SegmentId};
+use oarlock_types::{GroupId, Guard, Lsn, SegmentId};
 
 use crate::damage::{Affected, Damage, DamageKind};
 use crate::index::LogIndex;
@@ -478,6 +478,9 @@ impl Recovery {
 
     /// The place and LSN of the first frame that proves that what was due at `offset` was durable.
     fn later_frame(&self, key: FrameKey, bytes: &[u8], offset: usize) -> Option<(usize, Lsn)> {
+        if !Guard::LaterFrameProvesEarlier.is_on() {
+            return None;
+        }
         (offset..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
             let rest = &bytes[at..];
             if let Some(head) = layout::read_head(key, rest) {
@@ -499,13 +502,19 @@ impl Recovery {
         let rest = bytes.get(offset..).unwrap_or_default();
         if let Some(found) = found {
             let stamps = layout::stamps(key, found.lsn, found.head.frame_bytes(), rest);
-            return if stamps.all { Tail::Corrupt(Some(found)) } else { Tail::Torn };
+            let is_corrupt = if stamps.all {
+                Guard::DamagedTailIsTold.is_on()
+            } else {
+                !Guard::TornTailIsCut.is_on()
+            };
+            return if is_corrupt { Tail::Corrupt(Some(found)) } else { Tail::Torn };
         }
         let Some(lsn) = self.expected else { return Tail::Clean };
         let longest = self.config.frame_bytes_max.min(rest.len());
         let stamps = layout::stamps(key, lsn, longest, rest);
         match (stamps.first, stamps.any) {
-            (true, _) => Tail::Corrupt(None),
+            (true, _) if Guard::DamagedTailIsTold.is_on() => Tail::Corrupt(None),
+            (true, _) => Tail::Torn,
             (false, true) => Tail::Torn,
             (false, false) => Tail::Clean,
         }

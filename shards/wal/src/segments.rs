@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use oarlock_types::{Lsn, SegmentId};
+use oarlock_types::{Guard, Lsn, SegmentId};
 
 use crate::layout::BLOCK_BYTES;
 
@@ -140,7 +140,8 @@ impl Segments {
     pub(crate) fn retire(&mut self, durable: Lsn) -> Option<SegmentId> {
         let oldest = self.list.front()?;
         let is_behind = self.of(durable).is_some_and(|segment| segment > oldest.id);
-        if oldest.live > 0 || oldest.dead_since > durable || !is_behind {
+        let is_undone = oldest.dead_since > durable && Guard::RetiredOnceDurable.is_on();
+        if oldest.live > 0 || is_undone || !is_behind {
             return None;
         }
         self.list.pop_front().map(|segment| segment.id)

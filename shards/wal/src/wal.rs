@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use oarlock_codec::Record;
 use oarlock_codec::record;
 use oarlock_raft::Entry;
-use oarlock_types::{GroupId, Index, Lsn, SegmentId};
+use oarlock_types::{GroupId, Guard, Index, Lsn, SegmentId};
 
 use crate::index::{LogIndex, Note, What};
 use crate::layout::{self, BLOCK_BYTES, FrameKey, Owner, SegmentHeader};
@@ -252,10 +252,10 @@ impl Wal {
         let end = self.config.segment_bytes / BLOCK_BYTES as u64;
         let fits = |start: u32| u64::from(start) + u64::from(blocks) <= end;
         let lsn = self.queue.front()?.lsn;
+        let is_closed =
+            |segment| self.recovered_head == Some(segment) && Guard::RecoveredHeadIsClosed.is_on();
         let (segment, start) = match self.segments.head() {
-            Some((segment, start)) if self.recovered_head != Some(segment) && fits(start) => {
-                (segment, start)
-            }
+            Some((segment, start)) if !is_closed(segment) && fits(start) => (segment, start),
             Some(_) | None => {
                 let segment = self.prepared.pop_front()?;
                 self.segments.begin(segment, lsn);

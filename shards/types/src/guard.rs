@@ -1,0 +1,160 @@
+//! The guards of the engine that a test can remove, to show that the simulator then finds the bug
+//! that the guard keeps away.
+//!
+//! A guard is a condition in production code: `... && Guard::X.is_on()`. It is always on, a constant
+//! that costs nothing, unless the feature `removed-guards` is enabled, which the simulator's tests
+//! alone do. With it a test takes one guard away, on its own thread. A guard decides nothing, and
+//! nothing in production can take one away. `docs/TESTING.md` says what finds each.
+
+/// A guard. Each says what it keeps true; numbers are of the edge cases that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guard {
+    // ---- elections ----
+    /// A candidate whose log lacks something gets no vote. (10)
+    NewestLogWins,
+    /// A replica votes for one candidate in a term. (12)
+    OneVoteATerm,
+    /// A vote, or any answer in a term, is said once that term and vote are on disk. (12, 14)
+    VoteIsOnDisk,
+    /// A candidate asks for votes once its own is on disk. (12, 14)
+    OwnVoteIsOnDisk,
+    /// No term is begun before others say that they would vote. (8, 9)
+    PreVote,
+    /// Who has no vote does not stand for election. (6)
+    LearnersDoNotStand,
+    /// A leader that no quorum supports steps down. (8)
+    QuorumOrStepDown,
+    // ---- replication ----
+    /// A leader commits by an entry of its own term. (1)
+    CommitsOwnTerm,
+    /// A leader counts itself up to what is on its own disk. (14)
+    OwnWriteIsOnDisk,
+    /// A follower acknowledges what is on its disk. (12)
+    AckIsOnDisk,
+    /// An append of an older term is refused. (10)
+    OldTermIsRefused,
+    /// An append is taken where the entry before it is the same. (10)
+    LogsMatchBefore,
+    /// A log is cut where it differs, and only there. (10)
+    CutAtConflictOnly,
+    /// A follower commits no further than the append has proven its log to match. (10)
+    OnlyTheProvenCommits,
+    // ---- membership ----
+    /// A change of members waits for the end of the one before. (3, 5)
+    OneChangeAtATime,
+    /// A joint configuration decides by both majorities. (2, 4)
+    JointNeedsBoth,
+    /// A leader leaves a joint configuration once that has committed. (5)
+    JointIsLeft,
+    /// A checkpoint from the leader brings the members along. (24)
+    SnapshotSetsMembers,
+    // ---- support and leases ----
+    /// A replica that is bound to a leader votes for no other. (21, 29)
+    BoundVotesNot,
+    /// A former leader frees those whom it bound. (29)
+    FormerLeaderReleases,
+    /// A release frees from bindings of its term or older. (29)
+    ReleaseNamesTerm,
+    /// A lease counts followers that are bound under the very support that is granted. (21, 29)
+    LeaseCountsTheBound,
+    /// Support that lapsed comes back under a higher epoch. (29)
+    LapseIsForGood,
+    /// A lease is shorter than the support by what clocks may drift. (21)
+    LeaseAllowsForDrift,
+    /// A lease runs from the time at which the pulse was sent. (21, 29)
+    LeaseRunsFromSending,
+    /// A restarted node waits its forgotten promises out. (22)
+    RestartedWaits,
+    /// A transfer ends the lease before the successor is told. (22)
+    TransferEndsLease,
+    /// A core whose loop or log is stuck is not alive. (19)
+    StuckCoreIsDead,
+    /// Support is extended while data flows, not pulses alone. (29)
+    SupportNeedsLinks,
+    // ---- reads ----
+    /// A read barrier waits for a commit in the leader's own term. (20)
+    BarrierAfterOwnTerm,
+    /// A lease is none before a commit in the leader's own term. (20)
+    LeaseAfterOwnTerm,
+    /// A read barrier is answered by a quorum. (20, 21)
+    BarrierNeedsQuorum,
+    // ---- the log on disk ----
+    /// A write that a crash cut short is no damage. (17)
+    TornTailIsCut,
+    /// The last frame, once whole and changed since, is told as damage. (17)
+    DamagedTailIsTold,
+    /// A frame behind a damaged one proves that it was durable. (17)
+    LaterFrameProvesEarlier,
+    /// A frame of a recycled segment's former life is none of this one. (18)
+    FrameNamesItsSegment,
+    /// A segment is given away once what made it needless is durable. (18)
+    RetiredOnceDurable,
+    /// The segment that a former process may still write to is written no more. (18)
+    RecoveredHeadIsClosed,
+    // ---- checkpoints and snapshots ----
+    /// The old checkpoint and log go once the new one's mark is durable. (18)
+    MarkBeforeLettingGo,
+    /// A received checkpoint is in place, and said to be, once its mark is durable. (24)
+    MarkBeforeInstall,
+    /// A checkpoint is of the state that its index says. (15)
+    CheckpointIsOfState,
+    /// A checkpoint is loaded if its checksums hold. (17)
+    CheckpointIsChecked,
+    // ---- requests ----
+    /// A request with an id is carried out once. (30)
+    OnceIsOnce,
+    /// What waits for an entry is answered by that very entry. (30)
+    ReplyIsOfItsEntry,
+    /// A write whose fate can not be told is said to be open, not refused. (30)
+    OpenFateIsUnknown,
+    /// A write that follows a refused one of its connection is refused, too. (30)
+    LaneKeepsOrder,
+    /// A request that was routed by another version of the range is refused. (23)
+    EpochIsChecked,
+}
+
+#[cfg(not(feature = "removed-guards"))]
+impl Guard {
+    /// True: without the feature `removed-guards` nothing takes a guard away.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_on(self) -> bool {
+        true
+    }
+}
+
+#[cfg(feature = "removed-guards")]
+mod removed {
+    use std::cell::Cell;
+
+    use super::Guard;
+
+    thread_local! {
+        static REMOVED: Cell<Option<Guard>> = const { Cell::new(None) };
+    }
+
+    /// Puts the guard back, though a panic may have ended what was run.
+    struct Back;
+
+    impl Drop for Back {
+        fn drop(&mut self) {
+            REMOVED.set(None);
+        }
+    }
+
+    impl Guard {
+        /// Whether the guard is there: always, but within [`Guard::removed`].
+        #[inline]
+        #[must_use]
+        pub fn is_on(self) -> bool {
+            REMOVED.get() != Some(self)
+        }
+
+        /// Runs something without this guard, on this thread.
+        pub fn removed<R>(self, run: impl FnOnce() -> R) -> R {
+            let _back = Back;
+            REMOVED.set(Some(self));
+            run()
+        }
+    }
+}
