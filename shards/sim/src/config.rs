@@ -120,6 +120,8 @@ pub struct Config {
     pub weather: Weather,
     /// Each node's clock in thousandths of real time's speed; 1000 for those that are not named.
     pub clock_rates: Vec<u64>,
+    /// All nodes draw the same times for their pulses: those that start together send together.
+    pub pulses_in_phase: bool,
     /// What goes wrong, and when.
     pub faults: Vec<Fault>,
 }
@@ -160,6 +162,7 @@ impl Config {
             frame_bytes_max: 32 << 10,
             weather: Weather::CALM,
             clock_rates: Vec::new(),
+            pulses_in_phase: false,
             faults: Vec::new(),
         }
     }

@@ -45,6 +45,7 @@ pub(crate) enum Event {
     FaultBegins { place: usize },
     FaultEnds { place: usize },
     Start { n: usize, life: u64 },
+    Rebuild { n: usize, life: u64 },
 }
 
 #[derive(Debug)]
@@ -293,6 +294,8 @@ impl World {
             Event::FaultEnds { place } => self.fault_ends(place),
             Event::Start { n, life } if self.nodes[n].life == life => self.start(n),
             Event::Start { .. } => {}
+            Event::Rebuild { n, life } if self.nodes[n].life == life => self.rebuild(n),
+            Event::Rebuild { .. } => {}
         }
         self.check_leases();
     }
