@@ -298,6 +298,10 @@ impl World {
             Event::Rebuild { .. } => {}
         }
         self.check_leases();
+        if let Some(most) = self.config.elections_max {
+            let elections = self.oracle.elections;
+            assert!(elections <= most, "no more elections than wished: {elections} are won");
+        }
     }
 
     /// From the moment that a new leader exists no older one holds a lease. Asked at every event
