@@ -193,6 +193,16 @@ fn a_core_whose_log_lost_its_end_is_rebuilt_from_checkpoints() {
 }
 
 #[test]
+fn a_core_whose_directory_is_gone_votes_for_nobody_and_is_rebuilt() {
+    let (mut cluster, recorded) = stopped("gone", Vec::new());
+    let directory = cluster.data_dir(DAMAGED).join("core-0");
+    fs::remove_dir_all(&directory).unwrap();
+    starts_and_names(&mut cluster, &directory);
+    serves_only(&mut cluster, |_| false);
+    is_rebuilt(cluster, recorded);
+}
+
+#[test]
 fn a_flipped_bit_in_the_middle_of_the_log_is_named_with_its_place() {
     let (mut cluster, recorded) = stopped("bit", Vec::new());
     let (segment, used) = fullest_segment(&cluster, DAMAGED);

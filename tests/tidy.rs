@@ -400,6 +400,54 @@ fn every_test_that_a_document_names_exists() {
     nothing("what is held by a test names one that exists", &broken);
 }
 
+/// The map of edge cases would rot like any other list.
+#[test]
+fn every_edge_case_names_tests_that_exist() {
+    const CASES: u32 = 32;
+    const NOT_BUILT: [u32; 2] = [26, 27];
+    let text = read("docs/TESTING.md");
+    let section = text.split("\n## Edge cases").nth(1).expect("a section on edge cases");
+    let section = section.split("\n## ").next().unwrap();
+    let tests = tests();
+    let mut told = BTreeSet::new();
+    let mut broken = Vec::new();
+    for row in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [case, _, named] = cells[..] else { panic!("{row} has no three cells") };
+        let number: u32 = case.trim_end_matches(char::is_alphabetic).parse().expect(case);
+        told.insert(number);
+        let names: Vec<&str> = quoted(named).collect();
+        if names.is_empty() && !NOT_BUILT.contains(&number) {
+            broken.push(format!("{case}: no test"));
+        }
+        let exists = |name: &str| tests.contains(name) || root().join(name).is_file();
+        let missing = names.into_iter().filter(|name| !exists(name));
+        broken.extend(missing.map(|name| format!("{case}: {name}")));
+    }
+    assert_eq!(told, (1..=CASES).collect(), "each case has its row");
+    nothing("what an edge case names is a test", &broken);
+}
+
+/// A script that no test runs holds nothing.
+#[test]
+fn every_golden_script_is_run() {
+    let mut idle = Vec::new();
+    for package in ["raft", "shard", "wal"] {
+        let folder = format!("shards/{package}/tests/scripts");
+        let list = read(&format!("shards/{package}/tests/scripts.rs"));
+        let list = list.rsplit("scripts! {").next().unwrap();
+        let names = list.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let run: BTreeSet<&str> = names.collect();
+        for script in fs::read_dir(root().join(&folder)).unwrap() {
+            let name = script.unwrap().file_name().into_string().unwrap();
+            if !run.contains(name.as_str()) {
+                idle.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    nothing("a golden script is run", &idle);
+}
+
 #[test]
 fn every_invariant_is_held_by_a_test() {
     let text = read("docs/ARCHITECTURE.md");
@@ -482,7 +530,14 @@ fn the_readme_shows_exactly_two_commands() {
 
 #[test]
 fn scripts_can_be_run_and_ci_runs_the_readme_s_test_command() {
-    for script in ["scripts/chaos", "scripts/check", "scripts/fix", "scripts/fuzz", ".ci/run"] {
+    for script in [
+        "scripts/chaos",
+        "scripts/check",
+        "scripts/fix",
+        "scripts/fuzz",
+        "scripts/mutants",
+        ".ci/run",
+    ] {
         let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();
         assert!(mode & 0o111 == 0o111, "{script} is not executable");
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/identity  DIR/peers  DIR/lock
-//! DIR/core-<c>/begun                                the log has begun
+//! DIR/core-<c>.begun  DIR/core-<c>/begun            the log has begun
 //! DIR/core-<c>/lost                                 replicas that lost a part of their log
 //! DIR/core-<c>/wal-<segment, 16 hex digits>.seg     a segment of the log
 //! DIR/core-<c>/spare-<segment, 16 hex digits>.seg   a segment out of use, to be used again
@@ -23,7 +23,7 @@ const SEGMENT_SUFFIX: &str = ".seg";
 const CHECKPOINT_SUFFIX: &str = ".ckpt";
 
 /// The file that says that a core's log has begun.
-pub(super) const BEGUN: &str = "begun";
+const BEGUN: &str = "begun";
 
 /// The directory of one core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,19 @@ impl CoreDir {
     #[must_use]
     pub fn begun(&self) -> PathBuf {
         self.path.join(BEGUN)
+    }
+
+    /// The same beside the directory: a directory that is gone takes its own mark along. Data
+    /// directories of earlier versions have none.
+    #[must_use]
+    pub fn begun_beside(&self) -> PathBuf {
+        self.path.with_extension(BEGUN)
+    }
+
+    /// Whether the log has ever begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun().exists() || self.begun_beside().exists()
     }
 
     /// Where the checkpoints are.

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use oarlock_shard::losses::Lost;
 use oarlock_types::{GroupId, Incarnation};
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +26,6 @@ struct Text {
     #[serde(default)]
     found_in: BTreeMap<String, u64>,
 }
-
-/// The lost replicas of a core, by group, and the life of the node in which each was found so.
-pub type Lost = BTreeMap<GroupId, Incarnation>;
 
 /// Where the file is.
 #[must_use]

@@ -15,7 +15,7 @@ use rustix::fs::FallocateFlags;
 use super::atomic_file::{replace, sync_directory};
 use super::buffer::{AlignedBytes, BLOCK_BYTES};
 use super::job::{Action, DiskError, refused};
-use super::layout::{BEGUN, CoreDir};
+use super::layout::CoreDir;
 
 /// The length of a segment file.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -151,8 +151,11 @@ impl Preparation {
         let directory = self.directory.path();
         sync_directory(directory).map_err(refused(Action::Sync, directory))?;
         if self.segment == SegmentId(1) {
-            let begun = self.directory.begun();
-            replace(directory, BEGUN, b"").map_err(refused(Action::Create, &begun))?;
+            for mark in [self.directory.begun_beside(), self.directory.begun()] {
+                let name = mark.file_name().and_then(|name| name.to_str());
+                let (Some(folder), Some(name)) = (mark.parent(), name) else { continue };
+                replace(folder, name, b"").map_err(refused(Action::Create, &mark))?;
+            }
         }
         Ok(SegmentFile { id: self.segment, path: target, file })
     }

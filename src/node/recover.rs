@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
+use oarlock_shard::losses::{Evidence, Losses, Lost};
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
@@ -20,14 +21,12 @@ use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::{
     CoreAddr, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
 };
-use oarlock_wal::{
-    Affected, DamageKind, Recovered, RecoveredGroup, Recovery, Wal, WalConfig, layout,
-};
+use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
 use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
 use crate::disk::layout::{CheckpointName, CoreDir};
-use crate::disk::lost::{self, Lost};
+use crate::disk::lost;
 
 /// Bytes of a checkpoint that are read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -228,53 +227,18 @@ fn lost_groups(
     held: &[&RangeDescriptor],
 ) -> Result<(Lost, Vec<GroupId>), RecoverError> {
     let before = lost::read(&parts.directory)?;
-    let mut lost = before.clone();
-    lost.retain(|group, lost_in| !is_rebuilt(recovered, *group, *lost_in));
-    if !lost.is_empty() {
-        tell_lost(parts, "damage was found at an earlier start, and not served are", lost.keys());
+    let held: Vec<GroupId> = held.iter().map(|range| range.group).collect();
+    let losses = Losses::judge(&Evidence {
+        recovered,
+        held: &held,
+        had_begun: parts.directory.has_begun(),
+        before: &before,
+        incarnation: parts.incarnation,
+    });
+    if !losses.known.is_empty() {
+        tell_lost(parts, "damage was found at an earlier start, and not served are", &losses.known);
     }
-    let damaged = damaged_groups(recovered);
-    let mut found: BTreeSet<GroupId> = damaged.clone();
-    let suspect = |group: &GroupId| {
-        !recovered.groups.contains_key(group) && recovered.suspicion.of_unlisted(*group)
-    };
-    found.extend(held.iter().map(|range| range.group).filter(suspect));
-    if is_log_missing(parts, recovered) {
-        found.extend(held.iter().map(|range| range.group));
-    }
-    // What an earlier start has written down is no news, though the log may still show it.
-    let news: Vec<&GroupId> = found.iter().filter(|group| !lost.contains_key(group)).collect();
-    if !news.is_empty() {
-        tell_lost(parts, "not served from this log are", news.into_iter());
-    }
-    lost.extend(found.into_iter().map(|group| (group, parts.incarnation)));
-    if lost != before {
-        lost::write(&parts.directory, &lost)?;
-    }
-    // Where any group may be concerned the log is left as it is.
-    let is_whole_core = recovered.damage.iter().any(|damage| damage.affected == Affected::All);
-    Ok((lost, if is_whole_core { Vec::new() } else { damaged.into_iter().collect() }))
-}
-
-/// Whether a replica was rebuilt after its loss was found, and is whole since.
-fn is_rebuilt(recovered: &Recovered, group: GroupId, lost_in: Incarnation) -> bool {
-    let Some(found) = recovered.groups.get(&group).filter(|found| !found.damaged) else {
-        return false;
-    };
-    let rebuilt = Origin::from_details(&found.details).rebuilt;
-    rebuilt.is_some_and(|rebuilt| rebuilt.is_after(lost_in))
-}
-
-fn tell_lost<'a>(parts: &RecoverParts, what: &str, groups: impl Iterator<Item = &'a GroupId>) {
-    let names: Vec<String> = groups.map(ToString::to_string).collect();
-    let file = lost::path(&parts.directory);
-    tracing::error!("{}: {what} {} (kept in {})", parts.addr, names.join(" "), file.display());
-}
-
-/// A log that had begun and is gone.
-fn is_log_missing(parts: &RecoverParts, recovered: &Recovered) -> bool {
-    let missing = recovered.segments.is_empty() && parts.directory.begun().exists();
-    if missing {
+    if losses.is_log_missing {
         tracing::error!(
             "{}: {} holds no log although it had one: put the files back, or remove this node and \
              add it as a new one",
@@ -282,13 +246,19 @@ fn is_log_missing(parts: &RecoverParts, recovered: &Recovered) -> bool {
             parts.directory.path().display()
         );
     }
-    missing
+    if !losses.news.is_empty() {
+        tell_lost(parts, "not served from this log are", &losses.news);
+    }
+    if losses.lost != before {
+        lost::write(&parts.directory, &losses.lost)?;
+    }
+    Ok((losses.lost, losses.destroyed))
 }
 
-/// The groups that damage concerns. One that was created afresh behind the damage is whole.
-fn damaged_groups(recovered: &Recovered) -> BTreeSet<GroupId> {
-    let is_damaged = |(group, found): (&GroupId, &RecoveredGroup)| found.damaged.then_some(*group);
-    recovered.groups.iter().filter_map(is_damaged).collect()
+fn tell_lost(parts: &RecoverParts, what: &str, groups: &[GroupId]) {
+    let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    let file = lost::path(&parts.directory);
+    tracing::error!("{}: {what} {} (kept in {})", parts.addr, names.join(" "), file.display());
 }
 
 fn load_checkpoint(

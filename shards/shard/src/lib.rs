@@ -12,6 +12,7 @@ mod admission;
 mod checkpoints;
 mod effects;
 mod files;
+pub mod losses;
 mod observe;
 pub mod output;
 pub mod pulse;

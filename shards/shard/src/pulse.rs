@@ -483,6 +483,20 @@ mod tests {
     }
 
     #[test]
+    fn support_for_a_core_that_is_not_there_is_passed_over() {
+        let (mut one, mut two) = pair();
+        let (now, pulse) = one.pulse(0, moving(1));
+        two.take(now, &pulse);
+        let (now, mut answer) = two.pulse(100, moving(1));
+        let gone = PulseSupport { core: CoreId(3), ..answer.support[0] };
+        answer.support.insert(0, gone);
+        answer.support.push(PulseSupport { core: CoreId(u16::MAX), ..gone });
+        assert_eq!(one.take(now, &answer), PulseOutcome::Accepted);
+        assert_eq!(one.table.received(TWO, CoreId(3), now), None);
+        assert!(one.table.received(TWO, CoreId(0), now).is_some(), "the rest of the pulse counts");
+    }
+
+    #[test]
     fn pulses_to_different_peers_are_not_in_phase() {
         let peers: Vec<(NodeId, u16)> = (2..10).map(|n| (NodeId(n), 1)).collect();
         let table = SupportTable::new(&TableConfig {

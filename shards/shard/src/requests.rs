@@ -218,7 +218,7 @@ impl Shard {
                 let batch = decoded(group, entry.at, bytes);
                 replica.store.apply(entry.at.index, batch, &mut replies);
             }
-            Payload::Noop | Payload::Config(_) => {}
+            Payload::Noop | Payload::Config(_) => replica.store.pass(entry.at.index),
         }
         assert_eq!(replica.applied.next(), entry.at.index, "invariant: applied once, in order");
         replica.applied = entry.at.index;

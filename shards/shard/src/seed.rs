@@ -59,8 +59,9 @@ impl ReplicaSeed {
         let epoch = Origin::from_details(&found.details).epoch;
         let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
         let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
-        let store = if checkpoint.position.index > Index(0) {
-            load(&checkpoint, Loader::new(Shard::store_limits(limits)))?
+        let end = checkpoint.position.index;
+        let store = if end > Index(0) {
+            load(&checkpoint, Loader::ending_with(Shard::store_limits(limits), end))?
         } else {
             Store::new(Shard::store_limits(limits))
         };

@@ -185,8 +185,9 @@ impl Shard {
             self.drop_incoming(group);
             return;
         }
-        let loader = Loader::new(Self::store_limits(&self.limits));
+        let store_limits = Self::store_limits(&self.limits);
         let Some(incoming) = self.incoming(group) else { return };
+        let loader = Loader::ending_with(store_limits, incoming.meta.position.index);
         incoming.stage = Stage::Loading(Box::new(loader), 0);
         self.load_next(group);
     }

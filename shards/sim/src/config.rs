@@ -89,6 +89,8 @@ pub struct Overrides {
     pub only: Option<Vec<usize>>,
     /// A quiet network and quiet disks, whatever was drawn.
     pub calm_weather: bool,
+    /// The run fails once more elections are won: a wish, to see what a failure looks like.
+    pub elections_max: Option<u64>,
 }
 
 /// A run.
@@ -120,6 +122,10 @@ pub struct Config {
     pub weather: Weather,
     /// Each node's clock in thousandths of real time's speed; 1000 for those that are not named.
     pub clock_rates: Vec<u64>,
+    /// All nodes draw the same times for their pulses: those that start together send together.
+    pub pulses_in_phase: bool,
+    /// The run fails once more elections are won.
+    pub elections_max: Option<u64>,
     /// What goes wrong, and when.
     pub faults: Vec<Fault>,
 }
@@ -160,6 +166,8 @@ impl Config {
             frame_bytes_max: 32 << 10,
             weather: Weather::CALM,
             clock_rates: Vec::new(),
+            pulses_in_phase: false,
+            elections_max: None,
             faults: Vec::new(),
         }
     }
@@ -193,6 +201,7 @@ impl Config {
         // lost ones among them takes too long.
         config.think_us = config.think_us.max(100_000 / groups.min(5));
         config.keys = random.within(1, 4);
+        config.elections_max = overrides.elections_max;
         config.weather = Weather::draw(&mut random);
         if overrides.calm_weather {
             config.weather = Weather::CALM;

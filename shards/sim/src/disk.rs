@@ -1,10 +1,11 @@
 //! One core's disk: segments of the log, checkpoints, and what each kind of end leaves of them. It
 //! outlives the processes that write it. It decides nothing; the world says what goes wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use oarlock_shard::losses::Lost;
 use oarlock_shard::{CheckpointFile, FileDone, FileJob};
-use oarlock_types::{GroupId, SegmentId};
+use oarlock_types::SegmentId;
 use oarlock_wal::{FrameWrite, WalConfig};
 
 use crate::random::Stream;
@@ -54,8 +55,8 @@ pub(crate) struct Disk {
     removed: Vec<(CheckpointFile, Vec<u8>)>,
     /// The log has begun: without segments it is lost.
     pub(crate) begun: bool,
-    /// The groups whose replica here has lost a part of its log.
-    pub(crate) lost: BTreeSet<GroupId>,
+    /// The replicas here that have lost a part of their log.
+    pub(crate) lost: Lost,
     /// Frames on their way, by their number; of a dead process, too.
     pub(crate) writes: BTreeMap<u64, Writing>,
     pub(crate) trouble: DiskTrouble,
@@ -71,7 +72,7 @@ impl Disk {
             parts: BTreeMap::new(),
             removed: Vec::new(),
             begun: false,
-            lost: BTreeSet::new(),
+            lost: Lost::new(),
             writes: BTreeMap::new(),
             trouble: DiskTrouble::default(),
         }
@@ -239,6 +240,31 @@ impl Disk {
         let id = *self.segments.keys().nth(place)?;
         self.segments.remove(&id);
         Some(id.to_string())
+    }
+
+    /// Puts the contents of an older checkpoint into the place of a newer one; says whose.
+    pub(crate) fn age_file(&mut self) -> Option<String> {
+        for (old, bytes) in self.removed.iter().rev() {
+            let of =
+                |file: &&CheckpointFile| file.group == old.group && file.position > old.position;
+            if let Some(newer) = self.files.keys().rfind(of).copied() {
+                self.files.insert(newer, bytes.clone());
+                return Some(format!("the checkpoint of {}", newer.group));
+            }
+        }
+        None
+    }
+
+    /// All that the log and the checkpoints held is gone; only the mark that there was something
+    /// is left.
+    pub(crate) fn lose_all(&mut self) -> Option<String> {
+        self.segments.clear();
+        self.spares.clear();
+        self.files.clear();
+        self.parts.clear();
+        self.removed.clear();
+        self.writes.clear();
+        self.begun.then(|| "all of its files".to_owned())
     }
 
     /// Exchanges the contents of two segments; says which.

@@ -80,6 +80,10 @@ pub enum Trouble {
     DropFile(CoreAddr),
     /// Two segments of the log are exchanged.
     SwapFiles(CoreAddr),
+    /// A checkpoint holds an older state than its name and its mark in the log say.
+    OldCheckpoint(CoreAddr),
+    /// All files of a core are gone, though its node knows who it is.
+    LoseFiles(CoreAddr),
     /// Leadership of a group is handed over.
     Transfer(GroupId),
     /// A group's members change.
@@ -99,7 +103,11 @@ impl Trouble {
     pub fn spoils(&self) -> Option<NodeId> {
         match self {
             Self::Blank(node) => Some(*node),
-            Self::FlipBit(core) | Self::DropFile(core) | Self::SwapFiles(core) => Some(core.node),
+            Self::FlipBit(core)
+            | Self::DropFile(core)
+            | Self::SwapFiles(core)
+            | Self::OldCheckpoint(core)
+            | Self::LoseFiles(core) => Some(core.node),
             Self::Split(_)
             | Self::OneWay(..)
             | Self::Pair(..)

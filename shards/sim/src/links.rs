@@ -10,7 +10,7 @@ use oarlock_shard::pulse::CoreProgress;
 use oarlock_shard::support_table::LinkToken;
 use oarlock_types::{CoreAddr, Incarnation, NodeId, Pulse};
 
-use crate::node::{Arrived, CLUSTER};
+use crate::node::{Arrived, CLUSTER, Node};
 use crate::trace::What;
 use crate::world::{Event, World};
 
@@ -42,6 +42,8 @@ pub(crate) struct Conn {
     /// The mark of the other end, while it is up.
     into: Option<LinkToken>,
     last_arrival: u64,
+    /// The dialler has heard the answer to its handshake, or never will.
+    is_answered: bool,
     /// Frames that the way does not let through, in order.
     stalled: VecDeque<(u64, u64, Vec<u8>)>,
     stalled_bytes: usize,
@@ -223,6 +225,7 @@ impl World {
             out: None,
             into: Some(into),
             last_arrival: 0,
+            is_answered: false,
             stalled: VecDeque::new(),
             stalled_bytes: 0,
         };
@@ -236,7 +239,8 @@ impl World {
 
     /// The answer to the handshake arrives; the dialler judges who answered.
     pub(crate) fn answered(&mut self, id: u64) {
-        let Some(conn) = self.network.conns.get(&id) else { return };
+        let Some(conn) = self.network.conns.get_mut(&id) else { return };
+        conn.is_answered = true;
         let (from, to, life) = (conn.from, conn.to.node, conn.from_life);
         let (to_incarnation, to_life) = (conn.to_incarnation, conn.to_life);
         let (n, m) = (self.place(from.node), self.place(to));
@@ -351,10 +355,16 @@ impl World {
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         let (from, to, life) = (conn.from, conn.to.node, conn.to_life);
         let into = conn.into.take();
+        let dialler = (conn.from_life, std::mem::replace(&mut conn.is_answered, true));
         if conn.out.is_none() {
             self.network.conns.remove(&id);
         }
         let Some(into) = into else { return };
+        let n = self.place(from.node);
+        // Broken before the handshake was answered: the dialler hears that, and dials again.
+        if dialler == (self.nodes[n].life, false) && self.nodes[n].process.is_some() {
+            self.redial(from, to, 0);
+        }
         let m = self.place(to);
         if self.nodes[m].life == life
             && let Some(table) = self.nodes[m].table()
@@ -577,6 +587,13 @@ impl World {
         if let Ok(pulse) = frame::decode_datagram::<Pulse>(&bytes, DATAGRAM_BYTES_MAX) {
             process.agent.on_pulse(mono, &process.table, &pulse);
         }
+    }
+
+    /// When each node that runs sends its next pulse.
+    #[must_use]
+    pub fn next_pulses_us(&self) -> Vec<u64> {
+        let next = |node: &Node| Some(node.clock.real(node.process.as_ref()?.agent.next_due()));
+        self.nodes.iter().filter_map(next).collect()
     }
 
     /// A process goes on that stood still: it reads what waits in its socket.

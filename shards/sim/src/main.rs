@@ -52,6 +52,9 @@ struct Options {
     /// A quiet network and quiet disks, whatever the seed draws
     #[arg(long)]
     calm_weather: bool,
+    /// Fails once more elections are won: a wish, to see what a failure looks like
+    #[arg(long, value_name = "N")]
+    elections_max: Option<u64>,
     /// Writes what happened to a file, a line for each event
     #[arg(long)]
     trace_text: Option<std::path::PathBuf>,
@@ -94,6 +97,7 @@ impl Options {
             seconds: self.seconds,
             only,
             calm_weather: self.calm_weather,
+            elections_max: self.elections_max,
         }
     }
 
@@ -110,6 +114,7 @@ impl Options {
         add("groups", self.groups.map(|n| n.to_string()));
         add("seconds", self.seconds.map(|n| n.to_string()));
         add("faults", self.faults.clone());
+        add("elections-max", self.elections_max.map(|n| n.to_string()));
         if self.calm_weather {
             all.push("--calm-weather".to_owned());
         }

@@ -1,7 +1,7 @@
 //! One node: its disks and its identity, which last, and its process, which does not. It holds what
 //! production's driver, log writer and disk worker hold between turns.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_codec::Lane;
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
@@ -88,6 +88,8 @@ pub(crate) enum Ask {
     },
     /// A replica that shall join the group: it knows of no member until the log tells it.
     Create(GroupId),
+    /// A lost replica that shall be rebuilt.
+    Rebuild(GroupId),
 }
 
 /// A job of the disk's worker.
@@ -182,6 +184,8 @@ pub(crate) struct Node {
     pub(crate) crash_after: Option<(u64, bool)>,
     /// Its disk was spoiled: what is on it may not come back.
     pub(crate) is_spoiled: bool,
+    /// The groups that have a replica here, or were told to.
+    pub(crate) placed: BTreeSet<GroupId>,
     /// It lost its disk: its peers do not take it back.
     pub(crate) is_outcast: bool,
 }
@@ -203,6 +207,10 @@ impl Node {
             stuck: vec![0; usize::from(config.cores)],
             crash_after: None,
             is_spoiled: false,
+            placed: config
+                .group_ids()
+                .filter(|group| config.replicas_of(*group).iter().any(|at| at.node == id))
+                .collect(),
             is_outcast: false,
         };
         node.blank(config, u128::from(id.get()));

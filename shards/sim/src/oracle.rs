@@ -220,6 +220,27 @@ impl Oracle {
         }
     }
 
+    /// A node's replica was begun and never reached its disk.
+    pub(crate) fn replica_never_was(&mut self, node: NodeId, id: GroupId) {
+        if let Some(known) = self.groups.get_mut(&id) {
+            known.replicas.remove(&node);
+        }
+    }
+
+    /// Whether a node's replica was lost and has not been seen since.
+    pub(crate) fn is_lost(&self, node: NodeId, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|known| known.lost.contains_key(&node))
+    }
+
+    /// A lost replica has been rebuilt: it is another member now, and neither the votes nor the
+    /// entries of its former self are its own.
+    pub(crate) fn replica_rebuilt(&mut self, node: NodeId, id: GroupId) {
+        if let Some(known) = self.groups.get_mut(&id) {
+            known.lost.remove(&node);
+            known.votes.remove(&node);
+        }
+    }
+
     pub(crate) fn seen(&self, node: NodeId, id: GroupId) -> Option<&Seen> {
         self.groups.get(&id)?.replicas.get(&node)
     }

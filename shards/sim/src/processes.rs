@@ -3,13 +3,17 @@
 use oarlock_shard::SharedSupport;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
-use oarlock_types::{Incarnation, NodeId};
+use oarlock_types::{GroupId, Incarnation, Mono, NodeId};
 
-use crate::node::{CLUSTER, Core, Process};
+use crate::node::{Ask, CLUSTER, Core, Process};
 use crate::oracle::Breach;
 use crate::recover::{Parts, recover};
 use crate::trace::What;
+use crate::turn::came_back;
 use crate::world::{BEAT_US, Event, World};
+
+/// An operator sees within so long that a node has lost replicas.
+const NOTICED_WITHIN_US: u64 = 1_500_000;
 
 impl World {
     /// Starts a node's process, unless it runs.
@@ -31,32 +35,14 @@ impl World {
             incarnation: node.incarnation,
             cores,
             cores_max: cores,
-            origin: oarlock_types::Mono(0),
+            origin: Mono(0),
             peers: &peers,
         }));
-        let agent =
-            PulseAgent::new(PulseConfig::new(CLUSTER, &self.config.limits, seed), &table, mono);
-        let mut running = Vec::new();
-        let mut told = Vec::new();
-        for c in 0..usize::from(cores) {
-            let parts = Parts {
-                config: &self.config,
-                addr: node.addr(c),
-                is_new: node.incarnation == Incarnation(1),
-                support: SharedSupport::clone(&table),
-                seed: seed ^ (c as u64) << 32,
-                now: mono,
-            };
-            let back = recover(&parts, &mut node.disks[c]);
-            assert!(
-                back.told.is_empty() || node.is_spoiled,
-                "a sound disk is not called damaged: {}: {:?} at {now} us",
-                node.id,
-                back.told
-            );
-            told.extend(back.told);
-            running.push(Core::new(back.shard));
-        }
+        let pulse_seed = if self.config.pulses_in_phase { 0 } else { seed };
+        let pulses = PulseConfig::new(CLUSTER, &self.config.limits, pulse_seed);
+        let agent = PulseAgent::new(pulses, &table, mono);
+        let (running, told) = self.recover_cores(n, &table, seed, mono);
+        let node = &mut self.nodes[n];
         let first_pulse = node.clock.real(agent.next_due()).max(now + 1);
         node.process = Some(Process {
             table,
@@ -79,6 +65,68 @@ impl World {
         }
         self.reset_links(n);
         self.begin_dialling(n);
+        self.plan_rebuilding(n);
+    }
+
+    /// Recovers a node's cores from their disks; with what they tell of damage.
+    fn recover_cores(
+        &mut self,
+        n: usize,
+        table: &SharedSupport,
+        seed: u64,
+        mono: Mono,
+    ) -> (Vec<Core>, Vec<String>) {
+        let node = &mut self.nodes[n];
+        let mut running = Vec::new();
+        let mut told = Vec::new();
+        for c in 0..usize::from(self.config.cores) {
+            let addr = node.addr(c);
+            let is_held = |group: &GroupId| self.config.core_of(*group) == addr.core;
+            let parts = Parts {
+                config: &self.config,
+                addr,
+                is_new: node.incarnation == Incarnation(1),
+                support: SharedSupport::clone(table),
+                seed: seed ^ (c as u64) << 32,
+                now: mono,
+                held: node.placed.iter().copied().filter(is_held).collect(),
+                incarnation: node.incarnation,
+            };
+            let back = recover(&parts, &mut node.disks[c]);
+            assert!(
+                back.told.is_empty() || node.is_spoiled,
+                "a sound disk is not called damaged: {}: {:?} at {} us",
+                node.id,
+                back.told,
+                self.now
+            );
+            told.extend(back.told);
+            running.push(Core::new(back.shard));
+        }
+        (running, told)
+    }
+
+    /// Somebody will see that replicas are lost, and ask for them to be rebuilt.
+    fn plan_rebuilding(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let life = node.life;
+        let cores = node.process.iter().flat_map(|process| &process.cores);
+        if cores.flat_map(|core| core.shard.rebuild_stages()).next().is_some() {
+            let at = self.now + 1000 + self.node_random.below(NOTICED_WITHIN_US);
+            self.at(at, Event::Rebuild { n, life });
+        }
+    }
+
+    /// All replicas that a node has lost are to be rebuilt.
+    pub(crate) fn rebuild(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let id = node.id;
+        let cores = node.process.iter().flat_map(|process| &process.cores);
+        let lost: Vec<GroupId> =
+            cores.flat_map(|core| core.shard.rebuild_stages()).map(|(group, _)| group).collect();
+        for group in lost {
+            self.ask(id, group, Ask::Rebuild(group));
+        }
     }
 
     /// All that came back is shown to the oracle; what did not is lost for good.
@@ -89,21 +137,26 @@ impl World {
             let core = &process.cores[usize::from(self.config.core_of(group).get())];
             let (raft, state) = (core.shard.raft(group), core.shard.applied_state(group));
             let (Some(raft), Some(state)) = (raft, state) else {
+                let is_known = core.shard.rebuild_stages().any(|(lost, _)| lost == group);
+                if is_known || node.is_outcast {
+                    self.oracle.replica_lost(node.id, group);
+                    continue;
+                }
                 // One that was created and had nothing on disk yet may never have been there.
                 let seen = self.oracle.seen(node.id, group);
-                let was_served = seen.is_some_and(|seen| seen.durable.get() > 0);
-                let disk = &node.disks[usize::from(self.config.core_of(group).get())];
-                let is_excused = node.is_spoiled || disk.lost.contains(&group);
                 assert!(
-                    !was_served || is_excused,
-                    "what is on disk comes back: {} lost its replica of {group} at {} us although \
-                     nothing spoiled its disk",
+                    seen.is_none_or(|seen| seen.durable.get() == 0),
+                    "what was served comes back or is known to be lost: {} neither has its replica \
+                     of {group} nor misses it at {} us",
                     node.id,
                     self.now
                 );
-                self.oracle.replica_lost(node.id, group);
+                self.oracle.replica_never_was(node.id, group);
                 continue;
             };
+            if self.oracle.is_lost(node.id, group) && !node.is_outcast {
+                came_back(&mut self.oracle, node.id, group, &core.shard);
+            }
             if let Err(Breach { property, text }) = self.oracle.look(node.id, group, raft, state) {
                 panic!("{property}: {text} (at the start, {} us)", self.now);
             }

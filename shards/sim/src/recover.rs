@@ -7,10 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
+use oarlock_shard::losses::{Evidence, Losses};
+use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::{Loader, Store};
-use oarlock_types::{CoreAddr, GroupId, Mono, Random, RangeEpoch, WallMs};
-use oarlock_wal::{Affected, Recovered, RecoveredGroup, Recovery};
+use oarlock_types::{CoreAddr, GroupId, Incarnation, Mono, Random, RangeEpoch, WallMs};
+use oarlock_wal::Recovery;
 
 use crate::config::Config;
 use crate::disk::Disk;
@@ -28,6 +30,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) support: SharedSupport,
     pub(crate) seed: u64,
     pub(crate) now: Mono,
+    /// The groups that have a replica on this core.
+    pub(crate) held: Vec<GroupId>,
+    /// This life of the node.
+    pub(crate) incarnation: Incarnation,
 }
 
 /// A core brought back, and what was wrong with its disk, in words.
@@ -44,29 +50,46 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
     }
     let recovered = recovery.finish();
     let mut told: Vec<String> = recovered.damage.iter().map(ToString::to_string).collect();
-    let held: Vec<GroupId> =
-        config.group_ids().filter(|group| config.replicas_of(*group).contains(&addr)).collect();
-    let destroyed = lost_groups(disk, &recovered, &held);
+    let losses = Losses::judge(&Evidence {
+        recovered: &recovered,
+        held: &parts.held,
+        had_begun: disk.begun,
+        before: &disk.lost,
+        incarnation: parts.incarnation,
+    });
+    disk.lost = losses.lost;
     let mut random = Random::new(parts.seed);
     let mut shard = new_shard(parts, recovered.wal, random.next_u64());
-    for group in destroyed {
+    for group in losses.destroyed {
         shard.forget_replica(group);
     }
-    let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(held.len()).unwrap_or(u32::MAX));
+    let ours: Vec<GroupId> =
+        config.group_ids().filter(|group| config.replicas_of(*group).contains(&addr)).collect();
+    let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(ours.len()).unwrap_or(u32::MAX));
     let known: BTreeSet<GroupId> = recovered.groups.keys().copied().collect();
+    let mut unserved: BTreeSet<GroupId> = disk.lost.keys().copied().collect();
     for (group, found) in recovered.groups {
-        if disk.lost.contains(&group) {
+        if disk.lost.contains_key(&group) {
             continue;
         }
+        let origin = Origin::from_details(&found.details);
         let wait = config.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |checkpoint: &SnapshotMeta, loader| load(disk, group, checkpoint, loader);
         match ReplicaSeed::recovered(group, found, &config.limits, wait, load) {
-            Ok(seed) => shard.add_replica(seed, false),
-            Err(reason) => told.push(format!("{group} is not served: {reason}")),
+            Ok(seed) => {
+                shard.add_replica(seed, false);
+                if let Some(rebuilt) = origin.rebuilt {
+                    shard.set_rebuilt(group, rebuilt);
+                }
+            }
+            Err(reason) => {
+                told.push(format!("{group} is not served: {reason}"));
+                unserved.insert(group);
+            }
         }
     }
-    for group in held {
-        if !known.contains(&group) && !disk.lost.contains(&group) {
+    for group in ours {
+        if !known.contains(&group) && !disk.lost.contains_key(&group) {
             let replicas = config.replicas_of(group);
             let is_first = replicas.first() == Some(&addr);
             let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
@@ -76,6 +99,13 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
             let seed = ReplicaSeed::fresh(group, epoch, voters, &config.limits, wait);
             shard.add_replica(seed, true);
         }
+    }
+    for group in parts.held.iter().copied().filter(|group| unserved.contains(group)) {
+        // Members may have moved anywhere since the formation.
+        let peers = config.node_ids().filter(|node| *node != addr.node).collect();
+        let files = disk.files.keys().copied().filter(|file| file.group == group).collect();
+        shard.note_lost(LostReplica { group, epoch: RangeEpoch(1), peers, files });
+        told.push(format!("{group} is lost on {addr}"));
     }
     shard.sweep_checkpoints(disk.files.keys().copied());
     Back { shard, told }
@@ -96,41 +126,6 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
     shard.observe();
     shard.begin_turn(parts.now, WallMs(0));
     shard
-}
-
-/// Notes the groups whose replica may have lost a part of its log; gives those that the log shall
-/// forget.
-fn lost_groups(disk: &mut Disk, recovered: &Recovered, held: &[GroupId]) -> Vec<GroupId> {
-    let is_log_missing = recovered.segments.is_empty() && disk.begun;
-    let mut destroyed = Vec::new();
-    match damaged_groups(recovered) {
-        Some(damaged) if !is_log_missing => {
-            disk.lost.extend(damaged.iter().copied());
-            destroyed.extend(damaged);
-        }
-        Some(_) | None => {
-            disk.lost.extend(recovered.groups.keys().copied());
-            disk.lost.extend(held.iter().copied());
-        }
-    }
-    let suspect = |group: &GroupId| {
-        !recovered.groups.contains_key(group) && recovered.suspicion.of_unlisted(*group)
-    };
-    disk.lost.extend(held.iter().copied().filter(suspect));
-    destroyed
-}
-
-/// The groups that damage concerns; `None` where it may concern any.
-fn damaged_groups(recovered: &Recovered) -> Option<BTreeSet<GroupId>> {
-    let is_damaged = |(group, found): (&GroupId, &RecoveredGroup)| found.damaged.then_some(*group);
-    let mut damaged: BTreeSet<GroupId> = recovered.groups.iter().filter_map(is_damaged).collect();
-    for damage in &recovered.damage {
-        match &damage.affected {
-            Affected::All => return None,
-            Affected::Groups(groups) => damaged.extend(groups.iter().copied()),
-        }
-    }
-    Some(damaged)
 }
 
 fn load(

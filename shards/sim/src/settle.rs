@@ -2,6 +2,8 @@
 //! every client has its answer, every queue is empty, every member has all that is committed; then
 //! the histories are judged. What does not come to pass is told with who waits for what.
 
+use std::collections::BTreeSet;
+
 use oarlock_raft::{Configuration, Group};
 use oarlock_types::{GroupId, Index, NodeId};
 
@@ -27,18 +29,17 @@ impl World {
         self.nodes.iter().filter(leads).max_by_key(term).map(|node| node.id)
     }
 
+    /// A node's replica of a group, if it is served.
+    #[must_use]
+    pub fn replica(&self, node: NodeId, group: GroupId) -> Option<&Group> {
+        let core = usize::from(self.config.core_of(group).get());
+        self.nodes[self.place(node)].process.as_ref()?.cores[core].shard.raft(group)
+    }
+
     /// The members of a group as a node's replica knows them.
     #[must_use]
     pub fn configuration(&self, node: NodeId, group: GroupId) -> Option<Configuration> {
         self.replica(node, group).map(|raft| raft.configuration().clone())
-    }
-
-    /// A node's replica of a group, while its process runs.
-    #[must_use]
-    pub fn replica(&self, node: NodeId, group: GroupId) -> Option<&Group> {
-        let core = usize::from(self.config.core_of(group).get());
-        let process = self.nodes[self.place(node)].process.as_ref()?;
-        process.cores[core].shard.raft(group)
     }
 
     /// The end of what is committed in a group, over all that has ever been seen.
@@ -96,13 +97,15 @@ impl World {
         }
     }
 
-    /// What placement does again and again: every member of a group gets its replica.
+    /// What placement does again and again: every member of a group gets its replica. Whoever knows
+    /// of a member counts: a change that nobody has led on may need it.
     fn create_members(&mut self) {
         for group in self.config.group_ids() {
-            let Some(leader) = self.leader(group) else { continue };
-            let Some(configuration) = self.configuration(leader, group) else { continue };
-            for member in configuration.members() {
-                if self.configuration(member, group).is_none() {
+            let known = self.config.node_ids().filter_map(|node| self.replica(node, group));
+            let members: BTreeSet<NodeId> =
+                known.flat_map(|raft| raft.configuration().members()).collect();
+            for member in members {
+                if self.replica(member, group).is_none() {
                     self.ask(member, group, Ask::Create(group));
                 }
             }
@@ -136,7 +139,9 @@ impl World {
         let cores = nodes.flat_map(|node| {
             let cores = node.process.iter().flat_map(|process| &process.cores).enumerate();
             cores.flat_map(move |(core, running)| {
-                let unfinished = running.shard.unfinished();
+                let mut unfinished = running.shard.unfinished();
+                let rebuilding = running.shard.rebuild_stages();
+                unfinished.extend(rebuilding.map(|(g, at)| format!("{g} rebuilt: {}", at.name())));
                 unfinished.into_iter().map(move |text| format!("{}/c{core}: {text}", node.id))
             })
         });
@@ -155,15 +160,11 @@ impl World {
         }
         for member in configuration.members() {
             let node = &self.nodes[self.place(member)];
-            if node.is_outcast || node.disks[core].lost.contains(&group) {
+            if node.is_outcast {
                 continue;
             }
             let shard = node.process.as_ref().map(|process| &process.cores[core].shard);
             let applied = shard.and_then(|shard| shard.applied_state(group)).map(|(at, _)| at);
-            // A damaged checkpoint leaves its replica out, too.
-            if applied.is_none() && node.is_spoiled {
-                continue;
-            }
             if applied != Some(committed) {
                 behind.push(format!("{member} {group}: applied {applied:?} of {committed}"));
             }

@@ -8,6 +8,8 @@ use crate::faults::{Fault, Trouble};
 use crate::random::Stream;
 
 const KINDS: u64 = 27;
+/// More kinds, for the seeds that spoil a disk.
+const MORE_SPOILING: std::ops::Range<u64> = 27..29;
 /// Kinds that lose what a disk held for good.
 const SPOILING: std::ops::Range<u64> = 21..25;
 
@@ -20,6 +22,9 @@ pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
     kinds.extend((25..27).filter(|_| random.per_mille(500)));
     let spoils = config.nodes >= 3 && random.per_mille(150);
     kinds.retain(|kind| spoils || !SPOILING.contains(kind));
+    if spoils {
+        kinds.extend(MORE_SPOILING.filter(|_| random.per_mille(share.max(400))));
+    }
     // Beyond the drift bound: seldom, since it switches assertions off.
     let beyond = random.per_mille(30);
     let interval_us = [50_000, 200_000, 500_000, 2_000_000][random.place(4)];
@@ -103,6 +108,8 @@ impl Draw<'_> {
             22 => Trouble::DropFile(self.core_on(victim)),
             23 => Trouble::SwapFiles(self.core_on(victim)),
             24 => Trouble::Blank(victim),
+            27 => Trouble::OldCheckpoint(self.core_on(victim)),
+            28 => Trouble::LoseFiles(self.core_on(victim)),
             25 => Trouble::Transfer(self.group()),
             _ => Trouble::Members(self.group()),
         })

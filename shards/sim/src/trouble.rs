@@ -88,7 +88,11 @@ impl World {
                 let n = self.place(*node);
                 self.blank(n);
             }
-            Trouble::FlipBit(at) | Trouble::DropFile(at) | Trouble::SwapFiles(at) => {
+            Trouble::FlipBit(at)
+            | Trouble::DropFile(at)
+            | Trouble::SwapFiles(at)
+            | Trouble::OldCheckpoint(at)
+            | Trouble::LoseFiles(at) => {
                 self.spoil(*at, trouble);
             }
             Trouble::Transfer(group) => {
@@ -125,7 +129,11 @@ impl World {
                 self.nodes[n].crash_after = None;
                 self.start(n);
             }
-            Trouble::FlipBit(at) | Trouble::DropFile(at) | Trouble::SwapFiles(at) => {
+            Trouble::FlipBit(at)
+            | Trouble::DropFile(at)
+            | Trouble::SwapFiles(at)
+            | Trouble::OldCheckpoint(at)
+            | Trouble::LoseFiles(at) => {
                 self.restart(at.node);
             }
             Trouble::PowerLossAll => self.config.node_ids().for_each(|node| self.restart(node)),
@@ -233,15 +241,23 @@ impl World {
     }
 
     fn spoil(&mut self, at: CoreAddr, trouble: &Trouble) {
-        self.power_loss(at.node);
         let n = self.place(at.node);
+        let core = usize::from(at.core.get());
+        // An older state is what was removed of late, and that is forgotten with the power.
+        let is_old = matches!(trouble, Trouble::OldCheckpoint(_));
+        let aged = if is_old { self.nodes[n].disks[core].age_file() } else { None };
+        self.power_loss(at.node);
         let random = &mut self.disk_random;
         let node = &mut self.nodes[n];
-        let disk = &mut node.disks[usize::from(at.core.get())];
+        let disk = &mut node.disks[core];
         let spoiled = if matches!(trouble, Trouble::FlipBit(_)) {
             disk.flip(random)
         } else if matches!(trouble, Trouble::DropFile(_)) {
             disk.drop_file(random)
+        } else if matches!(trouble, Trouble::OldCheckpoint(_)) {
+            aged
+        } else if matches!(trouble, Trouble::LoseFiles(_)) {
+            disk.lose_all()
         } else {
             disk.swap_files(random)
         };

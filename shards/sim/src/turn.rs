@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
 use oarlock_raft::Configuration;
-use oarlock_shard::{Output, ReplicaSeed};
+use oarlock_shard::rebuild::RebuildStage;
+use oarlock_shard::{Output, ReplicaSeed, Shard};
 use oarlock_types::{GroupId, Mono, NodeId, RangeEpoch, WallMs};
 
 use crate::config::Config;
 use crate::disk::{Disk, Writing};
 use crate::node::{Ask, Core, Job};
+use crate::oracle::Oracle;
 use crate::trace::What;
 use crate::words;
 use crate::world::{BEAT_US, Event, World};
@@ -42,7 +44,7 @@ impl Core {
             self.shard.messages(arrived.from, messages);
         }
         for ask in std::mem::take(&mut self.asks) {
-            self.ask(config, disk, ask);
+            self.ask(config, ask);
         }
         for (token, done) in self.done.drain(..) {
             self.shard.file_done(token, done);
@@ -67,7 +69,7 @@ impl Core {
         jobs
     }
 
-    fn ask(&mut self, config: &Config, disk: &Disk, ask: Ask) {
+    fn ask(&mut self, config: &Config, ask: Ask) {
         match ask {
             Ask::Request { token, group, epoch, lane, request } => {
                 self.shard.request_in_lane(token, group, epoch, lane, request);
@@ -82,12 +84,17 @@ impl Core {
             }
             Ask::Create(group) => {
                 // One that has lost its log must not come back as another: it would forget votes.
-                if !self.shard.has_replica(group) && !disk.lost.contains(&group) {
+                let is_lost = self.shard.rebuild_stages().any(|(lost, _)| lost == group);
+                if !self.shard.has_replica(group) && !is_lost {
                     let wait = config.limits.support_duration;
                     let (epoch, nobody) = (RangeEpoch(1), Configuration::default());
                     let seed = ReplicaSeed::fresh(group, epoch, nobody, &config.limits, wait);
                     self.shard.add_replica(seed, true);
                 }
+            }
+            Ask::Rebuild(group) => {
+                let result = self.shard.rebuild(group);
+                self.granted.push(format!("{group} is rebuilt: {result:?}"));
             }
         }
     }
@@ -169,6 +176,9 @@ impl World {
         for group in touched.drain(..) {
             let Some(raft) = core.shard.raft(group) else { continue };
             let Some(applied) = core.shard.applied_state(group) else { continue };
+            if self.oracle.is_lost(id, group) && !node.is_outcast {
+                came_back(&mut self.oracle, id, group, &core.shard);
+            }
             if let Err(breach) = self.oracle.look(id, group, raft, applied) {
                 panic!("{breach} (at {} us)", self.now);
             }
@@ -292,11 +302,22 @@ impl World {
     pub(crate) fn ask(&mut self, node: NodeId, group: GroupId, ask: Ask) {
         let n = self.place(node);
         let c = usize::from(self.config.core_of(group).get());
+        if matches!(ask, Ask::Create(_)) {
+            self.nodes[n].placed.insert(group);
+        }
         if let Some(process) = &mut self.nodes[n].process {
             process.cores[c].asks.push(ask);
             self.wake(n, c);
         }
     }
+}
+
+/// A replica that was lost is there again: only as one that was rebuilt.
+pub(crate) fn came_back(oracle: &mut Oracle, node: NodeId, group: GroupId, shard: &Shard) {
+    let joins = (group, RebuildStage::Joining);
+    let is_rebuilt = shard.rebuild_stages().any(|stage| stage == joins);
+    assert!(is_rebuilt, "what was lost comes back only rebuilt: {node} {group} did not");
+    oracle.replica_rebuilt(node, group);
 }
 
 /// How many of the messages go into the next frame.

@@ -236,6 +236,8 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::FlipBit(at) => format!("a bit flips on the disk of {at}"),
         Trouble::DropFile(at) => format!("a file of {at} is gone"),
         Trouble::SwapFiles(at) => format!("two log files of {at} are exchanged"),
+        Trouble::OldCheckpoint(at) => format!("a checkpoint of {at} holds an older state"),
+        Trouble::LoseFiles(at) => format!("all files of {at} are gone"),
         Trouble::Transfer(group) => format!("{group} is asked to change its leader"),
         Trouble::Members(group) => format!("{group} is asked to change its members"),
     }
@@ -266,7 +268,9 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::FilesFail(at)
         | Trouble::FlipBit(at)
         | Trouble::DropFile(at)
-        | Trouble::SwapFiles(at) => ("disk", vec![at.node]),
+        | Trouble::SwapFiles(at)
+        | Trouble::OldCheckpoint(at)
+        | Trouble::LoseFiles(at) => ("disk", vec![at.node]),
         Trouble::DiskFull(node) => ("disk", vec![*node]),
         Trouble::ClockRate(node, _) | Trouble::WallJump(node, _) => ("clock", vec![*node]),
         Trouble::Transfer(_) | Trouble::Members(_) => ("order", Vec::new()),

@@ -45,6 +45,7 @@ pub(crate) enum Event {
     FaultBegins { place: usize },
     FaultEnds { place: usize },
     Start { n: usize, life: u64 },
+    Rebuild { n: usize, life: u64 },
 }
 
 #[derive(Debug)]
@@ -293,8 +294,14 @@ impl World {
             Event::FaultEnds { place } => self.fault_ends(place),
             Event::Start { n, life } if self.nodes[n].life == life => self.start(n),
             Event::Start { .. } => {}
+            Event::Rebuild { n, life } if self.nodes[n].life == life => self.rebuild(n),
+            Event::Rebuild { .. } => {}
         }
         self.check_leases();
+        if let Some(most) = self.config.elections_max {
+            let elections = self.oracle.elections;
+            assert!(elections <= most, "no more elections than wished: {elections} are won");
+        }
     }
 
     /// From the moment that a new leader exists no older one holds a lease. Asked at every event

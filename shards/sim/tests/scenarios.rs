@@ -3,55 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use bytes::Bytes;
 use oarlock_codec::Refusal;
-use oarlock_shard::Outcome;
 use oarlock_sim::{Config, Trouble, World};
-use oarlock_store::{Command, Expiry, Reply, Request, SetCondition};
+use oarlock_store::Reply;
 use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId};
-
-const GROUP: GroupId = GroupId(1);
-const MS: u64 = 1000;
-const SECOND: u64 = 1_000_000;
-
-fn world(seed: u64, nodes: u64, groups: u64) -> World {
-    let mut world = World::new(seed, Config::calm(nodes, 1, groups));
-    world.all_groups_serve();
-    world
-}
-
-fn set(key: &str, value: &str) -> Request {
-    let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
-    let (condition, expiry) = (SetCondition::Always, Expiry::None);
-    Request::one(Command::Set { key, value, condition, expiry, get: false })
-}
-
-fn get(key: &str) -> Request {
-    Request::one(Command::Get { key: Bytes::from(key.to_owned()) })
-}
-
-/// Asks and waits; `None` if there is no outcome in time.
-fn ask(world: &mut World, node: NodeId, request: Request, us_max: u64) -> Option<Outcome> {
-    let token = world.request(node, GROUP, request);
-    let mut outcome = None;
-    world.run_till(us_max, |world| {
-        outcome = world.take_outcome(token);
-        outcome.is_some()
-    });
-    outcome
-}
-
-fn others(world: &World, node: NodeId) -> Vec<NodeId> {
-    world.config.node_ids().filter(|other| *other != node).collect()
-}
-
-/// Another leader than this one, which must come within the time.
-#[track_caller]
-fn another_leader(world: &mut World, old: NodeId, us_max: u64) -> NodeId {
-    let found = world.run_till(us_max, |w| w.leader(GROUP).is_some_and(|leader| leader != old));
-    assert!(found, "nobody takes over from {old}: {}", world.who_waits());
-    world.leader(GROUP).unwrap()
-}
+use support::{GROUP, MS, SECOND, another_leader, ask, get, others, set, world};
 
 /// Edge case 7. A node that comes back blank under its old id does not vote as its former self: it
 /// stays outside, and the others go on and keep what was acknowledged.

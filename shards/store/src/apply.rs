@@ -28,8 +28,7 @@ impl Store {
     /// # Panics
     /// If `index` is not above [`Store::applied`]: an entry applied twice is a lost state.
     pub fn apply(&mut self, index: Index, batch: Batch, replies: &mut Vec<Reply>) {
-        assert!(index > self.applied, "entry {index} is applied after {}", self.applied);
-        self.applied = index;
+        self.pass(index);
         self.stamp = self.stamp.max(batch.stamp);
         let commands: usize = batch.requests.iter().map(|request| request.commands.len()).sum();
         let budget = match commands {
@@ -41,6 +40,15 @@ impl Store {
             let reply = self.carry_out(request);
             replies.push(reply);
         }
+    }
+
+    /// Passes over an entry that holds no batch. A checkpoint names the entry that it ends with.
+    ///
+    /// # Panics
+    /// As [`Store::apply`].
+    pub fn pass(&mut self, index: Index) {
+        assert!(index > self.applied, "entry {index} is applied after {}", self.applied);
+        self.applied = index;
     }
 
     /// Answers a request that changes nothing, as of `now` or the store's time if that is later.

@@ -16,7 +16,7 @@
 //!    8  2  format version, 1
 //!   10  2  zero
 //!   12  4  number of ONCE ids
-//!   16  8  index of the newest entry applied
+//!   16  8  index of the newest entry that the state has passed
 //!   24  8  stamp, ms: the store's time
 //!   32  8  revision: the highest version given to a key
 //!   40  8  number of keys

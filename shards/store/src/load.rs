@@ -62,6 +62,11 @@ pub enum LoadError {
         /// Where the file ends.
         offset: u64,
     },
+    /// It is whole, and another one than was asked for.
+    OtherState {
+        /// The entry up to which it goes.
+        found: Index,
+    },
 }
 
 impl LoadError {
@@ -69,7 +74,10 @@ impl LoadError {
     #[must_use]
     pub fn offset(&self) -> u64 {
         match *self {
-            Self::NotACheckpoint | Self::Version { .. } | Self::Header => 0,
+            Self::NotACheckpoint
+            | Self::Version { .. }
+            | Self::Header
+            | Self::OtherState { .. } => 0,
             Self::ChunkLength { offset }
             | Self::ChunkChecksum { offset }
             | Self::Record { offset }
@@ -89,6 +97,13 @@ impl fmt::Display for LoadError {
                     f,
                     "the checkpoint has format version {found}, this program reads {VERSION}: \
                      start the program version that wrote it"
+                );
+            }
+            Self::OtherState { found } => {
+                return write!(
+                    f,
+                    "the checkpoint is another one, whose state ends with entry {found}; rebuild \
+                     this replica from its peers"
                 );
             }
             Self::Header => "its header is damaged",
@@ -122,6 +137,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Loader {
     store: Store,
+    /// The entry with which the state must end, where that is known.
+    ends_with: Option<Index>,
     header: Header,
     phase: Phase,
     failed: Option<LoadError>,
@@ -140,6 +157,7 @@ impl Loader {
     pub fn new(limits: StoreLimits) -> Self {
         Self {
             store: Store::new(limits),
+            ends_with: None,
             header: Header {
                 once_count: 0,
                 applied: 0,
@@ -155,6 +173,13 @@ impl Loader {
             offset: 0,
             crc: Hasher::new(),
         }
+    }
+
+    /// The same, for the one checkpoint whose state ends with that entry: an older one, however
+    /// whole, would skip entries that the log no longer has.
+    #[must_use]
+    pub fn ending_with(limits: StoreLimits, index: Index) -> Self {
+        Self { ends_with: Some(index), ..Self::new(limits) }
     }
 
     /// Takes the next bytes, cut anywhere. The work is in proportion to them: 32 KiB took 50 to
@@ -260,6 +285,10 @@ impl Loader {
         }
         if reserved != 0 {
             return Err(LoadError::Header);
+        }
+        let found = Index(self.header.applied);
+        if self.ends_with.is_some_and(|wanted| wanted != found) {
+            return Err(LoadError::OtherState { found });
         }
         self.store.stamp = WallMs(self.header.stamp);
         self.store.revision = self.header.revision;

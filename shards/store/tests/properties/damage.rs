@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use oarlock_store::{Batch, Command, Expiry, LoadError, Request, SetCondition, Store, StoreLimits};
+use oarlock_store::{
+    Batch, Command, Expiry, LoadError, Loader, Request, SetCondition, Store, StoreLimits,
+};
 use oarlock_types::{Index, WallMs};
 use proptest::prelude::*;
 
@@ -134,6 +136,25 @@ fn a_foreign_file_a_newer_version_and_a_tail_are_named() {
     let offset = bytes.len() as u64;
     let tail = [&bytes[..], b"x"].concat();
     assert_eq!(load(&tail, 7).err(), Some(LoadError::TrailingBytes { offset }));
+}
+
+#[test]
+fn another_state_than_the_one_asked_for_is_refused() {
+    // The sample ends with entry 9, and so passes an entry without a batch behind it.
+    let bytes = sample(40);
+    for wanted in [0, 8, 10, u64::MAX] {
+        let mut loader = Loader::ending_with(LIMITS, Index(wanted));
+        let found = Index(9);
+        assert_eq!(loader.feed(&bytes).err(), Some(LoadError::OtherState { found }), "{wanted}");
+    }
+    let mut loader = Loader::ending_with(LIMITS, Index(9));
+    loader.feed(&bytes).unwrap();
+    let mut store = loader.finish().unwrap();
+    store.pass(Index(10));
+    let later = checkpoint(&mut store);
+    let mut loader = Loader::ending_with(LIMITS, Index(10));
+    loader.feed(&later).unwrap();
+    assert_eq!(loader.finish().unwrap().applied(), Index(10));
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! Which replicas of a core have lost a part of their log, judged by what a start finds on its
+//! disk. Once per core and start, by the node and the simulator alike.
+//!
+//! It reads no file and serves nobody: a replica that it names must not be taken up, since it might
+//! vote or acknowledge against what it has forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oarlock_types::{GroupId, Incarnation};
+use oarlock_wal::{Affected, Recovered, RecoveredGroup};
+
+use crate::rebuild::Origin;
+
+/// Lost replicas, by group, and the life of the node in which each was found so.
+pub type Lost = BTreeMap<GroupId, Incarnation>;
+
+/// What is known at a start.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// What the log gives back.
+    pub recovered: &'a Recovered,
+    /// The groups that have a replica on this core.
+    pub held: &'a [GroupId],
+    /// The log had begun: without a segment it is gone.
+    pub had_begun: bool,
+    /// What earlier starts have written down.
+    pub before: &'a Lost,
+    /// This life of the node.
+    pub incarnation: Incarnation,
+}
+
+/// What follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Losses {
+    /// All replicas that are lost: to be written down before the log goes on.
+    pub lost: Lost,
+    /// Those of them that earlier starts have found.
+    pub known: Vec<GroupId>,
+    /// Those that this start has found.
+    pub news: Vec<GroupId>,
+    /// What the log shall forget. Where any group may be concerned the log is left as it is.
+    pub destroyed: Vec<GroupId>,
+    /// The whole log is gone.
+    pub is_log_missing: bool,
+}
+
+impl Losses {
+    /// Judges the evidence.
+    #[must_use]
+    pub fn judge(evidence: &Evidence<'_>) -> Self {
+        let Evidence { recovered, held, before, incarnation, .. } = *evidence;
+        let still = |(group, lost_in): (&GroupId, &Incarnation)| {
+            (!is_rebuilt(recovered, *group, *lost_in)).then_some((*group, *lost_in))
+        };
+        let mut lost: Lost = before.iter().filter_map(still).collect();
+        let known: Vec<GroupId> = lost.keys().copied().collect();
+        let damaged = damaged(recovered);
+        let mut found: BTreeSet<GroupId> = damaged.iter().copied().collect();
+        let is_suspect = |group: &GroupId| {
+            !recovered.groups.contains_key(group) && recovered.suspicion.of_unlisted(*group)
+        };
+        let is_log_missing = recovered.segments.is_empty() && evidence.had_begun;
+        let held = held.iter().copied();
+        found.extend(held.filter(|group| is_log_missing || is_suspect(group)));
+        // What an earlier start has written down is no news, though the log may still show it.
+        let news: Vec<GroupId> =
+            found.iter().copied().filter(|group| !lost.contains_key(group)).collect();
+        lost.extend(found.into_iter().map(|group| (group, incarnation)));
+        let is_whole_core = recovered.damage.iter().any(|damage| damage.affected == Affected::All);
+        let destroyed = if is_whole_core { Vec::new() } else { damaged };
+        Self { lost, known, news, destroyed, is_log_missing }
+    }
+}
+
+/// Whether a replica was rebuilt after its loss was found, and is whole since.
+fn is_rebuilt(recovered: &Recovered, group: GroupId, lost_in: Incarnation) -> bool {
+    let Some(found) = recovered.groups.get(&group).filter(|found| !found.damaged) else {
+        return false;
+    };
+    let rebuilt = Origin::from_details(&found.details).rebuilt;
+    rebuilt.is_some_and(|rebuilt| rebuilt.is_after(lost_in))
+}
+
+/// The groups that damage concerns. One that was created afresh behind the damage is whole.
+fn damaged(recovered: &Recovered) -> Vec<GroupId> {
+    let is_damaged = |(group, found): (&GroupId, &RecoveredGroup)| found.damaged.then_some(*group);
+    recovered.groups.iter().filter_map(is_damaged).collect()
+}
