@@ -10,7 +10,7 @@ use oarlock_shard::pulse::CoreProgress;
 use oarlock_shard::support_table::LinkToken;
 use oarlock_types::{CoreAddr, Incarnation, NodeId, Pulse};
 
-use crate::node::{Arrived, CLUSTER, Node};
+use crate::node::{Arrived, CLUSTER};
 use crate::trace::What;
 use crate::world::{Event, World};
 
@@ -587,13 +587,6 @@ impl World {
         if let Ok(pulse) = frame::decode_datagram::<Pulse>(&bytes, DATAGRAM_BYTES_MAX) {
             process.agent.on_pulse(mono, &process.table, &pulse);
         }
-    }
-
-    /// When each node that runs sends its next pulse.
-    #[must_use]
-    pub fn next_pulses_us(&self) -> Vec<u64> {
-        let next = |node: &Node| Some(node.clock.real(node.process.as_ref()?.agent.next_due()));
-        self.nodes.iter().filter_map(next).collect()
     }
 
     /// A process goes on that stood still: it reads what waits in its socket.

@@ -8,7 +8,7 @@ use oarlock_raft::{Configuration, Group};
 use oarlock_types::{GroupId, Index, NodeId};
 
 use crate::linearizability;
-use crate::node::Ask;
+use crate::node::{Ask, Node};
 use crate::world::World;
 
 /// Within this every group serves once faults have stopped.
@@ -34,6 +34,13 @@ impl World {
     pub fn replica(&self, node: NodeId, group: GroupId) -> Option<&Group> {
         let core = usize::from(self.config.core_of(group).get());
         self.nodes[self.place(node)].process.as_ref()?.cores[core].shard.raft(group)
+    }
+
+    /// When each node that runs sends its next pulse.
+    #[must_use]
+    pub fn next_pulses_us(&self) -> Vec<u64> {
+        let next = |node: &Node| Some(node.clock.real(node.process.as_ref()?.agent.next_due()));
+        self.nodes.iter().filter_map(next).collect()
     }
 
     /// The members of a group as a node's replica knows them.
