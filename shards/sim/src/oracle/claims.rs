@@ -67,7 +67,8 @@ impl Known {
         // A replica that was made later knows nobody before the log tells it of a change, and one whose
         // log was written anew begins with the members of that time.
         let is_unheard = *index == Index(0) && meta.configuration == Configuration::default();
-        let is_restated = meta.configuration_index == Index(0) && group.checkpoint().index == Index(0);
+        let is_restated =
+            meta.configuration_index == Index(0) && group.checkpoint().index == Index(0);
         let is_new = is_unheard || is_restated;
         if !is_new && (meta.configuration_index, &meta.configuration) != (*index, members) {
             let text = format!(
