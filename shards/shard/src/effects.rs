@@ -40,6 +40,7 @@ impl Shard {
         self.effects = effects;
         if status_changed && let Some(replica) = self.replicas.get(&group) {
             self.out.leaders.push((group, replica.raft.leader()));
+            self.forget_if_left(group);
         }
         for wanted in log_reads {
             self.read_log(group, wanted);

@@ -274,6 +274,15 @@ impl Shard {
         }
     }
 
+    /// Nobody tells a replica that is no member any more what became of its open entries.
+    pub(crate) fn forget_if_left(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get(&group) else { return };
+        let is_member = replica.raft.configuration().members().any(|node| node == self.addr.node);
+        if !replica.pending.is_empty() && !replica.raft.is_leader() && !is_member {
+            self.forget_outcomes(group, Index(u64::MAX));
+        }
+    }
+
     /// The log was replaced by a checkpoint: whether open entries are in it can not be told.
     pub(crate) fn forget_outcomes(&mut self, group: GroupId, up_to: Index) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };

@@ -11,8 +11,9 @@ use crate::linearizability;
 use crate::node::{Ask, Node};
 use crate::world::World;
 
-/// Within this every group serves once faults have stopped.
-const SERVES_WITHIN_US: u64 = 20_000_000;
+/// Within so long each group has carried out a write: an election, and before it perhaps the wait
+/// of a write whose fate nobody can tell, which is given up after thirty seconds.
+const SERVES_WITHIN_US: u64 = 40_000_000;
 /// Within this nothing is left undone: a request whose fate is open is given up after 30 s.
 const RESTS_WITHIN_US: u64 = 45_000_000;
 

@@ -341,3 +341,30 @@ fn replicas_whose_files_are_gone_are_rebuilt_under_load() {
         world.settle();
     }
 }
+
+/// Edge case 5. A leader removes itself while writes follow: what stands behind its removal may be
+/// committed by its successor, and nobody tells it. Each client hears at once that its write's fate
+/// is unknown, not when it has waited for as long as any write may take.
+#[test]
+fn a_leader_that_leaves_keeps_nobody_waiting() {
+    for seed in 151..161 {
+        let mut config = Config::calm(3, 1, 1);
+        config.clients = 0;
+        let mut world = World::new(seed, config);
+        world.all_groups_serve();
+        world.run_for(2 * SECOND);
+        let leader = world.leader(GROUP).unwrap();
+        let mut open = vec![world.request(leader, GROUP, set("~first", "v"))];
+        world.set_members(GROUP, others(&world, leader), Vec::new());
+        for number in 0..30 {
+            world.run_for(30);
+            open.push(world.request(leader, GROUP, set(&format!("~{number}"), "v")));
+        }
+        let answered = world.run_till(2 * SECOND, |world| {
+            open.retain(|token| world.take_outcome(*token).is_none());
+            open.is_empty()
+        });
+        assert!(answered, "seed {seed}: {} writes wait; {}", open.len(), world.who_waits());
+        world.settle();
+    }
+}
