@@ -11,9 +11,8 @@ use crate::linearizability;
 use crate::node::{Ask, Node};
 use crate::world::World;
 
-/// Within so long each group has carried out a write: an election, and before it perhaps the wait
-/// of a write whose fate nobody can tell, which is given up after thirty seconds.
-const SERVES_WITHIN_US: u64 = 40_000_000;
+/// Within this every group serves once faults have stopped.
+const SERVES_WITHIN_US: u64 = 20_000_000;
 /// Within this nothing is left undone: a request whose fate is open is given up after 30 s.
 const RESTS_WITHIN_US: u64 = 45_000_000;
 
@@ -78,7 +77,7 @@ impl World {
     /// When one does not: with who waits for what.
     pub fn all_groups_serve(&mut self) {
         let end = self.now + SERVES_WITHIN_US;
-        let mut waiting: Vec<(GroupId, Option<u64>)> =
+        let mut waiting: Vec<(GroupId, Option<(NodeId, u64)>)> =
             self.config.group_ids().map(|group| (group, None)).collect();
         while !waiting.is_empty() {
             assert!(
@@ -87,17 +86,17 @@ impl World {
                 waiting.iter().map(|(group, _)| self.tell_group(*group)).collect::<String>()
             );
             let mut left = Vec::new();
-            for (group, token) in waiting {
-                let outcome = token.map(|token| self.take_outcome(token));
-                match (token, outcome) {
-                    (Some(_), Some(Some(Ok(_)))) => {}
-                    (Some(token), Some(None)) => left.push((group, Some(token))),
-                    (Some(_), Some(Some(Err(_)))) | (_, None) | (None, Some(_)) => {
-                        let leader = self.leader(group);
-                        let token = leader.map(|leader| self.probe(leader, group));
-                        left.push((group, token));
-                    }
+            for (group, asked) in waiting {
+                let outcome = asked.and_then(|(_, token)| self.take_outcome(token));
+                if let Some(Ok(_)) = outcome {
+                    continue;
                 }
+                // Who was asked and leads no more may take long to tell that it does not know.
+                let leader = self.leader(group);
+                let still = asked.filter(|(asked, _)| outcome.is_none() && leader == Some(*asked));
+                let again = leader.filter(|_| still.is_none());
+                let anew = again.map(|leader| (leader, self.probe(leader, group)));
+                left.push((group, still.or(anew)));
             }
             waiting = left;
             self.create_members();
