@@ -8,7 +8,7 @@
 //! our own and not a crate's: `docs/decisions/0006-one-ring-per-core.md`.
 //!
 //! It must not know what its tasks do, and nothing here decides. All of it belongs to one thread,
-//! but for [`Remote`], by which other threads wake tasks.
+//! but for `Remote`, by which other threads wake tasks.
 
 mod remote;
 mod ring;
