@@ -221,7 +221,8 @@ impl GroupIndex {
         self.runs.push(run);
     }
 
-    /// Gives entries a new place, wherever they stood, and touches no others.
+    /// Gives entries a new place, wherever they stood, and touches no others: a run that they became
+    /// part of could be read only when they are durable, and those behind it would not wait.
     fn put(&mut self, run: Run, segments: &mut Segments) {
         let from = self.runs.partition_point(|old| old.last < run.first);
         let to = self.runs.partition_point(|old| old.first <= run.last);
@@ -236,16 +237,5 @@ impl GroupIndex {
             segments.release(old.lsn_first, run.lsn_first);
         }
         self.runs.splice(from..to, [below, Some(run), above].into_iter().flatten());
-        self.join(from + usize::from(below.is_some()), run.lsn_first, segments);
-    }
-
-    /// Makes the run at `place` part of the one below it, if that may grow.
-    fn join(&mut self, place: usize, by: Lsn, segments: &mut Segments) {
-        let Some(below) = place.checked_sub(1) else { return };
-        if let Some(grown) = self.runs[below].grown(&self.runs[place], segments) {
-            segments.release(self.runs[place].lsn_first, by);
-            self.runs[below] = grown;
-            self.runs.remove(place);
-        }
     }
 }

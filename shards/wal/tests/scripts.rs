@@ -344,6 +344,7 @@ scripts! {
     retire_waits,
     short_segment,
     stragglers_move,
+    locate_beside_a_copy,
     torn_tail,
     wrong_segments,
 }
