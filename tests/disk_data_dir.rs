@@ -1,10 +1,13 @@
 //! A data directory is opened by its own node only, one at a time, and counts its starts.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use oarlock::disk::data_dir::{DataDir, DataDirError, DataDirOptions, peek_identity};
 use oarlock::disk::layout::CheckpointName;
@@ -12,6 +15,7 @@ use oarlock::disk::probe;
 use oarlock_types::{
     ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, SegmentId, Term,
 };
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 fn directory() -> TempDir {
@@ -56,6 +60,29 @@ fn a_directory_in_use_names_the_process_that_holds_it() {
     let _held = DataDir::open(path.path(), &options()).unwrap();
     let text = refusal(path.path(), &options());
     assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
+}
+
+/// As that of a process that was killed while the disk stood still.
+#[test]
+fn a_lock_that_outlives_its_process_is_waited_for() {
+    let path = directory();
+    drop(DataDir::open(path.path(), &options()).unwrap());
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let file = path.path().join("lock");
+    fs::write(&file, format!("{}\n", ended.id())).unwrap();
+    let lock = File::open(&file).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    let (opened, is_open) = mpsc::channel();
+    let directory = path.path().to_owned();
+    let opener =
+        thread::spawn(move || opened.send(DataDir::open(&directory, &options()).map(drop)));
+    let early = is_open.recv_timeout(Duration::from_millis(200));
+    assert!(early.is_err(), "it is opened while writes are under way: {early:?}");
+    drop(lock);
+    is_open.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+    opener.join().unwrap().unwrap();
 }
 
 #[test]

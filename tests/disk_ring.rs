@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,8 @@ use oarlock::node::executor::{ExecutorError, assign_cpus, cpus_available, spawn_
 use oarlock::node::inbox::{Receiver, Sender, inbox};
 use oarlock::runtime;
 use oarlock_types::{CoreId, SegmentId};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -64,9 +67,33 @@ fn fill(ring: &mut WalRing, byte: u8, blocks: usize) {
 
 /// A ring, and the bell that its completions ring.
 fn open_ring() -> (WalRing, Receiver<()>) {
+    let nothing = File::open("/dev/null").unwrap();
+    ring_that_holds(&nothing)
+}
+
+fn ring_that_holds(lock: &File) -> (WalRing, Receiver<()>) {
     let (_, bell) = inbox::<()>(1);
     let doorbell = bell.doorbell();
-    (WalRing::open(CoreId(0), move || doorbell.ring()).unwrap(), bell)
+    (WalRing::open(CoreId(0), lock.as_fd(), move || doorbell.ring()).unwrap(), bell)
+}
+
+/// So a process that was killed with a write under way keeps its data directory locked until that
+/// write has ended.
+#[test]
+fn a_ring_holds_the_lock_when_nobody_else_does_any_more() {
+    let path = directory();
+    let file = path.path().join("lock");
+    let lock = File::create(&file).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let again =
+        move || flock(&File::open(&file).unwrap(), FlockOperation::NonBlockingLockExclusive);
+    on_executor(move || async move {
+        let (ring, _bell) = ring_that_holds(&lock);
+        drop(lock);
+        assert_eq!(again(), Err(Errno::WOULDBLOCK), "the ring holds it");
+        drop(ring);
+        again().unwrap();
+    });
 }
 
 async fn outcome(ring: &mut WalRing, bell: &mut Receiver<()>) -> Result<Written, WalWriteError> {

@@ -2,11 +2,14 @@
 //! incarnation durably before the node says a word. It must not read logs. One per process.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use oarlock_types::{ClusterId, CoreId, DiskId, Incarnation, NodeId, SegmentId};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::atomic_file::{replace, sync_directory};
 use super::identity::{FORMAT_VERSION, Identity, IdentityFault};
@@ -18,6 +21,11 @@ use super::segments::read_segment;
 
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+
+/// How long a process that was killed may still have writes under way.
+const LAST_WRITES_MAX: Duration = Duration::from_secs(60);
+/// How often to look whether they have ended: a lock can not be awaited and given up.
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 
 /// Whose directory is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +68,17 @@ pub enum DataDirError {
         path: PathBuf,
         /// Who, as far as it is known.
         holder: String,
+    },
+    /// The process that used it has ended, but the kernel has not ended its writes.
+    #[error(
+        "the last writes of the process that used {path} have not ended within {seconds} s: the \
+         disk does not answer; check it (dmesg, smartctl), then start again",
+        path = path.display(),
+        seconds = LAST_WRITES_MAX.as_secs()
+    )]
+    LastWrites {
+        /// The data directory.
+        path: PathBuf,
     },
     /// It is another node's.
     #[error(
@@ -165,14 +184,14 @@ pub enum DataDirError {
     },
 }
 
-/// An open data directory: locked until it is dropped.
+/// An open data directory: locked until it is dropped, and all rings that hold on to its lock.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     identity: Identity,
     /// Whether this very start made it, so that there are no promises to have forgotten.
     is_new: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -194,9 +213,15 @@ impl DataDir {
         identity.incarnation = identity.incarnation.next();
         replace(path, IDENTITY, identity.to_text().as_bytes())
             .map_err(refused("write", &path.join(IDENTITY)))?;
-        let this = Self { path: path.to_owned(), identity, is_new, _lock: lock };
+        let this = Self { path: path.to_owned(), identity, is_new, lock };
         this.make_core_directories()?;
         Ok(this)
+    }
+
+    /// The open file with the lock, for whoever may have writes under way when the process ends.
+    #[must_use]
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// Where it is.
@@ -338,17 +363,36 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
         .truncate(false)
         .open(&file_path)
         .map_err(refused("open", &file_path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let holder = match file.read_to_string(&mut text) {
-                Ok(_) if !text.trim().is_empty() => format!("process {}", text.trim()),
-                Ok(_) | Err(_) => "another process".to_owned(),
-            };
+    let mut waits_since = None;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(refused("lock", &file_path)(error.into())),
+        }
+        // Read each time: somebody else may have been quicker.
+        let holder = fs::read_to_string(&file_path).unwrap_or_default();
+        let process = match holder.trim().parse() {
+            Ok(process) if runs(process) => Some(format!("process {process}")),
+            Ok(_) => None,
+            Err(_) => Some("another process".to_owned()),
+        };
+        if let Some(holder) = process {
             return Err(DataDirError::Locked { path: path.to_owned(), holder });
         }
-        Err(error) => return Err(refused("lock", &file_path)(error.into())),
+        // Its rings still hold the lock: see `WalRing::open`.
+        let since = waits_since.get_or_insert_with(|| {
+            tracing::info!(
+                "process {}, which used {}, has ended: waiting for its last writes",
+                holder.trim(),
+                path.display()
+            );
+            Instant::now()
+        });
+        if since.elapsed() > LAST_WRITES_MAX {
+            return Err(DataDirError::LastWrites { path: path.to_owned() });
+        }
+        std::thread::sleep(LOCK_LOOK);
     }
     // Only for the message above: a full disk must not keep the node from starting.
     let _ = file
@@ -356,6 +400,13 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
+}
+
+/// Whether a process runs: one that has ended may still be known until its parent asks for it.
+fn runs(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {

@@ -4,12 +4,12 @@
 #![allow(unsafe_code, reason = "hands pointers to the kernel, which the language cannot check")]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use io_uring::{opcode, squeue, types};
-use oarlock_types::{CoreId, SegmentId};
+use oarlock_types::{CoreId, Guard, SegmentId};
 
 use super::buffer::{BLOCK_BYTES, FrameBuffer};
 use super::segments::SegmentFile;
@@ -122,11 +122,20 @@ impl WalRing {
     /// Sets up the log's part of the ring of `core`, on whose executor it must be called; `notify`
     /// is called there when a write has completed.
     ///
+    /// The kernel drops a ring's files once its last write has ended, which for a process that was
+    /// killed may be after the process. So the ring holds on to `lock`, the open file with the lock
+    /// on the data directory: who takes the lock next finds all that was ever written.
+    ///
     /// # Errors
     /// [`RingError`] when the kernel refuses.
-    pub fn open(core: CoreId, notify: impl Fn() + 'static) -> Result<Self, RingError> {
+    pub fn open(
+        core: CoreId,
+        lock: BorrowedFd<'_>,
+        notify: impl Fn() + 'static,
+    ) -> Result<Self, RingError> {
         let ring = runtime::ring();
-        ring.register_files(&[-1]).map_err(|source| RingError { core, source })?;
+        let held = if Guard::LockOutlivesProcess.is_on() { lock.as_raw_fd() } else { -1 };
+        ring.register_files(&[-1, held]).map_err(|source| RingError { core, source })?;
         let mut buffers = [FIXED_FRAME_BYTES; 2].map(FrameBuffer::new);
         let are_buffers_registered = register(&ring, &mut buffers);
         if !are_buffers_registered {

@@ -122,10 +122,10 @@ struct Shared {
 pub fn serve(config: Config) -> Result<(), ServeError> {
     probe::memlock()?;
     probe::io_uring()?;
-    let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
     let cores = u16::try_from(config.cores().count()).unwrap_or(CORES_MAX).min(CORES_MAX);
     let options = DataDirOptions { cluster: config.cluster_id(), node: config.node.node_id, cores };
     let data = Arc::new(DataDir::open(&config.node.data_dir, &options)?);
+    let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
     let client_listen = config.client_listen();
     client_port::check_free(client_listen)
         .map_err(|source| ServeError::ClientPort { address: client_listen, source })?;
@@ -333,7 +333,8 @@ fn open_core(
     let addr = CoreAddr::new(shared.facts.node, core);
     let bell = inbox.doorbell();
     let wal_bell = bell.clone();
-    let ring = WalRing::open(core, move || wal_bell.ring()).map_err(|error| text(&error))?;
+    let ring = WalRing::open(core, shared.data.lock(), move || wal_bell.ring());
+    let ring = ring.map_err(|error| text(&error))?;
     let wal = wal_config(shared, core);
     let parts = RecoverParts {
         addr,

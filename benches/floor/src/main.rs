@@ -11,6 +11,7 @@ use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -133,7 +134,8 @@ struct Log {
 
 impl Log {
     fn open(file: SegmentFile, bell: Doorbell) -> Self {
-        let mut ring = WalRing::open(CoreId(0), move || bell.ring()).expect("a ring");
+        let ring = WalRing::open(CoreId(0), file.file.as_fd(), move || bell.ring());
+        let mut ring = ring.expect("a ring");
         ring.set_segment(file).expect("a file");
         Self {
             ring,

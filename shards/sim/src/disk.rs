@@ -57,7 +57,8 @@ pub(crate) struct Disk {
     pub(crate) begun: bool,
     /// The replicas here that have lost a part of their log.
     pub(crate) lost: Lost,
-    /// Frames on their way, by their number; of a dead process, too.
+    /// Frames on their way, by their number; of a process that has ended, too: until they have
+    /// landed the next one does not start.
     pub(crate) writes: BTreeMap<u64, Writing>,
     pub(crate) trouble: DiskTrouble,
 }

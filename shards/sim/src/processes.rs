@@ -3,7 +3,7 @@
 use oarlock_shard::SharedSupport;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
-use oarlock_types::{GroupId, Incarnation, Mono, NodeId};
+use oarlock_types::{GroupId, Guard, Incarnation, Mono, NodeId};
 
 use crate::node::{Ask, CLUSTER, Core, Process};
 use crate::oracle::Breach;
@@ -12,13 +12,22 @@ use crate::trace::What;
 use crate::turn::came_back;
 use crate::world::{BEAT_US, Event, World};
 
+/// How often a process that starts looks whether the one before still holds the lock.
+const LOCK_LOOK_US: u64 = 1000;
 /// An operator sees within so long that a node has lost replicas.
 const NOTICED_WITHIN_US: u64 = 1_500_000;
 
 impl World {
-    /// Starts a node's process, unless it runs.
+    /// Starts a node's process, unless it runs; once the writes of the one before have landed.
     pub(crate) fn start(&mut self, n: usize) {
         if self.nodes[n].process.is_some() {
+            return;
+        }
+        let is_locked = self.nodes[n].disks.iter().any(|disk| !disk.writes.is_empty());
+        if is_locked && Guard::LockOutlivesProcess.is_on() {
+            // The kernel still has writes of the process before: its rings hold the lock.
+            let (at, life) = (self.now + LOCK_LOOK_US, self.nodes[n].life);
+            self.at(at, Event::Start { n, life });
             return;
         }
         let now = self.now;

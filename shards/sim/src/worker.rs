@@ -1,8 +1,6 @@
 //! What the disks do in their own time: writes of the log, one for each core, and the jobs of the
 //! node's one worker, in order.
 
-use oarlock_types::Lsn;
-
 use crate::disk::{Disk, Writing};
 use crate::node::Job;
 use crate::world::{Event, World};
@@ -43,14 +41,15 @@ impl World {
         let now = self.now;
         let node = &mut self.nodes[n];
         let disk = &mut node.disks[c];
-        let Some(writing) = disk.writes.get(&write) else { return };
-        let is_own = writing.life == node.life;
-        if is_own && disk.trouble.wal_stalled_until > now {
+        if !disk.writes.contains_key(&write) {
+            return; // the power failed meanwhile
+        }
+        if disk.trouble.wal_stalled_until > now {
             let at = disk.trouble.wal_stalled_until.min(now + STALL_LOOK_US);
             self.at(at, Event::WalLands { n, c, write });
             return;
         }
-        if is_own && disk.trouble.wal_fails && node.process.is_some() {
+        if disk.trouble.wal_fails && node.process.is_some() {
             // What is on the disk now nobody knows; the log is told, and the process stops.
             disk.tear(&mut self.disk_random);
             if let Some(process) = &mut node.process {
@@ -64,8 +63,7 @@ impl World {
         if life == node.life
             && let Some(process) = &mut node.process
         {
-            let lsn: Lsn = frame.lsn;
-            process.cores[c].durable = Some(lsn);
+            process.cores[c].durable = Some(frame.lsn);
             self.wake(n, c);
         }
     }

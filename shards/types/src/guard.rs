@@ -89,6 +89,8 @@ pub enum Guard {
     FrameNamesItsSegment,
     /// A segment is given away once what made it needless is durable. (18)
     RetiredOnceDurable,
+    /// A process starts once the writes of the one before have landed. (18)
+    LockOutlivesProcess,
     /// The segment that a former process may still write to is written no more. (18)
     RecoveredHeadIsClosed,
     // ---- checkpoints and snapshots ----
@@ -125,12 +127,12 @@ impl Guard {
 
 #[cfg(feature = "removed-guards")]
 mod removed {
-    use std::cell::Cell;
+    use std::cell::RefCell;
 
     use super::Guard;
 
     thread_local! {
-        static REMOVED: Cell<Option<Guard>> = const { Cell::new(None) };
+        static REMOVED: RefCell<Vec<Guard>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Puts the guard back, though a panic may have ended what was run.
@@ -138,7 +140,7 @@ mod removed {
 
     impl Drop for Back {
         fn drop(&mut self) {
-            REMOVED.set(None);
+            REMOVED.with_borrow_mut(Vec::pop);
         }
     }
 
@@ -147,13 +149,14 @@ mod removed {
         #[inline]
         #[must_use]
         pub fn is_on(self) -> bool {
-            REMOVED.get() != Some(self)
+            REMOVED.with_borrow(|removed| !removed.contains(&self))
         }
 
-        /// Runs something without this guard, on this thread.
+        /// Runs something without this guard, on this thread; without others, too, if it is run
+        /// so itself.
         pub fn removed<R>(self, run: impl FnOnce() -> R) -> R {
             let _back = Back;
-            REMOVED.set(Some(self));
+            REMOVED.with_borrow_mut(|removed| removed.push(self));
             run()
         }
     }
