@@ -96,6 +96,17 @@ fn recovered_head_is_closed() {
     });
 }
 
+/// A bit flips on one node's disk.
+fn flip_a_bit(world: &mut World, seed: u64) {
+    world.run_for(SECOND);
+    let flip = Trouble::FlipBit(CoreAddr::new(NodeId(1 + seed % 3), CORE));
+    world.trouble(&flip, 0);
+    world.run_for(300 * MS);
+    world.relief(&flip);
+    world.run_for(SECOND);
+    world.settle();
+}
+
 /// Long values for several groups, one frame for each; then a bit flips on one node's disk.
 fn flipped_bit(seed: u64) {
     let mut config = quiet(3);
@@ -107,13 +118,7 @@ fn flipped_bit(seed: u64) {
         let token = world.request(node, group, set("k", &"a".repeat(6000)));
         assert!(matches!(outcome(&mut world, token, SECOND), Some(Ok(_))));
     }
-    world.run_for(SECOND);
-    let flip = Trouble::FlipBit(CoreAddr::new(NodeId(1 + seed % 3), CORE));
-    world.trouble(&flip, 0);
-    world.run_for(300 * MS);
-    world.relief(&flip);
-    world.run_for(SECOND);
-    world.settle();
+    flip_a_bit(&mut world, seed);
 }
 
 #[test]
@@ -137,13 +142,7 @@ fn checkpoint_is_checked() {
         for number in 0..4 {
             write(&mut world, &format!("k{number}"), &"a".repeat(3000));
         }
-        world.run_for(SECOND);
-        let flip = Trouble::FlipBit(CoreAddr::new(NodeId(1 + seed % 3), CORE));
-        world.trouble(&flip, 0);
-        world.run_for(300 * MS);
-        world.relief(&flip);
-        world.run_for(SECOND);
-        world.settle();
+        flip_a_bit(&mut world, seed);
     });
 }
 

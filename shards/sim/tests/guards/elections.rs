@@ -32,14 +32,7 @@ fn one_vote_a_term() {
         config.limits.election_delay_max = Duration::from_millis(40);
         config.weather.delay_min_us = 2 * MS;
         let mut world = serving(seed, config);
-        for _ in 0..3 {
-            let first = leader(&world);
-            world.kill(first);
-            another_leader(&mut world, first);
-            world.restart(first);
-            world.run_for(2 * SECOND);
-        }
-        world.settle();
+        kill_leaders(&mut world);
     });
 }
 

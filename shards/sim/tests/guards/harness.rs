@@ -128,6 +128,19 @@ pub(crate) fn another_leader(world: &mut World, old: NodeId) -> NodeId {
     found.unwrap_or_else(|| panic!("nobody takes over from {old}: {}", world.who_waits()))
 }
 
+/// Three leaders die, one after the other, and come back.
+#[track_caller]
+pub(crate) fn kill_leaders(world: &mut World) {
+    for _ in 0..3 {
+        let first = leader(world);
+        world.kill(first);
+        another_leader(world, first);
+        world.restart(first);
+        world.run_for(2 * SECOND);
+    }
+    world.settle();
+}
+
 /// Makes `to` the leader.
 #[track_caller]
 pub(crate) fn hand_over(world: &mut World, to: NodeId) {

@@ -20,14 +20,7 @@ fn learners_do_not_stand() {
         let mut world = serving(seed, spare(4));
         world.set_members(GROUP, ids(&[1, 2, 3]), ids(&[4]));
         world.run_for(SECOND);
-        for _ in 0..3 {
-            let first = leader(&world);
-            world.kill(first);
-            another_leader(&mut world, first);
-            world.restart(first);
-            world.run_for(2 * SECOND);
-        }
-        world.settle();
+        kill_leaders(&mut world);
     });
 }
 
