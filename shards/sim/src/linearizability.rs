@@ -8,64 +8,18 @@
 //! The search is Wing and Gong's with Lowe's memory of configurations. Operations of unknown outcome
 //! make it exponential if they are tried everywhere; here one is placed only where the very next
 //! operation sees its effect: later is as good as earlier until somebody looks, and one that nobody
-//! sees need not have happened.
+//! sees need not have happened. Rows of several are tried where a search without them got stuck, and
+//! everywhere only where that explains nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
 
-/// What a client asked of a range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The values of keys, read at one moment. A plain read names one.
-    Read(Vec<Bytes>),
-    /// All keys from the first on and before the second (to the end, if `None`), with values.
-    Scan(Bytes, Option<Bytes>),
-    /// Sets keys, all at one moment.
-    Write(Vec<(Bytes, Bytes)>),
-    /// Removes a key; its outcome is how many were there.
-    Delete(Bytes),
-    /// Appends to a key's value; its outcome is the new length.
-    Append(Bytes, Bytes),
-    /// Adds to a key's number (none counts as zero); its outcome is the new number.
-    Add(Bytes, i64),
-    /// Replaces a key's value if it is the expected one; its outcome is 1 or 0.
-    Swap {
-        /// The key.
-        key: Bytes,
-        /// What must be there; `None`: no such key.
-        expected: Option<Bytes>,
-        /// What shall be there.
-        new: Bytes,
-    },
-}
+mod history;
 
-/// What the client was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Done.
-    Done,
-    /// A number.
-    Number(i64),
-    /// Values, each where a key of the read stands.
-    Values(Vec<Option<Bytes>>),
-    /// Keys and values in order.
-    Pairs(Vec<(Bytes, Bytes)>),
-}
-
-/// One operation of a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// Who asked; for people.
-    pub client: u64,
-    /// When it was called, on any clock that all operations share.
-    pub called_at: u64,
-    /// What was asked.
-    pub action: Action,
-    /// When the answer came, and what it was. `None`: the outcome is not known.
-    pub answer: Option<(u64, Answer)>,
-}
+pub use history::{Action, Answer, Operation};
+use history::{State, saw, tell};
 
 /// Why a history can not be that of one copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,72 +39,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The range's state: its live keys.
-type State = BTreeMap<Bytes, Bytes>;
-
-impl Action {
-    /// What it does to the state, and what its client must be told.
-    fn apply(&self, state: &mut State) -> Answer {
-        match self {
-            Self::Read(keys) => {
-                Answer::Values(keys.iter().map(|key| state.get(key).cloned()).collect())
-            }
-            Self::Scan(from, to) => {
-                let until = |key: &Bytes| to.as_ref().is_none_or(|to| key < to);
-                let pairs = state.range(from.clone()..).take_while(|(key, _)| until(key));
-                Answer::Pairs(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
-            }
-            Self::Write(pairs) => {
-                state.extend(pairs.iter().cloned());
-                Answer::Done
-            }
-            Self::Delete(key) => Answer::Number(i64::from(state.remove(key).is_some())),
-            Self::Append(key, more) => {
-                let mut value = state.get(key).map_or_else(Vec::new, |value| value.to_vec());
-                value.extend_from_slice(more);
-                let length = i64::try_from(value.len()).unwrap_or(i64::MAX);
-                state.insert(key.clone(), value.into());
-                Answer::Number(length)
-            }
-            Self::Add(key, delta) => {
-                let text = state.get(key).map_or("0".into(), |v| String::from_utf8_lossy(v));
-                let sum = text.parse::<i64>().unwrap_or(i64::MIN).saturating_add(*delta);
-                state.insert(key.clone(), sum.to_string().into());
-                Answer::Number(sum)
-            }
-            Self::Swap { key, expected, new } => {
-                let fits = state.get(key) == expected.as_ref();
-                if fits {
-                    state.insert(key.clone(), new.clone());
-                }
-                Answer::Number(i64::from(fits))
-            }
-        }
-    }
-
-    /// The keys that it names; a scan names none.
-    fn keys(&self) -> Vec<&Bytes> {
-        match self {
-            Self::Read(keys) => keys.iter().collect(),
-            Self::Scan(..) => Vec::new(),
-            Self::Write(pairs) => pairs.iter().map(|(key, _)| key).collect(),
-            Self::Delete(key) | Self::Append(key, _) | Self::Add(key, _) => vec![key],
-            Self::Swap { key, .. } => vec![key],
-        }
-    }
-
-    fn touches(&self, other: &Self) -> bool {
-        let scans = |action: &Self| matches!(action, Self::Scan(..));
-        scans(self) || scans(other) || self.keys().iter().any(|key| other.keys().contains(key))
-    }
-
-    /// Whether it changes nothing.
-    #[must_use]
-    pub fn is_read(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::Scan(..))
-    }
-}
-
 /// A configuration of the search: which operations have taken effect.
 type Taken = Vec<u64>;
 
@@ -162,9 +50,9 @@ fn flip(taken: &mut Taken, at: usize) {
     taken[at / 64] ^= 1 << (at % 64);
 }
 
-/// What a configuration comes down to: how many operations in a row have taken effect, which behind
-/// the first that has not, which of unknown outcome, and the state.
-type Seen = (usize, Vec<usize>, Vec<usize>, State);
+/// What a configuration comes down to, but for the operations of unknown outcome that have taken
+/// effect: how many of the others in a row, which behind the first that has not, and the state.
+type Seen = (usize, Vec<usize>, State);
 
 /// One step of the search, with what it takes to go back.
 struct Step {
@@ -188,21 +76,29 @@ struct Search<'a> {
     /// All before this place of `known` have taken effect.
     first: usize,
     state: State,
-    seen: BTreeSet<Seen>,
+    /// The configurations that were tried, each with the sets of operations of unknown outcome that
+    /// led there.
+    seen: BTreeMap<Seen, Vec<BTreeSet<usize>>>,
     steps: Vec<Step>,
     initial: State,
-    row_max: usize,
-    /// Rows that may still be tried: a history that can not be explained must come to an end, too.
-    rows_left: usize,
+    zones: Vec<Zone>,
+    /// The furthest that `first` ever was.
+    reached: usize,
+    /// For each of unknown outcome the reads that can have seen it. It is placed before an operation
+    /// that would fit without it only while one of them is to come. `None`: it is placed anywhere.
+    readers: Option<BTreeMap<usize, Vec<usize>>>,
+    /// Configurations and rows that may still be tried.
+    work_left: usize,
     /// Operations that have taken effect.
     placed_count: usize,
 }
 
-/// Most operations of unknown outcome that are placed in a row: in the first search, and in those
-/// that follow only where the ones before explain nothing.
-const ROW_MAXES: [usize; 4] = [1, 2, 3, 6];
-/// Most rows that a search tries to lengthen, but for the first, which tries all.
-const ROWS_MAX: usize = 2_000_000;
+/// Most operations of unknown outcome that are placed in a row.
+const ROW_MAX: usize = 6;
+/// A zone reaches over so many operations before and behind the place that was reached.
+const ZONE: usize = 16;
+/// Most configurations and rows that a search tries; those that follow begin anew with more.
+const WORK_MAXES: [usize; 3] = [20_000, 200_000, 2_000_000];
 
 /// Checks a history that begins with an empty range.
 ///
@@ -218,17 +114,65 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
 /// # Errors
 /// As [`check`].
 pub fn check_from(history: &[Operation], state: &BTreeMap<Bytes, Bytes>) -> Result<(), Violation> {
-    for part in parts(history) {
-        let search = |row_max| Search::new(history, &part, state.clone(), row_max).run();
-        let mut result = search(ROW_MAXES[0]);
-        for row_max in &ROW_MAXES[1..] {
-            if result.is_err() {
-                result = search(*row_max);
+    parts(history).into_iter().try_for_each(|part| check_part(history, &part, state))
+}
+
+fn check_part(history: &[Operation], part: &[usize], state: &State) -> Result<(), Violation> {
+    let mut furthest: Option<Violation> = None;
+    for (work, hidden) in WORK_MAXES.into_iter().flat_map(|work| [(work, false), (work, true)]) {
+        let mut zones: Vec<Zone> = Vec::new();
+        loop {
+            let mut search = Search::new(history, part, state.clone(), zones.clone(), work);
+            if !hidden {
+                search.find_readers();
+            }
+            let Err(violation) = search.run() else { return Ok(()) };
+            if hidden && search.work_left > 0 && zones.iter().any(Zone::is_everywhere) {
+                return Err(violation);
+            }
+            let length = |violation: &Violation| violation.explained.len();
+            if furthest.as_ref().is_none_or(|other| length(other) < length(&violation)) {
+                furthest = Some(violation);
+            }
+            // Longer rows where it got stuck; in the end everywhere.
+            let reached = search.reached;
+            match zones.iter_mut().find(|zone| zone.holds(reached)) {
+                None => zones.push(Zone::at(reached)),
+                Some(zone) if zone.row_max < ROW_MAX => zone.row_max += 1,
+                Some(zone) if zone.is_everywhere() => break,
+                Some(_) => zones.insert(0, Zone::EVERYWHERE),
             }
         }
-        result?;
     }
-    Ok(())
+    let end = "the search has given up: there may be an order\n";
+    furthest.map_or(Ok(()), |violation| {
+        Err(Violation { report: violation.report.clone() + end, ..violation })
+    })
+}
+
+/// Where in a history more than one operation of unknown outcome is placed in a row: around where a
+/// search without has got stuck.
+#[derive(Clone, Copy, Debug)]
+struct Zone {
+    from: usize,
+    to: usize,
+    row_max: usize,
+}
+
+impl Zone {
+    const EVERYWHERE: Self = Self { from: 0, to: usize::MAX, row_max: ROW_MAX };
+
+    fn at(reached: usize) -> Self {
+        Self { from: reached.saturating_sub(ZONE), to: reached + ZONE, row_max: 2 }
+    }
+
+    fn holds(&self, first: usize) -> bool {
+        (self.from..=self.to).contains(&first)
+    }
+
+    fn is_everywhere(&self) -> bool {
+        self.to == usize::MAX
+    }
 }
 
 /// The places of operations, put together where they have a key in common.
@@ -260,7 +204,13 @@ fn parts(history: &[Operation]) -> Vec<Vec<usize>> {
 }
 
 impl<'a> Search<'a> {
-    fn new(history: &'a [Operation], part: &[usize], state: State, row_max: usize) -> Self {
+    fn new(
+        history: &'a [Operation],
+        part: &[usize],
+        state: State,
+        zones: Vec<Zone>,
+        work_left: usize,
+    ) -> Self {
         let mut by_call = part.to_vec();
         by_call.sort_by_key(|at| history[*at].called_at);
         let is_known = |at: &usize| history[*at].answer.is_some();
@@ -273,17 +223,44 @@ impl<'a> Search<'a> {
             first: 0,
             initial: state.clone(),
             state,
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
             steps: Vec::new(),
-            row_max,
-            rows_left: if row_max == ROW_MAXES[0] { usize::MAX } else { ROWS_MAX },
+            zones,
+            reached: 0,
+            readers: None,
+            work_left,
             placed_count: 0,
         }
     }
 }
 
 impl Search<'_> {
-    fn run(mut self) -> Result<(), Violation> {
+    /// Most operations of unknown outcome to place in a row here.
+    fn row_max(&self) -> usize {
+        let here = self.zones.iter().filter(|zone| zone.holds(self.first));
+        here.map(|zone| zone.row_max).max().unwrap_or(1)
+    }
+
+    /// Restricts the search: what leaves a trace that some read has seen is placed anywhere, what is
+    /// known by its being there alone only right before the operation that tells so. What this
+    /// finds is an order all the same, and mostly it is there to be found.
+    fn find_readers(&mut self) {
+        let reads = |read: &usize, action: &Action| {
+            let operation = &self.history[*read];
+            let Some((_, answer)) = &operation.answer else { return false };
+            action.keys().into_iter().any(|key| {
+                let value = saw(&operation.action, answer, key).flatten();
+                value.is_some() && action.may_make(key, value.as_ref())
+            })
+        };
+        let readers = |at: &usize| {
+            let action = &self.history[*at].action;
+            (*at, self.known.iter().copied().filter(|read| reads(read, action)).collect())
+        };
+        self.readers = Some(self.unknown.iter().map(readers).collect());
+    }
+
+    fn run(&mut self) -> Result<(), Violation> {
         let mut deepest: (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
         let mut ways = self.ways(0);
         let mut row_len = 0;
@@ -291,9 +268,10 @@ impl Search<'_> {
             if self.first == self.known.len() {
                 return Ok(());
             }
-            let Some(placed) = ways.pop() else {
+            let way = ways.pop().filter(|_| self.work_left > 0);
+            let Some(placed) = way else {
                 // Operations of unknown outcome are brought in only where nothing else goes on.
-                if row_len < self.row_max && self.rows_left > 0 {
+                if row_len < self.row_max() && self.work_left > 0 {
                     row_len += 1;
                     ways = self.ways(row_len);
                     continue;
@@ -312,6 +290,7 @@ impl Search<'_> {
                 (ways, row_len) = (step.others, step.row_len);
                 continue;
             };
+            self.work_left -= 1;
             let before = self.state.clone();
             for at in &placed {
                 self.history[*at].action.apply(&mut self.state);
@@ -321,8 +300,8 @@ impl Search<'_> {
             while self.known.get(self.first).is_some_and(|at| has(&self.taken, *at)) {
                 self.first += 1;
             }
-            let configuration = self.configuration();
-            if !self.seen.insert(configuration) {
+            self.reached = self.reached.max(self.first);
+            if !self.is_new() {
                 for at in &placed {
                     flip(&mut self.taken, *at);
                 }
@@ -337,7 +316,9 @@ impl Search<'_> {
         }
     }
 
-    fn configuration(&self) -> Seen {
+    /// Whether the configuration was not tried before. One that took fewer operations of unknown
+    /// outcome to the same state can do all that this one can.
+    fn is_new(&mut self) -> bool {
         // Whatever is ahead of the first that has not taken effect was called before its answer.
         let rest = &self.known[self.first..];
         let first = rest.first().and_then(|at| self.history[*at].answer.as_ref());
@@ -345,8 +326,13 @@ impl Search<'_> {
         let near = rest.partition_point(|at| self.history[*at].called_at <= until);
         let taken = |at: &&usize| has(&self.taken, **at);
         let ahead = rest[..near].iter().filter(taken).copied().collect();
-        let lost = self.unknown.iter().filter(taken).copied().collect();
-        (self.first, ahead, lost, self.state.clone())
+        let lost: BTreeSet<usize> = self.unknown.iter().filter(taken).copied().collect();
+        let tried = self.seen.entry((self.first, ahead, self.state.clone())).or_default();
+        let is_new = !tried.iter().any(|fewer| fewer.is_subset(&lost));
+        if is_new {
+            tried.push(lost);
+        }
+        is_new
     }
 
     /// Operations with an answer that may take effect next: called before any other was answered.
@@ -382,7 +368,8 @@ impl Search<'_> {
         };
         let mut ways: Vec<Vec<usize>> = Vec::new();
         for at in &due {
-            self.rows(*at, &lost, row_len, &mut ways);
+            let useful = self.useful(*at, &lost);
+            self.rows(*at, &useful, row_len, &mut ways);
         }
         // Whoever was answered first most likely took effect first.
         let target = |way: &Vec<usize>| way.last().and_then(answered);
@@ -390,18 +377,71 @@ impl Search<'_> {
         ways
     }
 
+    /// Whether no read to come can have seen what the operation left.
+    fn is_hidden(&self, at: usize) -> bool {
+        let readers = self.readers.as_ref().map(|readers| &readers[&at]);
+        readers.is_some_and(|readers| readers.iter().all(|read| has(&self.taken, *read)))
+    }
+
+    /// Those of the lost operations that can have made what the target saw, be it for another of
+    /// them that goes by what it finds; and those that wrote another key besides.
+    fn useful(&self, target: usize, lost: &[usize]) -> Vec<usize> {
+        let operation = &self.history[target];
+        let Some((_, answer)) = &operation.answer else { return Vec::new() };
+        let mut wanted: Vec<(&Bytes, Option<Bytes>)> = Vec::new();
+        match (&operation.action, answer) {
+            (Action::Swap { key, expected, .. }, Answer::Number(1)) => {
+                wanted.push((key, expected.clone()));
+            }
+            (action, _) if !action.is_read() => {
+                let touches = |at: &usize| self.history[*at].action.touches(action);
+                return lost.iter().copied().filter(touches).collect();
+            }
+            _ => {}
+        }
+        for key in lost.iter().flat_map(|at| self.history[*at].action.keys()) {
+            if let Some(value) = saw(&operation.action, answer, key) {
+                wanted.push((key, value));
+            }
+        }
+        let wrote_more = |at: &&usize| {
+            let action = &self.history[**at].action;
+            let touches = || action.touches(&operation.action);
+            action.keys().len() > 1 && touches() && !self.is_hidden(**at)
+        };
+        let mut useful: BTreeSet<usize> = lost.iter().filter(wrote_more).copied().collect();
+        loop {
+            let count = useful.len();
+            for at in lost {
+                let action = &self.history[*at].action;
+                if wanted.iter().any(|(key, value)| action.may_make(key, value.as_ref()))
+                    && useful.insert(*at)
+                    && let Action::Swap { key, expected, .. } = action
+                {
+                    wanted.push((key, expected.clone()));
+                }
+            }
+            if useful.len() == count {
+                return lost.iter().copied().filter(|at| useful.contains(at)).collect();
+            }
+        }
+    }
+
     /// Adds the ways to `target` behind a row of so many `lost` operations that it sees.
     fn rows(&mut self, target: usize, lost: &[usize], row_len: usize, ways: &mut Vec<Vec<usize>>) {
         let Some((_, answer)) = &self.history[target].answer else { return };
         let mut alone = self.state.clone();
         let fits_alone = self.history[target].action.apply(&mut alone) == *answer;
+        if fits_alone && row_len > 0 && lost.iter().all(|at| self.is_hidden(*at)) {
+            return;
+        }
         let mut rows: Vec<(Vec<usize>, State)> = vec![(Vec::new(), self.state.clone())];
         for _ in 0..row_len {
             let mut longer = Vec::new();
             for (row, state) in rows {
-                if self.rows_left > 0 {
+                if self.work_left > 0 {
                     self.lengthen(target, &row, &state, lost, &mut longer);
-                    self.rows_left = self.rows_left.saturating_sub(1 + longer.len() / 64);
+                    self.work_left = self.work_left.saturating_sub(1 + longer.len() / 64);
                 }
             }
             rows = longer;
@@ -409,7 +449,8 @@ impl Search<'_> {
         for (mut row, mut after) in rows {
             let fits = self.history[target].action.apply(&mut after) == *answer;
             // A row that leaves no trace behind the target need not have happened.
-            if fits && (row.is_empty() || !fits_alone || after != alone) {
+            let leaves_trace = after != alone && !row.iter().any(|at| self.is_hidden(*at));
+            if fits && (row.is_empty() || !fits_alone || leaves_trace) {
                 row.push(target);
                 ways.push(row);
             }
@@ -425,8 +466,14 @@ impl Search<'_> {
         lost: &[usize],
         longer: &mut Vec<(Vec<usize>, State)>,
     ) {
-        for at in lost.iter().filter(|at| !row.contains(at)) {
+        for (place, at) in lost.iter().enumerate().filter(|(_, at)| !row.contains(at)) {
             let action = &self.history[*at].action;
+            // Of those that do the same, the first is as good as any.
+            let is_same =
+                |other: &&usize| self.history[**other].action == *action && !row.contains(other);
+            if lost[..place].iter().any(|other| is_same(&other)) {
+                continue;
+            }
             let mut near = row.iter().chain([&target]).map(|near| &self.history[*near].action);
             if !near.any(|near| near.touches(action)) {
                 continue;
@@ -462,15 +509,5 @@ impl Search<'_> {
             let _ = writeln!(report, "  {}", tell(*at, &self.history[*at]));
         }
         Violation { explained, stuck_at, report }
-    }
-}
-
-fn tell(at: usize, operation: &Operation) -> String {
-    let Operation { client, called_at, action, answer } = operation;
-    match answer {
-        Some((answered, answer)) => {
-            format!("#{at} client {client} [{called_at}, {answered}] {action:?} -> {answer:?}")
-        }
-        None => format!("#{at} client {client} [{called_at}, …] {action:?} -> not known"),
     }
 }

@@ -89,6 +89,21 @@ fn good_histories_are_explained() {
             append(1, 2, 6),
         ],
         vec![lost(0, set("x", "1")), swap(1, 2, Some("1"), "2", 1), read(3, 4, "x", Some("2"))],
+        // One that is overwritten where it is looked for, and seen elsewhere.
+        vec![
+            lost(0, Action::Write(vec![(b("x"), b("1")), (b("y"), b("1"))])),
+            lost(0, set("x", "2")),
+            read(1, 2, "x", Some("2")),
+            read(3, 4, "y", Some("1")),
+        ],
+        vec![lost(0, set("x", "5")), lost(0, Action::Add(b("x"), 3)), read(1, 2, "x", Some("8"))],
+        // A scan is the first to see three.
+        vec![
+            lost(0, set("x", "1")),
+            lost(0, Action::Append(b("x"), b("2"))),
+            lost(0, set("y", "3")),
+            scan(1, 2, &[("x", "12"), ("y", "3")]),
+        ],
         vec![add(0, 1, 1), add(0, 9, 3), add(0, 9, 2)],
         vec![both(0, 9, "1"), read_two(1, 2, None, None), read_two(3, 4, Some("1"), Some("1"))],
         vec![write(0, 1, "x", "1"), write(0, 1, "y", "2"), scan(2, 3, &[("x", "1"), ("y", "2")])],
