@@ -508,21 +508,6 @@ impl Group {
         })
     }
 
-    /// Whether nothing is under way and nobody waits for it, so that the replica may be destroyed.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        let role_quiet = match &self.role {
-            Role::Follower(_) => true,
-            Role::PreCandidate(_) | Role::Candidate(_) => false,
-            Role::Leader(leader) => leader.is_quiet(),
-        };
-        role_quiet
-            && self.releases.is_none()
-            && self.asked.is_none()
-            && self.hard == self.durable_hard
-            && self.log.durable() == self.log.last().index
-    }
-
     /// Bytes that the replica takes in memory, its cached entries included.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

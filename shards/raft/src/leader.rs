@@ -73,13 +73,6 @@ impl Leader {
         self.uncommitted_bytes -= bytes;
     }
 
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.transfer.is_none()
-            && self.reads.is_empty()
-            && self.uncommitted_bytes == 0
-            && !self.progress.iter().any(|p| p.reachable && p.is_waiting())
-    }
-
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + self.progress.iter().map(Progress::memory_bytes).sum::<usize>()

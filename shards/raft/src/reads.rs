@@ -34,10 +34,6 @@ impl Barriers {
         self.sequence
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.active.is_empty() && self.waiting.is_empty()
-    }
-
     pub(crate) fn refuse(&self, term: Term, out: &mut Effects) {
         for reader in self.active.iter().chain(&self.waiting) {
             answer(*reader, None, term, out);

@@ -227,8 +227,7 @@ impl GroupIndex {
         let from = self.runs.partition_point(|old| old.last < run.first);
         let to = self.runs.partition_point(|old| old.first <= run.last);
         let replaced = self.runs.get(from..to).unwrap_or_default();
-        let below = replaced.first().filter(|old| old.first < run.first);
-        let below = below.and_then(|old| old.clip(old.first, run.first.prev()));
+        let below = replaced.first().and_then(|old| old.clip(old.first, run.first.prev()));
         let above = replaced.last().and_then(|old| old.clip(run.last.next(), old.last));
         for run in [below, Some(run), above].into_iter().flatten() {
             segments.hold(run.lsn_first);

@@ -5,7 +5,8 @@
 //! `checkpoint G index@term keep=N|none`, `seal`, `durable`, `flush`, `prepare`, `retire`,
 //! `stragglers`, `rewrite`, `locate G from to`, `fail`, `queue`, `tear sectors=a,b` (of the frame in
 //! flight), `flip segment offset bit`, `drop segment`, `truncate segment bytes`, `alien segment`,
-//! `recover`, `restart`, `hexdump segment offset length`.
+//! `recover`, `restart`, `hexdump segment offset length`, `bytes G`, `tail G end bytes`, `reach G`,
+//! `range G`, `sizes`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -246,6 +247,28 @@ impl Script {
         Ok(if text.is_empty() { "nothing\n".to_owned() } else { text })
     }
 
+    fn measure(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        if command.name == "sizes" {
+            let next = self.wal.next_frame_bytes().map_or("no".to_owned(), |b| b.to_string());
+            let (needed, size) = (self.wal.needed_bytes(), self.wal.size_bytes());
+            return Ok(format!("{needed} of {size} bytes needed, {next} to be written\n"));
+        }
+        let group = group(args.next_pos())?;
+        Ok(match command.name.as_str() {
+            "bytes" => format!("{} bytes behind the checkpoint\n", self.wal.group_log_bytes(group)),
+            "tail" => {
+                let (end, bytes) = (Index(number(args.next_pos())?), number(args.next_pos())?);
+                format!("from {}\n", self.wal.tail_start(group, end, bytes))
+            }
+            "reach" => format!("{} bytes since its oldest\n", self.wal.reach_bytes(group)),
+            _ => self
+                .wal
+                .group_log_range(group)
+                .map_or("no entries\n".to_owned(), |(first, last)| format!("{first}..{last}\n")),
+        })
+    }
+
     fn harm(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let id = SegmentId(number(args.next_pos())?);
@@ -308,10 +331,7 @@ impl Runner for Script {
             "flip" | "truncate" | "alien" | "drop" => self.harm(command),
             "recover" | "restart" | "hexdump" => self.look(command),
             "prepare" => Ok(self.prepare(None)),
-            "bytes" => {
-                let group = group(command.consume_args().next_pos())?;
-                Ok(format!("{} bytes behind the checkpoint\n", self.wal.group_log_bytes(group)))
-            }
+            "bytes" | "tail" | "reach" | "range" | "sizes" => self.measure(command),
             other => Err(format!("no command {other}").into()),
         }
     }
@@ -345,6 +365,7 @@ scripts! {
     short_segment,
     stragglers_move,
     locate_beside_a_copy,
+    measures,
     torn_tail,
     wrong_segments,
 }
