@@ -85,8 +85,7 @@ fn a_ring_holds_the_lock_when_nobody_else_does_any_more() {
     let file = path.path().join("lock");
     let lock = File::create(&file).unwrap();
     flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let again =
-        move || flock(&File::open(&file).unwrap(), FlockOperation::NonBlockingLockExclusive);
+    let again = move || flock(File::open(&file).unwrap(), FlockOperation::NonBlockingLockExclusive);
     on_executor(move || async move {
         let (ring, _bell) = ring_that_holds(&lock);
         drop(lock);
