@@ -4,17 +4,21 @@
 //!
 //! Map: [`resp`] writes commands and reads replies, [`schedule`] says when an operation is due,
 //! [`keys`] which key it takes, [`workload`] what it does, [`connection`] and [`driver`] carry it,
-//! [`report`] keeps the figures, [`run`] joins several drivers. [`ledger`] remembers acknowledged
+//! [`report`] and [`series`] keep the
+//! figures, [`conditions`] judges them, [`export`] writes them with the [`machine`], [`run`] joins several drivers. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
 
 pub mod client;
 pub mod cluster_map;
+pub mod conditions;
 pub mod connection;
 pub mod driver;
+pub mod export;
 pub mod keys;
 pub mod ledger;
+pub mod machine;
 pub mod ports;
 pub mod processes;
 pub mod report;
@@ -22,5 +26,6 @@ pub mod resp;
 pub mod routes;
 pub mod run;
 pub mod schedule;
+pub mod series;
 pub mod verify;
 pub mod workload;
