@@ -3,9 +3,10 @@
 //! with many connections; none on a node's cores. It speaks to nodes only through their ports.
 //!
 //! Map: [`resp`] writes commands and reads replies, [`schedule`] says when an operation is due,
-//! [`keys`] which key it takes, [`workload`] what it does, [`connection`] and [`driver`] carry it,
-//! [`report`] and [`series`] keep the
-//! figures, [`conditions`] judges them, [`export`] writes them with the [`machine`], [`run`] joins several drivers. [`ledger`] remembers acknowledged
+//! [`keys`] which key it takes, [`values`] how long its value is, [`workload`] what it does,
+//! [`preset`] names loads; [`connection`] and [`driver`] carry it, [`report`] and [`series`] keep the
+//! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
+//! other programs with the [`machine`], [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
@@ -20,6 +21,7 @@ pub mod keys;
 pub mod ledger;
 pub mod machine;
 pub mod ports;
+pub mod preset;
 pub mod processes;
 pub mod report;
 pub mod resp;
@@ -27,5 +29,6 @@ pub mod routes;
 pub mod run;
 pub mod schedule;
 pub mod series;
+pub mod values;
 pub mod verify;
 pub mod workload;

@@ -1,0 +1,104 @@
+//! `oarlock bench` as a script sees it, against a real node: what it prints, what it writes, its
+//! exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Cluster, Options, PROGRAM, folder};
+use serde_json::Value;
+
+fn node(name: &str) -> (Cluster, String) {
+    let cluster =
+        Cluster::start(name, Options { nodes: 1, cores: 1, ranges: 4, ..Options::default() });
+    let address = cluster.local.node(1).client_address.to_string();
+    (cluster, address)
+}
+
+fn bench(args: &[&str]) -> Output {
+    Command::new(PROGRAM).arg("bench").args(args).output().unwrap()
+}
+
+/// A run against a node: short, with few keys.
+#[track_caller]
+fn run(address: &str, args: &[&str], code: i32) -> (String, String) {
+    let short = ["--addr", address, "--keys", "200", "--clients", "4", "--warmup-seconds", "0.1"];
+    let short = [&short[..], args].concat();
+    let output = bench(&short);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+    (out, err)
+}
+
+fn json(file: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+#[test]
+fn conditions_decide_how_a_run_ends() {
+    let (_cluster, address) = node("bench-assert");
+    let short = ["--seconds", "0.3", "--assert"];
+    run(&address, &[&short[..], &["p99<9s,errors==0", "--assert", "rate>1"]].concat(), 0);
+    let (out, err) = run(&address, &[&short[..], &["p50<1ns,errors==0,rate>1M"]].concat(), 1);
+    assert!(out.contains("operations in"), "the figures are told even so: {out}");
+    let lines: Vec<&str> = err.lines().collect();
+    assert_eq!(lines.len(), 2, "{err}");
+    assert!(lines[0].starts_with("oarlock bench: p50<1ns does not hold: it was "), "{err}");
+    assert!(lines[1].starts_with("oarlock bench: rate>1M does not hold: it was "), "{err}");
+    let (out, err) = run(&address, &[&short[..], &["p99<2"]].concat(), 2);
+    assert!(out.is_empty() && err.contains("a time without a unit"), "{err}");
+}
+
+#[test]
+fn a_run_is_written_whole_in_every_format() {
+    let (_cluster, address) = node("bench-files");
+    let folder = folder("bench-files");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (all, rows, log) = (file("a.json"), file("a.csv"), file("a.hdr"));
+    let args = ["--rate", "500", "--seconds", "1.5", "--read-share", "0.5", "--load-first"];
+    let args = [&args[..], &["--json", &all, "--csv", &rows, "--hdr", &log]].concat();
+    run(&address, &args, 0);
+    let json = json(all.as_ref());
+    assert_eq!(json["ops"], 750);
+    assert_eq!(
+        (&json["config"]["rate"], &json["config"]["pipeline"]),
+        (&500.0.into(), &256.into())
+    );
+    let series = json["series"].as_array().unwrap();
+    assert_eq!(series.len(), 2);
+    let answered: u64 = series.iter().map(|second| second["ops"].as_u64().unwrap()).sum();
+    assert!(answered > 0 && answered <= 750 + 50, "{answered}");
+    assert!(series.iter().all(|second| second["p99_us"].as_f64().unwrap() > 0.0), "{series:?}");
+    let curve = json["latency_percentiles_us"].as_array().unwrap();
+    assert_eq!(curve.last().unwrap()[1], json["latency_us"]["max"]);
+    assert_eq!(std::fs::read_to_string(rows).unwrap().lines().count(), 3);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.lines().filter(|line| !line.starts_with('#')).count(), 2, "{log}");
+}
+
+#[test]
+fn every_preset_and_distribution_runs_without_an_error() {
+    let (_cluster, address) = node("bench-presets");
+    let folder = folder("bench-presets");
+    let file = folder.path().join("a.json");
+    let to_file = ["--seconds", "0.5", "--json", file.to_str().unwrap()];
+    for preset in ["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f", "write-only"] {
+        run(&address, &[&to_file[..], &["--preset", preset]].concat(), 0);
+        let json = json(&file);
+        let (reads, writes) = (json["reads"].as_u64().unwrap(), json["writes"].as_u64().unwrap());
+        assert_eq!(reads > 0, preset != "write-only", "{preset}: {reads} reads");
+        assert_eq!(writes > 0, preset != "ycsb-c", "{preset}: {writes} writes");
+        assert_eq!(json["config"]["preset"], preset);
+    }
+    for distribution in ["uniform", "zipfian", "latest", "sequential", "hot-spot"] {
+        let args = ["--distribution", distribution, "--value-bytes", "8..64", "--threads", "2"];
+        run(&address, &[&to_file[..], &args].concat(), 0);
+        assert_eq!(json(&file)["config"]["distribution"], distribution);
+    }
+    let (_, err) = run(&address, &["--preset", "ycsb-a", "--read-share", "0.5"], 2);
+    assert!(err.contains("--preset"), "{err}");
+}
