@@ -102,3 +102,38 @@ fn every_preset_and_distribution_runs_without_an_error() {
     let (_, err) = run(&address, &["--preset", "ycsb-a", "--read-share", "0.5"], 2);
     assert!(err.contains("--preset"), "{err}");
 }
+
+/// A page that fetches nothing and has these lines.
+#[track_caller]
+fn check_page(file: &str, lines: &[&str]) {
+    let page = std::fs::read_to_string(file).unwrap();
+    for fetch in ["http:", "https:", "src=", "href=", "url("] {
+        assert!(!page.contains(fetch), "{file} has {fetch}");
+    }
+    for line in lines {
+        assert!(page.contains(&format!("data-name=\"{line}\" data-told=\"0")), "{file}: {line}");
+    }
+}
+
+#[test]
+fn runs_are_compared_and_drawn() {
+    let (_cluster, address) = node("bench-compare");
+    let folder = folder("bench-compare");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (a, b, one, both) = (file("a.json"), file("b.json"), file("one.html"), file("both.html"));
+    run(&address, &["--rate", "200", "--seconds", "0.5", "--json", &a, "--html", &one], 0);
+    run(&address, &["--rate", "400", "--seconds", "0.5", "--json", &b], 0);
+    check_page(&one, &["all", "p50", "p99", "max", "answers", "errors"]);
+    let output = bench(&["compare", &a, &b, "--html", &both]);
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    let has = |name: &str, cell: &str| {
+        out.lines().any(|line| line.starts_with(name) && line.contains(cell))
+    };
+    assert!(has("operations", "200 (2.00x)") && has("rate", "400.0"), "{out}");
+    check_page(&both, &[&a, &b]);
+    let output = bench(&["compare", &a, &one]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("one.html is no JSON"));
+    assert_eq!(bench(&["compare", &a]).status.code(), Some(2), "one run compares with nothing");
+}

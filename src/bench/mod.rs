@@ -6,13 +6,14 @@
 //! [`keys`] which key it takes, [`values`] how long its value is, [`workload`] what it does,
 //! [`preset`] names loads; [`connection`] and [`driver`] carry it, [`report`] and [`series`] keep the
 //! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
-//! other programs with the [`machine`], [`ledger`] remembers acknowledged
+//! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
 
 pub mod client;
 pub mod cluster_map;
+pub mod compare;
 pub mod conditions;
 pub mod connection;
 pub mod driver;
@@ -20,6 +21,7 @@ pub mod export;
 pub mod keys;
 pub mod ledger;
 pub mod machine;
+pub mod page;
 pub mod ports;
 pub mod preset;
 pub mod processes;

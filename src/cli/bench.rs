@@ -1,17 +1,19 @@
 //! `oarlock bench`: puts load on any server that speaks the Redis protocol and tells what it
 //! measured. Reads its arguments and prints; measuring is [`crate::bench`]'s.
 //!
-//! Map: [`load`] one run and its arguments.
+//! Map: [`load`] one run and its arguments, [`compare`] runs side by side.
 
+pub mod compare;
 pub mod load;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::Exit;
+use compare::CompareArgs;
 use load::LoadArgs;
 
 /// Put load on a server and measure it.
@@ -20,15 +22,29 @@ use load::LoadArgs;
 /// a latency runs from the time at which the operation was due. Without it the loop is closed:
 /// each client keeps its pipeline full.
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+/// What else than a single run.
+#[derive(Clone, Debug, Subcommand)]
+enum Action {
+    /// Show runs side by side, from the files that --json wrote.
+    Compare(CompareArgs),
 }
 
 /// Runs it: 0 if no operation failed (or that is allowed) and every --assert holds, 1 otherwise.
 #[must_use]
 pub fn run(args: &BenchArgs) -> Exit {
-    match load::run(&args.load) {
+    let ended = match &args.action {
+        None => load::run(&args.load),
+        Some(Action::Compare(args)) => compare::run(args).map(|()| Exit::Ok),
+    };
+    match ended {
         Ok(exit) => exit,
         Err(error) => {
             eprintln!("oarlock bench: {error}");

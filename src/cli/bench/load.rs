@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 
 use super::{bar, progress, write_file, write_json};
 use crate::bench::client::Client;
+use crate::bench::compare::Named;
 use crate::bench::conditions::Condition;
 use crate::bench::export::{self, Run};
 use crate::bench::keys::{Distribution, HotSpot, KeySpace, Naming};
+use crate::bench::page;
 use crate::bench::preset::Preset;
 use crate::bench::report::Measured;
 use crate::bench::routes::Routes;
@@ -104,6 +106,9 @@ pub struct LoadArgs {
     /// two digits).
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
+    /// Draw the run on one page for a browser, which needs no network.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// End with 1 unless this holds, as in 'p99<2ms' or 'rate>=20k,errors==0'. May be given several
     /// times. Figures: p50 to p99.99 or any other percentile and max, each also of reads.p99,
     /// writes.p99, generator-late.p99; rate, ops, errors, error-percent.
@@ -284,6 +289,10 @@ fn write(args: &LoadArgs, run: &Run, measured: &Measured) -> io::Result<()> {
         let mut log = Vec::new();
         export::hdr_log(run, measured, &mut log)?;
         write_file(file, &log)?;
+    }
+    if let Some(file) = &args.html {
+        let run = Named { name: args.addresses.join(", "), json: export::json(run, measured) };
+        write_file(file, page::of_runs(&[run]).as_bytes())?;
     }
     Ok(())
 }
