@@ -137,3 +137,34 @@ fn runs_are_compared_and_drawn() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("one.html is no JSON"));
     assert_eq!(bench(&["compare", &a]).status.code(), Some(2), "one run compares with nothing");
 }
+
+#[test]
+fn a_sweep_rises_and_names_the_knee() {
+    let (_cluster, address) = node("bench-sweep");
+    let folder = folder("bench-sweep");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (all, page) = (file("a.json"), file("a.html"));
+    let short =
+        ["--addr", &address, "--keys", "200", "--seconds", "0.4", "--warmup-seconds", "0.1"];
+    // So high a ratio that no hiccup of the machine looks like a knee.
+    let rates = ["--from", "100", "--to", "400", "--factor", "2", "--knee-ratio", "1e6"];
+    let output =
+        bench(&[&["sweep"], &short[..], &rates, &["--json", &all, "--html", &page]].concat());
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    let rows: Vec<&str> = out.lines().collect();
+    assert!(rows[0].starts_with("due/s") && rows[1].trim().starts_with("100 "), "{out}");
+    assert!(rows[3].trim().starts_with("400 ") && rows[3].ends_with("<- knee"), "{out}");
+    assert!(out.contains("Knee: 400 per second") && out.contains("By the rule: "), "{out}");
+    let json = json(all.as_ref());
+    assert_eq!(json["sweep"]["knee_rate_ops_s"], 400.0);
+    assert_eq!(json["sweep"]["steps"].as_array().unwrap().len(), 3);
+    assert!(std::fs::read_to_string(&page).unwrap().contains(">knee: 400</text>"));
+    check_page(&page, &[]);
+    for wrong in [["--rate", "5"], ["--to", "5"]] {
+        let output = bench(&[&["sweep"], &wrong[..]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(err.starts_with("oarlock bench sweep: ") && err.contains(wrong[0]), "{err}");
+    }
+}

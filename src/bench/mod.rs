@@ -6,7 +6,8 @@
 //! [`keys`] which key it takes, [`values`] how long its value is, [`workload`] what it does,
 //! [`preset`] names loads; [`connection`] and [`driver`] carry it, [`report`] and [`series`] keep the
 //! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
-//! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side. [`ledger`] remembers acknowledged
+//! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side,
+//! [`sweep`] finds the knee. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
@@ -31,6 +32,7 @@ pub mod routes;
 pub mod run;
 pub mod schedule;
 pub mod series;
+pub mod sweep;
 pub mod values;
 pub mod verify;
 pub mod workload;

@@ -1,5 +1,5 @@
-//! Runs as one page of HTML that a browser shows from the file alone: what one run wrote, or several
-//! side by side. It reads the documents of [`super::export::json`], also those of older files,
+//! Runs as one page of HTML that a browser shows from the file alone: what one run wrote, several side
+//! by side, or a sweep. It reads the documents of [`super::export::json`], also those of older files,
 //! and draws what they have. The page's own parts stand in `src/bench/page/`. Pure.
 
 pub mod chart;
@@ -21,6 +21,34 @@ pub fn of_runs(runs: &[Named]) -> String {
     body += &table("Configuration and machine", "plain", runs, &compare::settings(runs, false));
     body += &commands(runs);
     fill_in(&format!("oarlock bench: {}", names.join(", ")), &body)
+}
+
+/// The page of a sweep, from its document.
+#[must_use]
+pub fn of_sweep(sweep: &Value) -> String {
+    let sweep = &sweep["sweep"];
+    let steps: Vec<Named> = sweep["steps"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|json| {
+            let rate = json.pointer("/config/rate").and_then(Value::as_f64).unwrap_or_default();
+            Named { name: tell_rate(rate), json: json.clone() }
+        })
+        .collect();
+    let knee = sweep["knee_rate_ops_s"].as_f64();
+    let told =
+        knee.map_or("there is none".to_owned(), |knee| format!("{} per second", tell_rate(knee)));
+    let rule = sweep["rule"].as_str().unwrap_or_default();
+    let mut body =
+        format!("<p><b>Knee: {}.</b> By the rule: {}.</p>\n", escape(&told), escape(rule));
+    body += &against_load(&steps, knee).svg();
+    body += &curves(&steps).svg();
+    body += &table("Figures at each rate", "", &steps, &compare::figures(&steps));
+    let first = steps.get(..1).unwrap_or_default();
+    body += &table("Configuration and machine", "plain", first, &compare::settings(first, false));
+    body += &commands(first);
+    fill_in("oarlock bench sweep", &body)
 }
 
 fn fill_in(title: &str, body: &str) -> String {
@@ -103,6 +131,28 @@ fn curves(runs: &[Named]) -> Chart {
     }
 }
 
+fn against_load(steps: &[Named], knee: Option<f64>) -> Chart {
+    let line = |name: &str, place: &str| {
+        let point = |step: &Named| {
+            let rate = step.json.pointer("/config/rate")?.as_f64()?;
+            Some((rate, step.json.pointer(place)?.as_f64()?))
+        };
+        Line { name: name.to_owned(), points: steps.iter().filter_map(point).collect() }
+    };
+    Chart {
+        title: "Latency against load",
+        x: Axis { label: "operations due per second", scale: Scale::Log, tell: tell_rate },
+        y: LATENCY,
+        lines: vec![
+            line("p50", "/latency_us/p50"),
+            line("p99", "/latency_us/p99"),
+            line("p99.9", "/latency_us/p999"),
+            line("generator late, p99", "/generator_late_us/p99"),
+        ],
+        marks: knee.map(|knee| (knee, format!("knee: {}", tell_rate(knee)))).into_iter().collect(),
+    }
+}
+
 fn over_time(name: &str, run: &Named, key: &str) -> Line {
     let seconds = run.json["series"].as_array().into_iter().flatten();
     let point = |second: &Value| Some((second["second"].as_f64()?, second[key].as_f64()?));
@@ -163,7 +213,7 @@ fn commands(runs: &[Named]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::export;
+    use super::super::{export, sweep};
     use super::*;
 
     fn run(name: &str, slower: u64) -> Named {
@@ -218,5 +268,21 @@ mod tests {
         let page = of_runs(&[compare::read("old.json", old).unwrap()]);
         check_self_contained(&page);
         assert!(page.contains("<td>p99 µs</td><td>4</td>"));
+    }
+
+    #[test]
+    fn a_sweep_s_page_names_the_knee() {
+        let found = [100.0, 200.0].map(|rate| sweep::Step {
+            offered: rate,
+            achieved: rate,
+            p99_us: rate * rate,
+            errors: 0,
+        });
+        let steps = vec![run("", 1).json, run("", 2).json];
+        let page = of_sweep(&sweep::json(&found, 3.0, steps));
+        check_self_contained(&page);
+        assert!(page.contains("Knee: 100 per second") && page.contains(">knee: 100</text>"));
+        let drawn = ["p50", "p99", "p99.9", "generator late, p99", "100", "200"];
+        assert_eq!(lines(&page), drawn);
     }
 }

@@ -1,10 +1,12 @@
 //! `oarlock bench`: puts load on any server that speaks the Redis protocol and tells what it
 //! measured. Reads its arguments and prints; measuring is [`crate::bench`]'s.
 //!
-//! Map: [`load`] one run and its arguments, [`compare`] runs side by side.
+//! Map: [`load`] one run and its arguments, [`sweep`] runs at rising rates, [`compare`] runs side by
+//! side.
 
 pub mod compare;
 pub mod load;
+pub mod sweep;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::exit::Exit;
 use compare::CompareArgs;
 use load::LoadArgs;
+use sweep::SweepArgs;
 
 /// Put load on a server and measure it.
 ///
@@ -33,6 +36,8 @@ pub struct BenchArgs {
 /// What else than a single run.
 #[derive(Clone, Debug, Subcommand)]
 enum Action {
+    /// Measure at rising rates until the server no longer keeps up, and name the knee.
+    Sweep(Box<SweepArgs>),
     /// Show runs side by side, from the files that --json wrote.
     Compare(CompareArgs),
 }
@@ -42,6 +47,7 @@ enum Action {
 pub fn run(args: &BenchArgs) -> Exit {
     let ended = match &args.action {
         None => load::run(&args.load),
+        Some(Action::Sweep(args)) => sweep::run(args),
         Some(Action::Compare(args)) => compare::run(args).map(|()| Exit::Ok),
     };
     match ended {
