@@ -432,7 +432,7 @@ fn load_by_the_map_is_forwarded_by_nobody() {
             timeout: PATIENCE,
             seed: 3,
         };
-        let fill = Fill::new(Naming::Spread, 0..3000, 32);
+        let fill = Fill::new(Naming::Spread, 0..3000, 32usize);
         let (filled, measured) = run::start(&options, vec![fill]).unwrap().join().unwrap();
         assert_eq!(filled[0].missing(), 0);
         shares.push((forwarded() - before) as f64 / measured.ops as f64);

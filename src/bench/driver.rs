@@ -20,6 +20,7 @@ use super::report::Measured;
 use super::resp::Reply;
 use super::routes::Routes;
 use super::schedule::Schedule;
+use super::series::Series;
 use super::workload::{Class, Outcome, Workload};
 
 /// What sets the pace.
@@ -100,6 +101,8 @@ struct Driver<W: Workload> {
     options: DriverOptions,
     start: Instant,
     window_ns: std::ops::Range<u64>,
+    /// Whether there is a window whose seconds are told apart.
+    has_series: bool,
     next_scan_ns: u64,
 }
 
@@ -136,6 +139,7 @@ impl<W: Workload> Driver<W> {
             completed: 0,
             start: Instant::now(),
             window_ns: warmup_ns..window_ns,
+            has_series: options.window.is_some(),
             next_scan_ns: 0,
             options,
         })
@@ -361,8 +365,12 @@ impl<W: Workload> Driver<W> {
         let closed = matches!(self.options.pace, Pace::Closed);
         let (measured, workload) = (&mut self.measured, &mut self.workload);
         let (window, completed) = (&self.window_ns, &mut self.completed);
+        let has_series = self.has_series;
         connection.on_readable(&mut self.scratch, |op, reply| {
             let failed = record(measured, window, &op, &reply, now_ns);
+            if has_series {
+                tell_apart(&mut measured.series, window, op.intended_ns, now_ns, failed);
+            }
             *completed += u64::from(!failed);
             workload.complete(op.token, &Outcome::Reply(reply));
             if failed && closed { now_ns + ERROR_REST_NS } else { 0 }
@@ -372,6 +380,9 @@ impl<W: Workload> Driver<W> {
     fn break_off(&mut self, at: usize, kind: &str, now_ns: u64) {
         for op in self.connections[at].break_off(now_ns) {
             self.measured.error(kind);
+            if self.has_series && self.window_ns.contains(&now_ns) {
+                self.measured.series.error(now_ns - self.window_ns.start);
+            }
             self.workload.complete(op.token, &Outcome::Unknown);
         }
     }
@@ -402,6 +413,23 @@ fn record<T>(
         }
     }
     false
+}
+
+/// Puts one answer into the seconds that it belongs to.
+fn tell_apart(
+    series: &mut Series,
+    window: &std::ops::Range<u64>,
+    intended_ns: u64,
+    now_ns: u64,
+    failed: bool,
+) {
+    if window.contains(&now_ns) {
+        let at_ns = now_ns - window.start;
+        if failed { series.error(at_ns) } else { series.answered(at_ns) }
+    }
+    if !failed && window.contains(&intended_ns) {
+        series.latency(intended_ns - window.start, now_ns.saturating_sub(intended_ns));
+    }
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -3,24 +3,36 @@
 //! with many connections; none on a node's cores. It speaks to nodes only through their ports.
 //!
 //! Map: [`resp`] writes commands and reads replies, [`schedule`] says when an operation is due,
-//! [`keys`] which key it takes, [`workload`] what it does, [`connection`] and [`driver`] carry it,
-//! [`report`] keeps the figures, [`run`] joins several drivers. [`ledger`] remembers acknowledged
+//! [`keys`] which key it takes, [`values`] how long its value is, [`workload`] what it does,
+//! [`preset`] names loads; [`connection`] and [`driver`] carry it, [`report`] and [`series`] keep the
+//! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
+//! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side,
+//! [`sweep`] finds the knee. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
 
 pub mod client;
 pub mod cluster_map;
+pub mod compare;
+pub mod conditions;
 pub mod connection;
 pub mod driver;
+pub mod export;
 pub mod keys;
 pub mod ledger;
+pub mod machine;
+pub mod page;
 pub mod ports;
+pub mod preset;
 pub mod processes;
 pub mod report;
 pub mod resp;
 pub mod routes;
 pub mod run;
 pub mod schedule;
+pub mod series;
+pub mod sweep;
+pub mod values;
 pub mod verify;
 pub mod workload;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::series::Series;
+
 /// A distribution of times. Recorded in nanoseconds, told in microseconds.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
@@ -36,11 +38,31 @@ impl Latencies {
         self.0.len()
     }
 
+    /// A quantile in microseconds, to a tenth; 1 is the longest.
+    #[must_use]
+    pub fn quantile_us(&self, quantile: f64) -> f64 {
+        tenths_us(self.0.value_at_quantile(quantile).min(self.0.max()))
+    }
+
+    /// The whole distribution as points of a curve, `[percentile, microseconds]`: ever denser
+    /// towards 100, where the tail is.
+    #[must_use]
+    pub fn points(&self) -> Vec<(f64, f64)> {
+        let points = self.0.iter_quantiles(5);
+        points
+            .map(|p| {
+                (
+                    p.quantile_iterated_to() * 100.0,
+                    tenths_us(p.value_iterated_to().min(self.0.max())),
+                )
+            })
+            .collect()
+    }
+
     /// The percentiles that reports name.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let us = |ns: u64| (ns as f64 / 100.0).round() / 10.0;
-        let at = |quantile| us(self.0.value_at_quantile(quantile));
+        let at = |quantile| tenths_us(self.0.value_at_quantile(quantile));
         if self.0.is_empty() {
             return Summary::default();
         }
@@ -50,9 +72,13 @@ impl Latencies {
             p99: at(0.99),
             p999: at(0.999),
             p9999: at(0.9999),
-            max: us(self.0.max()),
+            max: tenths_us(self.0.max()),
         }
     }
+}
+
+fn tenths_us(ns: u64) -> f64 {
+    (ns as f64 / 100.0).round() / 10.0
 }
 
 /// Percentiles in microseconds.
@@ -100,6 +126,8 @@ pub struct Measured {
     pub reconnects: u64,
     /// The window's length in seconds.
     pub window_s: f64,
+    /// The window second by second; empty if it had no end in time.
+    pub series: Series,
 }
 
 impl Measured {
@@ -118,6 +146,7 @@ impl Measured {
         self.backlog_max += other.backlog_max;
         self.reconnects += other.reconnects;
         self.window_s = self.window_s.max(other.window_s);
+        self.series.merge(&other.series);
     }
 
     /// Counts one error.

@@ -5,7 +5,8 @@
 use oarlock_types::Random;
 
 /// How the intended send times of an open loop lie on the line of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Arrival {
     /// At equal distances.
     #[default]

@@ -1,7 +1,7 @@
 //! Workloads that keep a ledger: one writes and reads under load, one reads everything back.
 //! On a driver's thread. What they find wrong they keep; they never stop a run.
 
-use super::keys::{Chooser, Distribution};
+use super::keys::{Chooser, Distribution, HotSpot, KeySpace};
 use super::ledger::{Ledger, Version, Violation, WriteOutcome};
 use super::resp::{self, Reply};
 use super::workload::{Class, Outcome, Workload};
@@ -62,7 +62,8 @@ impl Recorded {
     /// Over a ledger's keys, uniformly, with this share of reads.
     #[must_use]
     pub fn new(ledger: Ledger, read_share: f64, seed: u64) -> Self {
-        let chooser = Chooser::new(ledger.len() as u64, Distribution::Uniform, seed);
+        let space = KeySpace::new(ledger.len() as u64, Distribution::Uniform, HotSpot::default());
+        let chooser = Chooser::new(space, (0, 1), seed);
         Self { ledger, findings: Findings::default(), chooser, read_share, key: Vec::new() }
     }
 

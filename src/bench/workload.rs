@@ -1,10 +1,13 @@
 //! What a driver sends, and who hears the outcome. One workload per driver, on its thread.
 //! A workload writes commands and judges replies; it knows no socket and no clock.
 
+use std::collections::VecDeque;
+
 use oarlock_types::Random;
 
-use super::keys::{Chooser, Distribution, Naming};
+use super::keys::{Chooser, KeySpace, Naming};
 use super::resp::{self, Reply};
+use super::values::ValueBytes;
 
 /// Whether an operation changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,8 @@ pub trait Workload: Send {
 }
 
 /// The command that a mixed workload writes with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WriteCommand {
     /// `SET key value`.
     #[default]
@@ -63,85 +67,191 @@ pub enum WriteCommand {
     Ping,
 }
 
-/// Reads and writes over numbered keys, in random order.
+/// Which share of the operations, 0 to 1, is of which kind. What is left writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Shares {
+    /// `GET`.
+    pub read: f64,
+    /// `GET`, and once it is answered `SET` of the same key, as an operation of its own.
+    pub modify: f64,
+    /// `SET` of a key that was not there.
+    pub insert: f64,
+    /// `OARLOCK SCAN` of 1 to [`SCAN_KEYS_MAX`] keys.
+    pub scan: f64,
+}
+
+impl Shares {
+    fn is_mixed(&self) -> bool {
+        self.read + self.modify + self.insert + self.scan > 0.0
+    }
+}
+
+/// Most keys of one scan.
+pub const SCAN_KEYS_MAX: u64 = 100;
+
+/// What a mixed workload is made of.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    /// What the operations are.
+    pub shares: Shares,
+    /// What a write is.
+    pub command: WriteCommand,
+    /// How keys are named.
+    pub naming: Naming,
+    /// Which keys there are. All drivers of a run have the same.
+    pub space: KeySpace,
+    /// How long values are.
+    pub value_bytes: ValueBytes,
+}
+
+/// Reads and writes over numbered keys.
 #[derive(Clone, Debug)]
 pub struct Mixed {
-    command: WriteCommand,
-    read_share: f64,
-    naming: Naming,
+    mix: Mix,
     chooser: Chooser,
     value: Vec<u8>,
     key: Vec<u8>,
+    /// Keys that were read and are to be written.
+    owed: VecDeque<u64>,
 }
 
 impl Mixed {
-    /// Among `keys` keys, a `read_share` of `GET`s, the rest `command` with `value_bytes`.
+    /// The operations of driver number `share` of `shares`.
     #[must_use]
-    pub fn new(
-        command: WriteCommand,
-        read_share: f64,
-        naming: Naming,
-        (keys, distribution): (u64, Distribution),
-        value_bytes: usize,
-        seed: u64,
-    ) -> Self {
+    pub fn new(mix: Mix, (share, shares): (u64, u64), seed: u64) -> Self {
         let mut random = Random::new(seed);
+        let value_bytes = mix.value_bytes.most();
         let mut value = Vec::with_capacity(value_bytes + 8);
         while value.len() < value_bytes {
             value.extend(random.next_u64().to_be_bytes().map(|byte| b'a' + byte % 26));
         }
         value.truncate(value_bytes);
-        let chooser = Chooser::new(keys, distribution, random.next_u64());
-        Self { command, read_share, naming, chooser, value, key: Vec::new() }
+        let chooser = Chooser::new(mix.space.clone(), (share, shares), random.next_u64());
+        Self { mix, chooser, value, key: Vec::new(), owed: VecDeque::new() }
     }
 
-    fn choose(&mut self) -> &[u8] {
+    fn choose(&mut self) -> u64 {
         let number = self.chooser.choose();
-        self.naming.write(number, &mut self.key);
-        &self.key
+        self.mix.naming.write(number, &mut self.key);
+        number
     }
-}
 
-/// Keys of one `MSET`.
-const MSET_KEYS: usize = 10;
+    fn draw_length(&mut self) -> usize {
+        let chooser = &mut self.chooser;
+        self.mix.value_bytes.draw(|bound| chooser.below(bound))
+    }
 
-impl Workload for Mixed {
-    type Token = ();
+    fn set(&mut self, number: u64, out: &mut Vec<u8>) -> Option<(Class, Then)> {
+        self.mix.naming.write(number, &mut self.key);
+        let length = self.draw_length();
+        resp::command(out, &[b"SET", &self.key, &self.value[..length]]);
+        Some((Class::Write, Then::Done))
+    }
 
-    fn next(&mut self, out: &mut Vec<u8>) -> Option<(Class, ())> {
-        if self.read_share > 0.0 && self.chooser.unit() < self.read_share {
-            resp::command(out, &[b"GET", self.choose()]);
-            return Some((Class::Read, ()));
-        }
-        if self.command == WriteCommand::Ping {
+    fn scan(&mut self, out: &mut Vec<u8>) -> Option<(Class, Then)> {
+        self.choose();
+        let mut limit = Vec::new();
+        resp::decimal(&mut limit, 1 + self.chooser.below(SCAN_KEYS_MAX));
+        resp::command(out, &[b"OARLOCK", b"SCAN", &self.key, b"", b"LIMIT", &limit]);
+        Some((Class::Read, Then::Done))
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>) -> Option<(Class, Then)> {
+        if self.mix.command == WriteCommand::Ping {
             resp::command(out, &[b"PING"]);
-            return Some((Class::Read, ()));
+            return Some((Class::Read, Then::Done));
         }
         self.choose();
-        match self.command {
-            WriteCommand::Set => resp::command(out, &[b"SET", &self.key, &self.value]),
+        match self.mix.command {
+            WriteCommand::Set => {
+                let length = self.draw_length();
+                resp::command(out, &[b"SET", &self.key, &self.value[..length]]);
+            }
             WriteCommand::Incr => resp::command(out, &[b"INCR", &self.key]),
-            WriteCommand::Append => resp::command(out, &[b"APPEND", &self.key, &self.value]),
+            WriteCommand::Append => {
+                let length = self.draw_length();
+                resp::command(out, &[b"APPEND", &self.key, &self.value[..length]]);
+            }
             WriteCommand::Del => resp::command(out, &[b"DEL", &self.key]),
             WriteCommand::Mset => {
                 resp::begin(out, 1 + 2 * MSET_KEYS);
                 resp::argument(out, b"MSET");
                 for _ in 0..MSET_KEYS {
                     self.choose();
+                    let length = self.draw_length();
                     resp::argument(out, &self.key);
-                    resp::argument(out, &self.value);
+                    resp::argument(out, &self.value[..length]);
                 }
             }
             WriteCommand::Ping => {}
         }
-        Some((Class::Write, ()))
+        Some((Class::Write, Then::Done))
+    }
+}
+
+/// Keys of one `MSET`.
+const MSET_KEYS: usize = 10;
+
+/// What follows an operation of a mixed workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Done,
+    /// A write of this key, if the operation is answered without an error.
+    Write(u64),
+}
+
+impl Workload for Mixed {
+    type Token = Then;
+
+    fn next(&mut self, out: &mut Vec<u8>) -> Option<(Class, Then)> {
+        if let Some(number) = self.owed.pop_front() {
+            return self.set(number, out);
+        }
+        let shares = self.mix.shares;
+        if !shares.is_mixed() {
+            return self.write(out);
+        }
+        let mut at = self.chooser.unit();
+        let mut is_in = |share: f64| {
+            at -= share;
+            at < 0.0
+        };
+        if is_in(shares.read) {
+            self.choose();
+            resp::command(out, &[b"GET", &self.key]);
+            return Some((Class::Read, Then::Done));
+        }
+        if is_in(shares.modify) {
+            let number = self.choose();
+            resp::command(out, &[b"GET", &self.key]);
+            return Some((Class::Read, Then::Write(number)));
+        }
+        if is_in(shares.insert) {
+            let number = self.chooser.insert();
+            return self.set(number, out);
+        }
+        if is_in(shares.scan) {
+            return self.scan(out);
+        }
+        self.write(out)
     }
 
     fn key(&self) -> &[u8] {
         &self.key
     }
 
-    fn complete(&mut self, (): (), _outcome: &Outcome<'_>) {}
+    fn complete(&mut self, then: Then, outcome: &Outcome<'_>) {
+        match (then, outcome) {
+            (Then::Write(number), Outcome::Reply(reply)) if reply.error_kind().is_none() => {
+                self.owed.push_back(number);
+            }
+            (
+                Then::Write(_) | Then::Done,
+                Outcome::Reply(_) | Outcome::Unknown | Outcome::Unsent,
+            ) => {}
+        }
+    }
 }
 
 /// `SET`s every numbered key once, in order; a key whose write failed is tried again.
@@ -151,6 +261,8 @@ pub struct Fill {
     numbers: std::ops::Range<u64>,
     again: Vec<u64>,
     attempts_left: u64,
+    value_bytes: ValueBytes,
+    random: Random,
     value: Vec<u8>,
     key: Vec<u8>,
 }
@@ -158,10 +270,22 @@ pub struct Fill {
 impl Fill {
     /// Over the keys of these numbers.
     #[must_use]
-    pub fn new(naming: Naming, numbers: std::ops::Range<u64>, value_bytes: usize) -> Self {
-        let attempts_left = (numbers.end - numbers.start) * 2 + 1000;
-        let value = vec![b'f'; value_bytes];
-        Self { naming, numbers, again: Vec::new(), attempts_left, value, key: Vec::new() }
+    pub fn new(
+        naming: Naming,
+        numbers: std::ops::Range<u64>,
+        value_bytes: impl Into<ValueBytes>,
+    ) -> Self {
+        let value_bytes = value_bytes.into();
+        Self {
+            naming,
+            attempts_left: (numbers.end - numbers.start) * 2 + 1000,
+            random: Random::new(numbers.start),
+            numbers,
+            again: Vec::new(),
+            value: vec![b'f'; value_bytes.most()],
+            value_bytes,
+            key: Vec::new(),
+        }
     }
 
     /// How many keys were not written.
@@ -181,7 +305,8 @@ impl Workload for Fill {
         let number = self.again.pop().or_else(|| self.numbers.next())?;
         self.attempts_left -= 1;
         self.naming.write(number, &mut self.key);
-        resp::command(out, &[b"SET", &self.key, &self.value]);
+        let length = self.value_bytes.draw(|bound| self.random.below(bound));
+        resp::command(out, &[b"SET", &self.key, &self.value[..length]]);
         Some((Class::Write, number))
     }
 
@@ -199,44 +324,122 @@ impl Workload for Fill {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::{Distribution, HotSpot};
     use super::*;
 
-    #[test]
-    fn the_read_share_is_kept() {
-        let mut mixed = Mixed::new(
-            WriteCommand::Set,
-            0.3,
-            Naming::Spread,
-            (100, Distribution::Uniform),
-            128,
-            9,
-        );
+    fn mixed(shares: Shares, command: WriteCommand, value_bytes: &str) -> Mixed {
+        let mix = Mix {
+            shares,
+            command,
+            naming: Naming::Prefixed(b"key:".to_vec()),
+            space: KeySpace::new(10, Distribution::Uniform, HotSpot::default()),
+            value_bytes: value_bytes.parse().unwrap(),
+        };
+        Mixed::new(mix, (0, 1), 9)
+    }
+
+    fn next(mixed: &mut Mixed) -> (Class, Then, Vec<Vec<u8>>) {
         let mut out = Vec::new();
-        let reads = (0..10_000)
-            .filter(|_| mixed.next(&mut out).is_some_and(|(class, ())| class == Class::Read))
-            .count();
-        assert!((2_800..3_200).contains(&reads), "{reads} of 10000");
+        let (class, then) = mixed.next(&mut out).unwrap();
+        let Some((Reply::Array(parts), length)) = resp::parse(&out).unwrap() else { panic!() };
+        assert_eq!(length, out.len(), "one command");
+        let bytes = |part| if let Reply::Bulk(bytes) = part { bytes.to_vec() } else { panic!() };
+        (class, then, parts.into_iter().map(bytes).collect())
     }
 
     #[test]
-    fn a_write_carries_a_value_of_the_wanted_size() {
-        let naming = Naming::Prefixed(b"key:".to_vec());
-        for (command, head) in [
-            (WriteCommand::Set, &b"*3\r\n$3\r\nSET\r\n$5\r\nkey:0\r\n$13\r\n"[..]),
-            (WriteCommand::Incr, b"*2\r\n$4\r\nINCR\r\n$5\r\nkey:0\r\n"),
-            (WriteCommand::Mset, b"*21\r\n$4\r\nMSET\r\n$5\r\nkey:0\r\n$13\r\n"),
-        ] {
-            let choice = (1, Distribution::Uniform);
-            let mut mixed = Mixed::new(command, 0.0, naming.clone(), choice, 13, 9);
-            let mut out = Vec::new();
-            assert_eq!(mixed.next(&mut out), Some((Class::Write, ())));
-            assert!(out.starts_with(head), "{}", String::from_utf8_lossy(&out));
+    fn each_share_is_kept() {
+        let shares = Shares { read: 0.3, modify: 0.1, insert: 0.2, scan: 0.15 };
+        let mut mixed = mixed(shares, WriteCommand::Incr, "8");
+        let mut counts = [0u32; 5];
+        for _ in 0..10_000 {
+            let (class, then, args) = next(&mut mixed);
+            let (kind, is_read) = match (args[0].as_slice(), then) {
+                (b"GET", Then::Done) => (0, true),
+                (b"GET", Then::Write(_)) => (1, true),
+                (b"SET", Then::Done) => (2, false),
+                (b"OARLOCK", Then::Done) => (3, true),
+                (b"INCR", Then::Done) => (4, false),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(class == Class::Read, is_read);
+            counts[kind] += 1;
+        }
+        for (count, want) in counts.into_iter().zip([3000, 1000, 2000, 1500, 2500]) {
+            assert!(count.abs_diff(want) < 200, "{counts:?}");
         }
     }
 
     #[test]
+    fn a_write_carries_a_value_of_the_wanted_size() {
+        for (command, args) in [
+            (WriteCommand::Set, 3),
+            (WriteCommand::Append, 3),
+            (WriteCommand::Incr, 2),
+            (WriteCommand::Mset, 21),
+        ] {
+            let (class, then, sent) = next(&mut mixed(Shares::default(), command, "13"));
+            assert_eq!((class, then, sent.len()), (Class::Write, Then::Done, args));
+            assert!(sent[1].starts_with(b"key:"));
+            assert!(sent.get(2).is_none_or(|value| value.len() == 13), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_drawn_evenly_between_both_bounds() {
+        let mut mixed = mixed(Shares::default(), WriteCommand::Set, "10..13");
+        let mut counts = [0u32; 4];
+        for _ in 0..10_000 {
+            counts[next(&mut mixed).2[2].len() - 10] += 1;
+        }
+        assert!(counts.iter().all(|n| n.abs_diff(2500) < 250), "{counts:?}");
+        let mut fill = Fill::new(Naming::Spread, 0..1000, "10..13".parse::<ValueBytes>().unwrap());
+        let mut out = Vec::new();
+        while fill.next(&mut out).is_some() {}
+        for length in 10..=13 {
+            let head = format!("${length}\r\nf");
+            assert!(out.windows(head.len()).any(|window| window == head.as_bytes()), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_was_read_to_be_changed_is_written_once_it_is_answered() {
+        let shares = Shares { modify: 1.0, ..Shares::default() };
+        let mut mixed = mixed(shares, WriteCommand::Set, "8");
+        let (_, first, args) = next(&mut mixed);
+        let key = args[1].clone();
+        let (_, second, args) = next(&mut mixed);
+        assert_eq!(args[0], b"GET", "nothing is answered yet");
+        mixed.complete(second, &Outcome::Reply(Reply::Error(b"BUSY")));
+        mixed.complete(first, &Outcome::Reply(Reply::Nil));
+        let (class, then, args) = next(&mut mixed);
+        assert_eq!((class, then, &args[0][..]), (Class::Write, Then::Done, &b"SET"[..]));
+        assert_eq!(args[1], key);
+        assert_eq!(next(&mut mixed).2[0], b"GET", "what was refused is not written");
+    }
+
+    #[test]
+    fn a_scan_takes_some_keys_from_one_on_and_inserts_take_new_ones() {
+        let mut scans = mixed(Shares { scan: 1.0, ..Shares::default() }, WriteCommand::Set, "8");
+        for _ in 0..1000 {
+            let args = next(&mut scans).2;
+            assert_eq!(
+                (&args[1][..], &args[3][..], &args[4][..]),
+                (&b"SCAN"[..], &b""[..], &b"LIMIT"[..])
+            );
+            let limit: u64 = std::str::from_utf8(&args[5]).unwrap().parse().unwrap();
+            assert!((1..=SCAN_KEYS_MAX).contains(&limit));
+        }
+        let mut inserts =
+            mixed(Shares { insert: 1.0, ..Shares::default() }, WriteCommand::Set, "8");
+        assert_eq!(next(&mut inserts).2[1], b"key:10");
+        assert_eq!(next(&mut inserts.clone()).2[1], b"key:11", "drivers share the count");
+        assert_eq!(next(&mut inserts).2[1], b"key:12");
+    }
+
+    #[test]
     fn filling_writes_each_key_until_it_is_acknowledged() {
-        let mut fill = Fill::new(Naming::Spread, 0..3, 8);
+        let mut fill = Fill::new(Naming::Spread, 0..3, 8usize);
         let mut out = Vec::new();
         let (_, first) = fill.next(&mut out).unwrap();
         fill.complete(first, &Outcome::Unknown);

@@ -8,7 +8,7 @@ pub enum Exit {
     /// It did what it was asked for.
     Ok,
     /// It ran, and the answer is no: an acknowledged write was lost, a log is damaged, a
-    /// configuration file has errors, a server does not answer.
+    /// configuration file has errors, a server does not answer, a benchmark's condition does not hold.
     Failed,
     /// It did not run: the command line or the configuration is wrong.
     Usage,
@@ -23,7 +23,8 @@ pub enum Exit {
 pub const HELP: &str = "\
 Exit codes:
   0  done
-  1  failed: an acknowledged write lost, a log damaged, a file with errors, no answer
+  1  failed: an acknowledged write lost, a log damaged, a file with errors, no answer, a condition
+     that does not hold
   2  the command line or the configuration is wrong
   3  a node could not start, or had to stop: standard error has the reason
   130  interrupted";

@@ -40,7 +40,7 @@ enum Command {
     /// Run one node.
     Serve(serve::ServeArgs),
     /// Put load on a server and measure it.
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Show a cluster's nodes, ranges, leaders and lag.
     Status(status::StatusArgs),
     /// Look after single replicas: rebuild damaged ones.

@@ -108,6 +108,9 @@ fn a_stall_of_the_server_counts_for_every_operation_that_was_due_meanwhile() {
     assert!(ninetieth >= stall.as_secs_f64() * 1e6 * 0.6, "nothing is left out: {summary:?}");
     assert!(measured.backlog_max >= 250, "it queued: {}", measured.backlog_max);
     assert!(measured.send_late.summary().max >= 250_000.0);
+    let [second] = &measured.series.0[..] else { panic!("{:?}", measured.series.0.len()) };
+    assert_eq!((second.latency.len(), second.errors), (600, 0));
+    assert!(second.quantile_us(1.0).unwrap() >= 295_000.0, "and seen in its second");
 }
 
 #[test]
@@ -159,6 +162,7 @@ fn a_run_without_an_end_in_time_ends_with_its_workload() {
         let (pings, measured) = drive(options, pings, &Shared::default()).unwrap();
         check_complete(&pings);
         assert_eq!((pings.answered.len(), measured.ops), (123, 123));
+        assert!(measured.series.0.is_empty(), "nobody looks at its seconds");
     }
 }
 
@@ -186,6 +190,8 @@ fn error_replies_are_counted_by_kind_and_do_not_make_a_busy_loop() {
     check_complete(&pings);
     assert_eq!(measured.ops, 0);
     assert_eq!(measured.errors["BUSY"], pings.sent);
+    let told: u64 = measured.series.0.iter().map(|second| second.errors).sum();
+    assert!(told > 0 && told <= pings.sent, "{told} in the window of {}", pings.sent);
     assert!(pings.sent < 5_000, "{} in 0.6 s", pings.sent);
 }
 

@@ -1,0 +1,170 @@
+//! `oarlock bench` as a script sees it, against a real node: what it prints, what it writes, its
+//! exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Cluster, Options, PROGRAM, folder};
+use serde_json::Value;
+
+fn node(name: &str) -> (Cluster, String) {
+    let cluster =
+        Cluster::start(name, Options { nodes: 1, cores: 1, ranges: 4, ..Options::default() });
+    let address = cluster.local.node(1).client_address.to_string();
+    (cluster, address)
+}
+
+fn bench(args: &[&str]) -> Output {
+    Command::new(PROGRAM).arg("bench").args(args).output().unwrap()
+}
+
+/// A run against a node: short, with few keys.
+#[track_caller]
+fn run(address: &str, args: &[&str], code: i32) -> (String, String) {
+    let short = ["--addr", address, "--keys", "200", "--clients", "4", "--warmup-seconds", "0.1"];
+    let short = [&short[..], args].concat();
+    let output = bench(&short);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+    (out, err)
+}
+
+fn json(file: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+#[test]
+fn conditions_decide_how_a_run_ends() {
+    let (_cluster, address) = node("bench-assert");
+    let short = ["--seconds", "0.3", "--assert"];
+    run(&address, &[&short[..], &["p99<9s,errors==0", "--assert", "rate>1"]].concat(), 0);
+    let (out, err) = run(&address, &[&short[..], &["p50<1ns,errors==0,rate>1M"]].concat(), 1);
+    assert!(out.contains("operations in"), "the figures are told even so: {out}");
+    let lines: Vec<&str> = err.lines().collect();
+    assert_eq!(lines.len(), 2, "{err}");
+    assert!(lines[0].starts_with("oarlock bench: p50<1ns does not hold: it was "), "{err}");
+    assert!(lines[1].starts_with("oarlock bench: rate>1M does not hold: it was "), "{err}");
+    let (out, err) = run(&address, &[&short[..], &["p99<2"]].concat(), 2);
+    assert!(out.is_empty() && err.contains("a time without a unit"), "{err}");
+}
+
+#[test]
+fn a_run_is_written_whole_in_every_format() {
+    let (_cluster, address) = node("bench-files");
+    let folder = folder("bench-files");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (all, rows, log) = (file("a.json"), file("a.csv"), file("a.hdr"));
+    let args = ["--rate", "500", "--seconds", "1.5", "--read-share", "0.5", "--load-first"];
+    let args = [&args[..], &["--json", &all, "--csv", &rows, "--hdr", &log]].concat();
+    run(&address, &args, 0);
+    let json = json(all.as_ref());
+    assert_eq!(json["ops"], 750);
+    assert_eq!(
+        (&json["config"]["rate"], &json["config"]["pipeline"]),
+        (&500.0.into(), &256.into())
+    );
+    let series = json["series"].as_array().unwrap();
+    assert_eq!(series.len(), 2);
+    let answered: u64 = series.iter().map(|second| second["ops"].as_u64().unwrap()).sum();
+    assert!(answered > 0 && answered <= 750 + 50, "{answered}");
+    assert!(series.iter().all(|second| second["p99_us"].as_f64().unwrap() > 0.0), "{series:?}");
+    let curve = json["latency_percentiles_us"].as_array().unwrap();
+    assert_eq!(curve.last().unwrap()[1], json["latency_us"]["max"]);
+    assert_eq!(std::fs::read_to_string(rows).unwrap().lines().count(), 3);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.lines().filter(|line| !line.starts_with('#')).count(), 2, "{log}");
+}
+
+#[test]
+fn every_preset_and_distribution_runs_without_an_error() {
+    let (_cluster, address) = node("bench-presets");
+    let folder = folder("bench-presets");
+    let file = folder.path().join("a.json");
+    let to_file = ["--seconds", "0.5", "--json", file.to_str().unwrap()];
+    for preset in ["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f", "write-only"] {
+        run(&address, &[&to_file[..], &["--preset", preset]].concat(), 0);
+        let json = json(&file);
+        let (reads, writes) = (json["reads"].as_u64().unwrap(), json["writes"].as_u64().unwrap());
+        assert_eq!(reads > 0, preset != "write-only", "{preset}: {reads} reads");
+        assert_eq!(writes > 0, preset != "ycsb-c", "{preset}: {writes} writes");
+        assert_eq!(json["config"]["preset"], preset);
+    }
+    for distribution in ["uniform", "zipfian", "latest", "sequential", "hot-spot"] {
+        let args = ["--distribution", distribution, "--value-bytes", "8..64", "--threads", "2"];
+        run(&address, &[&to_file[..], &args].concat(), 0);
+        assert_eq!(json(&file)["config"]["distribution"], distribution);
+    }
+    let (_, err) = run(&address, &["--preset", "ycsb-a", "--read-share", "0.5"], 2);
+    assert!(err.contains("--preset"), "{err}");
+}
+
+/// A page that fetches nothing and has these lines.
+#[track_caller]
+fn check_page(file: &str, lines: &[&str]) {
+    let page = std::fs::read_to_string(file).unwrap();
+    for fetch in ["http:", "https:", "src=", "href=", "url("] {
+        assert!(!page.contains(fetch), "{file} has {fetch}");
+    }
+    for line in lines {
+        assert!(page.contains(&format!("data-name=\"{line}\" data-told=\"0")), "{file}: {line}");
+    }
+}
+
+#[test]
+fn runs_are_compared_and_drawn() {
+    let (_cluster, address) = node("bench-compare");
+    let folder = folder("bench-compare");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (a, b, one, both) = (file("a.json"), file("b.json"), file("one.html"), file("both.html"));
+    run(&address, &["--rate", "200", "--seconds", "0.5", "--json", &a, "--html", &one], 0);
+    run(&address, &["--rate", "400", "--seconds", "0.5", "--json", &b], 0);
+    check_page(&one, &["all", "p50", "p99", "max", "answers", "errors"]);
+    let output = bench(&["compare", &a, &b, "--html", &both]);
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    let has = |name: &str, cell: &str| {
+        out.lines().any(|line| line.starts_with(name) && line.contains(cell))
+    };
+    assert!(has("operations", "200 (2.00x)") && has("rate", "400.0"), "{out}");
+    check_page(&both, &[&a, &b]);
+    let output = bench(&["compare", &a, &one]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("one.html is no JSON"));
+    assert_eq!(bench(&["compare", &a]).status.code(), Some(2), "one run compares with nothing");
+}
+
+#[test]
+fn a_sweep_rises_and_names_the_knee() {
+    let (_cluster, address) = node("bench-sweep");
+    let folder = folder("bench-sweep");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (all, page) = (file("a.json"), file("a.html"));
+    let short =
+        ["--addr", &address, "--keys", "200", "--seconds", "0.4", "--warmup-seconds", "0.1"];
+    // So high a ratio that no hiccup of the machine looks like a knee.
+    let rates = ["--from", "100", "--to", "400", "--factor", "2", "--knee-ratio", "1e6"];
+    let output =
+        bench(&[&["sweep"], &short[..], &rates, &["--json", &all, "--html", &page]].concat());
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    let rows: Vec<&str> = out.lines().collect();
+    assert!(rows[0].starts_with("due/s") && rows[1].trim().starts_with("100 "), "{out}");
+    assert!(rows[3].trim().starts_with("400 ") && rows[3].ends_with("<- knee"), "{out}");
+    assert!(out.contains("Knee: 400 per second") && out.contains("By the rule: "), "{out}");
+    let json = json(all.as_ref());
+    assert_eq!(json["sweep"]["knee_rate_ops_s"], 400.0);
+    assert_eq!(json["sweep"]["steps"].as_array().unwrap().len(), 3);
+    assert!(std::fs::read_to_string(&page).unwrap().contains(">knee: 400</text>"));
+    check_page(&page, &[]);
+    for wrong in [["--rate", "5"], ["--to", "5"]] {
+        let output = bench(&[&["sweep"], &wrong[..]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(err.starts_with("oarlock bench sweep: ") && err.contains(wrong[0]), "{err}");
+    }
+}
