@@ -7,6 +7,9 @@ use crate::world::{Event, World};
 
 /// What making a segment takes in jobs.
 const PREPARE_JOBS: u64 = 4;
+/// The longest that a slow disk takes for one thing: what is on its way when the fault ends is not
+/// to hold a node up long after.
+const SLOWEST_US: u64 = 2_000_000;
 /// How often a stalled disk is looked at: the stall may have been taken away.
 const STALL_LOOK_US: u64 = 50_000;
 
@@ -32,7 +35,7 @@ impl World {
         let write = self.next_write;
         let disk = &mut self.nodes[n].disks[c];
         let us = self.weather.wal_us / 2 + self.disk_random.below(self.weather.wal_us);
-        let at = self.now + 1 + us * disk.slowness();
+        let at = self.now + 1 + (us * disk.slowness()).min(SLOWEST_US);
         disk.writes.insert(write, writing);
         self.at(at, Event::WalLands { n, c, write });
     }
@@ -90,7 +93,7 @@ impl World {
         let parts = if matches!(job, Job::Prepare(_)) { PREPARE_JOBS } else { 1 };
         let slowness = node.disks[*c].slowness();
         let us = self.weather.file_us / 2 + self.disk_random.below(self.weather.file_us);
-        let (at, life) = (self.now + 1 + us * parts * slowness, node.life);
+        let (at, life) = (self.now + 1 + (us * parts * slowness).min(SLOWEST_US), node.life);
         self.at(at, Event::WorkerDone { n, life });
     }
 
