@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	callWithin   = 10 * time.Second
+	callWithin   = 5 * time.Second
 	bulkBytesMax = 8 << 20
 	argsMax      = 16
 	// Commands of a connection that may wait for their replies.

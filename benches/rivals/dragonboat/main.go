@@ -60,7 +60,7 @@ func run(id uint64, listen string, peers []string, data string, every uint64) er
 			ElectionRTT:        10,
 			HeartbeatRTT:       2,
 			SnapshotEntries:    every,
-			CompactionOverhead: 1_000,
+			CompactionOverhead: max(every/20, 1),
 		}
 		if err := host.StartConcurrentCluster(members, false, newMachine, settings); err != nil {
 			return err
@@ -81,15 +81,15 @@ func run(id uint64, listen string, peers []string, data string, every uint64) er
 	}
 }
 
-// spread hands groups over to the nodes that should lead them, so that leaders are spread.
+// spread asks for the groups that this node should lead, so that leaders are spread. Nobody hands a
+// group to a node that is not there: a leader that tries takes no writes meanwhile.
 func spread(host *dragonboat.NodeHost, id uint64) {
 	for range time.Tick(time.Second) {
 		for group := uint64(0); group < groups; group++ {
-			preferred := group%3 + 1
 			leader, known, err := host.GetLeaderID(group + 1)
-			if err == nil && known && leader == id && leader != preferred {
+			if err == nil && known && leader != id && group%3+1 == id {
 				// A transfer that cannot be is tried again.
-				_ = host.RequestLeaderTransfer(group+1, preferred)
+				_ = host.RequestLeaderTransfer(group+1, id)
 			}
 		}
 	}

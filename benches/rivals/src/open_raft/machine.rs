@@ -123,6 +123,7 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), Fault> {
         let data = self.save(meta.clone(), snapshot.into_inner()).await?;
+        eprintln!("{} took a leader's snapshot {}", self.file.display(), meta.snapshot_id);
         *self.inner() = Inner {
             state: State::decode(data.into()),
             applied: meta.last_log_id,

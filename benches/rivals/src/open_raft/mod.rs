@@ -22,7 +22,7 @@ use self::types::Types;
 use crate::shared::mesh::{Mesh, NodeId};
 use crate::shared::router::{Backend, GROUPS, Replier, Router};
 use crate::shared::session::{Command, Reply};
-use crate::shared::state::push_write;
+use crate::shared::state::{kept, push_write};
 use crate::shared::wal::Wal;
 
 /// Batches of a group that may be on their way at once.
@@ -99,8 +99,8 @@ fn config(preferred: bool, snapshot_every: u64) -> Config {
         install_snapshot_timeout: 5_000,
         max_payload_entries: 300,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
-        max_in_snapshot_log_to_keep: 1_000,
-        purge_batch_size: 256,
+        max_in_snapshot_log_to_keep: kept(snapshot_every),
+        purge_batch_size: 256.min(snapshot_every),
         ..Config::default()
     }
 }

@@ -12,13 +12,12 @@ use slog::Logger;
 use super::storage::{GroupStorage, Place, write_place};
 use crate::shared::router::Replier;
 use crate::shared::session::{Command, Reply};
-use crate::shared::state::{State, push_write, save_snapshot};
+use crate::shared::state::{State, kept, push_write, save_snapshot};
 
 /// Bytes of writes that share an entry.
 const ENTRY_BYTES: usize = 128 << 10;
-/// Entries that stay when the log is compacted, so that a node that was away shortly needs no
-/// snapshot.
-const KEPT: u64 = 1_000;
+/// A node that lags by no more may take over.
+const LAG_MAX: u64 = 1_000;
 
 /// What a pass over a group has to do with the world.
 #[derive(Default)]
@@ -180,7 +179,7 @@ impl Group {
         let fit = raft
             .prs()
             .get(self.preferred)
-            .is_some_and(|peer| peer.recent_active && peer.matched + KEPT > last);
+            .is_some_and(|peer| peer.recent_active && peer.matched + LAG_MAX > last);
         if fit {
             self.node.transfer_leader(self.preferred);
         }
@@ -206,6 +205,7 @@ impl Group {
             let installed = store.install(ready.snapshot(), &hard_state, &mut work.batch);
             self.state = installed.expect("a snapshot can be kept");
             self.applied = self.node.store().snapshot;
+            eprintln!("group {} took a leader's snapshot up to {}", self.id, self.applied.index);
         }
         if ready.must_sync() {
             let hard_state = self.node.raft.hard_state();
@@ -232,7 +232,7 @@ impl Group {
         let (number, waits) = (ready.number(), ready.must_sync() || self.in_flight > 0);
         let messages = ready.take_persisted_messages();
         self.node.advance_append_async(ready);
-        self.node.advance_apply_to(self.applied.index);
+        self.report_applied();
         if waits {
             self.in_flight += 1;
             work.ready.push((self.id, number, messages));
@@ -246,6 +246,15 @@ impl Group {
     pub fn durable(&mut self, number: u64) {
         self.in_flight -= 1;
         self.node.on_persist_ready(number);
+        self.report_applied();
+    }
+
+    /// A leader's snapshot is applied at once, but raft-rs wants to hear so only when it has heard
+    /// that it is durable.
+    fn report_applied(&mut self) {
+        if self.applied.index <= self.node.raft.raft_log.persisted {
+            self.node.advance_apply_to(self.applied.index);
+        }
     }
 
     fn apply(&mut self, entry: Entry) {
@@ -294,7 +303,7 @@ impl Group {
         let store = self.node.mut_store();
         if place.index > store.snapshot.index {
             store.snapshot = place;
-            store.compact(place.index.saturating_sub(KEPT), batch);
+            store.compact(place.index.saturating_sub(kept(self.snapshot_every)), batch);
         }
     }
 }

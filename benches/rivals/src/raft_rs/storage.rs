@@ -266,8 +266,7 @@ impl Storage for GroupStorage {
             return Err(not_yet);
         };
         let place = read_place(meta);
-        let mut snapshot = Snapshot::default();
-        snapshot.data = data;
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
         let meta = snapshot.mut_metadata();
         (meta.index, meta.term) = (place.index, place.term);
         meta.mut_conf_state().voters = self.voters.clone();

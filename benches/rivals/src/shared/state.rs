@@ -13,6 +13,13 @@ pub struct State {
     map: AHashMap<Bytes, Bytes>,
 }
 
+/// Entries that stay when the log is compacted, so that a node that was away shortly needs no
+/// snapshot.
+#[must_use]
+pub const fn kept(snapshot_every: u64) -> u64 {
+    snapshot_every / 20
+}
+
 /// Appends a write to a log entry's data.
 pub fn push_write(data: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("invariant: bounded before");
