@@ -372,20 +372,18 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
         }
         // Read each time: somebody else may have been quicker.
         let holder = fs::read_to_string(&file_path).unwrap_or_default();
-        let process = match holder.trim().parse() {
-            Ok(process) if runs(process) => Some(format!("process {process}")),
-            Ok(_) => None,
-            Err(_) => Some("another process".to_owned()),
+        let locked = |holder| Err(DataDirError::Locked { path: path.to_owned(), holder });
+        let Ok(process) = holder.trim().parse() else {
+            return locked("another process".to_owned());
         };
-        if let Some(holder) = process {
-            return Err(DataDirError::Locked { path: path.to_owned(), holder });
+        if runs(process) {
+            return locked(format!("process {process}"));
         }
         // Its rings still hold the lock: see `WalRing::open`.
         let since = waits_since.get_or_insert_with(|| {
+            let path = path.display();
             tracing::info!(
-                "process {}, which used {}, has ended: waiting for its last writes",
-                holder.trim(),
-                path.display()
+                "process {process}, which used {path}, has ended: waiting for its last writes"
             );
             Instant::now()
         });
