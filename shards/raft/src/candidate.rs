@@ -20,13 +20,10 @@ pub struct Candidate {
 }
 
 impl Group {
-    /// Whether this replica may stand for election: a voter by its own latest configuration, on a
-    /// node that remembers its promises, not bound, and not a rebuilt one that is still behind.
+    /// Whether this replica may stand for election: electable, on a node that remembers its promises,
+    /// not bound, and not a rebuilt one that is still behind.
     pub(crate) fn may_campaign(&self, ctx: &Context<'_>) -> bool {
-        ctx.may_vote
-            && self.remembers()
-            && (self.configuration().is_voter(self.node) || !Guard::LearnersDoNotStand.is_on())
-            && !self.is_bound(ctx)
+        ctx.may_vote && self.remembers() && self.is_electable() && !self.is_bound(ctx)
     }
 
     fn attempt(&mut self, ctx: &Context<'_>) -> Candidate {

@@ -67,9 +67,9 @@ impl Group {
     /// Arms the election timer of a voter that is not bound to its leader, disarms any other.
     pub(crate) fn watch_leader(&mut self, ctx: &Context<'_>, spread: Duration) {
         let guarded = self.is_bound_to_leader(ctx);
-        let voter = self.configuration().is_voter(self.node) || !Guard::LearnersDoNotStand.is_on();
+        let is_electable = self.is_electable();
         let Role::Follower(follower) = &mut self.role else { return };
-        if guarded || !voter {
+        if guarded || !is_electable {
             follower.election_at = Mono::NEVER;
         } else if follower.election_at == Mono::NEVER {
             let delay = self

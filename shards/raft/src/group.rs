@@ -459,6 +459,12 @@ impl Group {
         &self.configurations.last().expect("invariant: one is always in force").1
     }
 
+    /// The configuration that the newest committed entry was under.
+    #[must_use]
+    pub fn committed_configuration(&self) -> &Configuration {
+        &self.configurations.first().expect("invariant: one is always in force").1
+    }
+
     /// What a checkpoint of the applied state says, but for its length.
     #[must_use]
     pub fn applied_meta(&self) -> SnapshotMeta {

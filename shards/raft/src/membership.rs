@@ -83,6 +83,15 @@ impl Group {
         Ok(at)
     }
 
+    /// Whether this replica may have to lead: a voter by its newest configuration, or by one that the
+    /// newest replaces once it has committed. As long as that is not known, the replica that was voted
+    /// out may be the only one with the entry that says so, and then nobody else can be elected by
+    /// those who have not heard of it (thesis §4.2.2).
+    pub(crate) fn is_electable(&self) -> bool {
+        let is_voter = self.configurations.iter().any(|(_, known)| known.is_voter(self.node));
+        is_voter || !Guard::LearnersDoNotStand.is_on()
+    }
+
     fn change_open(&self) -> bool {
         let (at, configuration) =
             self.configurations.last().expect("invariant: one is always in force");

@@ -409,6 +409,7 @@ scripts! {
     rebuilt_replica_forgets_no_vote
     release_repeated
     single_server_change
+    removed_leader_is_needed
     snapshot
     snapshot_carries_configuration
     snapshot_of_known_state

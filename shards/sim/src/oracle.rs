@@ -328,8 +328,9 @@ impl Known {
 
     fn elected(&mut self, node: NodeId, at: &str, group: &Group) -> Result<(), Breach> {
         let term = group.term();
-        if !group.configuration().is_voter(node) {
-            let text = format!("{at} leads in term {term} of {:?}", group.configuration());
+        let known = [group.configuration(), group.committed_configuration()];
+        if !known.iter().any(|known| known.is_voter(node)) {
+            let text = format!("{at} leads in term {term} of {known:?}");
             return breach("leaders are voters", text);
         }
         if let Some(other) = self.leaders.insert(term, node)
