@@ -54,6 +54,49 @@ fn conditions_decide_how_a_run_ends() {
 }
 
 #[test]
+fn a_breakdown_tells_where_the_time_of_writes_went() {
+    let cluster = Cluster::start("bench-stages", Options { cores: 1, ..Options::default() });
+    let address = cluster.local.node(1).client_address.to_string();
+    let folder = folder("bench-stages");
+    let file = folder.path().join("run.json");
+    let more = ["--breakdown", "--seconds", "2", "--json", file.to_str().unwrap()];
+    let (out, _) = run(&address, &more, 0);
+    let all = json(&file);
+    let stages = all["breakdown"]["stages_us"].as_object().unwrap();
+    let wanted = [
+        "parse",
+        "inbox",
+        "propose",
+        "wal_wait",
+        "wal_write",
+        "commit",
+        "apply",
+        "reply",
+        "total",
+        "network",
+    ];
+    let mut names: Vec<&str> = stages.keys().map(String::as_str).collect();
+    names.sort_by_key(|name| wanted.iter().position(|wanted| wanted == name));
+    assert_eq!(names, wanted);
+    for name in wanted {
+        assert!(stages[name]["count"].as_u64().unwrap() > 0, "{name} was timed: {out}");
+        assert!(out.lines().any(|line| line.trim_start().starts_with(name)), "{name}: {out}");
+    }
+    // One of sixteen, on either side; and only in the window.
+    let timed = stages["total"]["count"].as_f64().unwrap();
+    let writes = all["writes"].as_f64().unwrap();
+    assert!((writes / 24.0..writes / 12.0).contains(&timed), "{timed} of {writes}");
+    // Two of three leaders are on other nodes.
+    let forwarded = all["breakdown"]["forwarded_share"].as_f64().unwrap();
+    assert!((0.4..0.9).contains(&forwarded), "{forwarded}");
+    // What the server saw of a write, its clients waited for.
+    let (server, client) =
+        (stages["total"]["p50"].as_f64(), all["write_latency_us"]["p50"].as_f64());
+    assert!(server.unwrap() < client.unwrap() * 1.1, "{server:?} of {client:?}");
+    assert!(stages["wal_write"]["p50"].as_f64() < server, "a disk is part of it");
+}
+
+#[test]
 fn a_run_is_written_whole_in_every_format() {
     let (_cluster, address) = node("bench-files");
     let folder = folder("bench-files");

@@ -155,6 +155,26 @@ pub struct Counters {
     pub wal_bytes: u64,
     /// Client writes that it acknowledged as a leader.
     pub writes_acknowledged: u64,
+    /// Requests that it answered as a leader, reads and writes.
+    pub requests_answered: u64,
+    /// Requests of its clients that it sent to other nodes.
+    pub requests_forwarded: u64,
+}
+
+impl Counters {
+    /// What was counted since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            wal_frames: self.wal_frames.saturating_sub(before.wal_frames),
+            wal_bytes: self.wal_bytes.saturating_sub(before.wal_bytes),
+            writes_acknowledged: self
+                .writes_acknowledged
+                .saturating_sub(before.writes_acknowledged),
+            requests_answered: self.requests_answered.saturating_sub(before.requests_answered),
+            requests_forwarded: self.requests_forwarded.saturating_sub(before.requests_forwarded),
+        }
+    }
 }
 
 /// Asks a node for its copy of the map, sorted by first key.
@@ -244,6 +264,8 @@ fn parse_counters(text: &str) -> Counters {
             "wal_frames" => counters.wal_frames = value,
             "wal_bytes" => counters.wal_bytes = value,
             "writes_acknowledged" => counters.writes_acknowledged = value,
+            "requests_answered" => counters.requests_answered = value,
+            "requests_forwarded" => counters.requests_forwarded = value,
             _ => {}
         }
     }
@@ -312,11 +334,17 @@ mod tests {
 
     #[test]
     fn counters_are_found_among_other_lines() {
-        let text = "# oarlock\r\nversion:1\r\nwal_frames:10\r\nwal_bytes:40960\r\nwrites_acknowledged:25\r\n";
+        let text = "# oarlock\r\nversion:1\r\nwal_frames:10\r\nwal_bytes:40960\r\nwrites_acknowledged:25\r\nrequests_forwarded:7\r\n";
         let counters = parse_counters(text);
         assert_eq!(
             counters,
-            Counters { wal_frames: 10, wal_bytes: 40960, writes_acknowledged: 25 }
+            Counters {
+                wal_frames: 10,
+                wal_bytes: 40960,
+                writes_acknowledged: 25,
+                requests_forwarded: 7,
+                ..Counters::default()
+            }
         );
     }
 

@@ -9,6 +9,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use serde_json::{Value, json};
 
+use super::breakdown::Breakdown;
 use super::machine;
 use super::report::Measured;
 use super::series::length_s;
@@ -24,6 +25,8 @@ pub struct Run {
     pub config: Value,
     /// The arguments as they were given.
     pub command: Vec<String>,
+    /// Where the time of its writes went on the servers, if that was asked for.
+    pub breakdown: Option<Breakdown>,
 }
 
 /// Everything that is known of a run: the keys of [`Measured::json`], then its curve, its seconds,
@@ -44,6 +47,9 @@ pub fn json(run: &Run, measured: &Measured) -> Value {
     });
     if let (Value::Object(all), Value::Object(more)) = (&mut whole, more) {
         all.extend(more);
+    }
+    if let Some(breakdown) = &run.breakdown {
+        whole["breakdown"] = breakdown.json();
     }
     whole
 }
@@ -131,6 +137,7 @@ pub(crate) mod tests {
         measured.error("BUSY");
         measured.series.error(2_000_000_000);
         let run = Run {
+            breakdown: None,
             started: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             warmup: Duration::from_secs(1),
             config: json!({"rate": 100.0 * slower as f64, "clients": 64}),

@@ -7,11 +7,12 @@
 //! [`preset`] names loads; [`connection`] and [`driver`] carry it, [`report`] and [`series`] keep the
 //! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
 //! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side,
-//! [`sweep`] finds the knee. [`ledger`] remembers acknowledged
+//! [`sweep`] finds the knee, [`breakdown`] asks the servers where the time of writes went. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
 
+pub mod breakdown;
 pub mod client;
 pub mod cluster_map;
 pub mod compare;

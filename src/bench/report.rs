@@ -38,6 +38,12 @@ impl Latencies {
         self.0.len()
     }
 
+    /// The mean in microseconds.
+    #[must_use]
+    pub fn mean_us(&self) -> f64 {
+        self.0.mean() / 1000.0
+    }
+
     /// A quantile in microseconds, to a tenth; 1 is the longest.
     #[must_use]
     pub fn quantile_us(&self, quantile: f64) -> f64 {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use oarlock_codec::Frame;
-use oarlock_types::{CoreAddr, Incarnation, NodeId};
+use oarlock_types::{CoreAddr, Incarnation, Mono, NodeId};
 
 use crate::net::link_log::RepeatedLog;
 use crate::node::inbox::Doorbell;
@@ -22,8 +22,10 @@ pub struct Incoming {
     pub from: CoreAddr,
     /// The peer's incarnation that it belongs to.
     pub incarnation: Incarnation,
-    /// The frame: messages, forwarded requests, or their outcomes.
+    /// The frame: messages, forwarded requests, their outcomes, or what times the link.
     pub frame: Frame,
+    /// When its last bytes were read.
+    pub came: Mono,
 }
 
 /// A link came or went.

@@ -16,6 +16,7 @@ use oarlock_types::{CoreAddr, CoreId, Incarnation};
 use socket2::{Socket, TcpKeepalive};
 
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
+use crate::node::clock::Clock;
 use crate::runtime::TcpStream;
 
 const READ_BYTES: usize = 128 << 10;
@@ -142,13 +143,17 @@ fn pass_on(
     incarnation: Incarnation,
     hub: &LinkHub,
 ) -> Result<(), ReadError> {
+    let came = Clock.mono();
     loop {
         let before = decoder.buffered_bytes();
         let Some(frame) = decoder.next_frame()? else { return Ok(()) };
         match frame {
-            Frame::Messages(_) | Frame::Forward(_) | Frame::ForwardReply(_) => {
+            Frame::Messages(_)
+            | Frame::Forward(_)
+            | Frame::ForwardReply(_)
+            | Frame::LinkProbe(_) => {
                 let bytes = before - decoder.buffered_bytes();
-                hub.push(Incoming { from: *from, incarnation, frame }, bytes);
+                hub.push(Incoming { from: *from, incarnation, frame, came }, bytes);
             }
             Frame::Handshake(_) | Frame::HandshakeReply(_) | Frame::Pulse(_) => {
                 return Err(ReadError::OutOfPlace);

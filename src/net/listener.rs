@@ -22,6 +22,7 @@ use oarlock_types::{CoreId, FastMap, Mono};
 use super::commands::ClientFilter;
 use super::session::{
     Backend, ClientLimits, ClientRecord, ConnectionId, CoreState, Host, Outcome, Session, Ticket,
+    Timed,
 };
 use crate::runtime::{self, TcpListener, TcpStream};
 
@@ -55,6 +56,8 @@ struct Connection {
     /// Wakes the task.
     waker: Cell<Option<Waker>>,
     active: Cell<Mono>,
+    /// A write that is timed, and has its outcome.
+    timed: Cell<Option<Timed>>,
     /// The task is to end at once.
     killed: Cell<bool>,
 }
@@ -80,7 +83,8 @@ impl Clients {
         })
     }
 
-    /// Brings a request's outcome to its connection, if that is still there.
+    /// Brings a request's outcome to its connection, if that is still there. The reply of a `timed`
+    /// one is told to the backend when it has left.
     ///
     /// # Panics
     /// If called from within [`Backend::submit`] or [`Backend::submit_to`].
@@ -90,10 +94,14 @@ impl Clients {
         connection: ConnectionId,
         ticket: Ticket,
         outcome: Outcome,
+        timed: Option<Timed>,
     ) {
         let Some(connection) = self.table.borrow().get(&connection).cloned() else { return };
         let mut host = Host { core: &mut self.core.borrow_mut(), backend };
         connection.session.borrow_mut().complete(ticket, outcome, &mut host);
+        if timed.is_some() {
+            connection.timed.set(timed);
+        }
         connection.wake();
     }
 
@@ -181,6 +189,7 @@ impl Clients {
             session: RefCell::new(Session::open(id, record, &mut self.core.borrow_mut())),
             waker: Cell::new(None),
             active: Cell::new(now),
+            timed: Cell::new(None),
             killed: Cell::new(false),
         });
         self.table.borrow_mut().insert(id, Rc::clone(&connection));
@@ -323,6 +332,9 @@ impl Task<'_> {
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
+        if let Some(timed) = self.connection.timed.take() {
+            self.clients.backend.borrow_mut().reply_left(timed);
+        }
         self.with_session(Session::advance);
         Ok(true)
     }
@@ -342,8 +354,13 @@ impl Task<'_> {
                 Ok(true)
             }
             Poll::Ready(Ok(count)) => {
-                self.connection.active.set(self.clients.backend.borrow().now());
-                self.with_session(|session, host| session.receive(&buffer[..count], host));
+                let now = self.clients.backend.borrow().now();
+                self.connection.active.set(now);
+                self.with_session(|session, host| {
+                    host.backend.input_came(Some(now));
+                    session.receive(&buffer[..count], host);
+                    host.backend.input_came(None);
+                });
                 Ok(true)
             }
         }

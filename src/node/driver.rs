@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oarlock_codec::{ForwardReply, ForwardRequest, Frame, Refusal};
+use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_shard::{Output, Shard, SharedSupport};
 use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId};
 
@@ -24,12 +24,13 @@ use super::map_keeper::MapKeeper;
 use super::message::{CoreAnswer, CoreMessage, CoreRequest};
 use super::outbox::Outbox;
 use super::router::{Asker, Hop, Router};
+use super::stages::{Proposals, Stage, Stages};
 use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
 use crate::net::link::PeerLink;
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
-use crate::net::session::{ConnectionId, Query, Ticket};
+use crate::net::session::{ConnectionId, Query, Ticket, Timed};
 use crate::{net, runtime};
 
 /// How often the replicas are counted: each count looks at all of them.
@@ -91,7 +92,9 @@ pub struct Kept {
     frames: Vec<Incoming>,
     events: Vec<LinkEvent>,
     hops: Vec<Hop>,
-    completed: Vec<(ConnectionId, Ticket, net::session::Outcome)>,
+    completed: Vec<(ConnectionId, Ticket, net::session::Outcome, Option<Timed>)>,
+    /// Writes that are timed on their way through this core.
+    proposals: Proposals,
     output: Output,
 }
 
@@ -125,6 +128,7 @@ impl Driver {
         self.take_letters();
         self.carry_hops();
         while let Some(lsn) = self.log.completed()? {
+            self.time(|proposals, stages, now| proposals.durable(stages, lsn, now));
             self.shard.wal_durable(lsn);
         }
         if now.since(self.kept.ticked_at) >= BEAT {
@@ -184,6 +188,7 @@ impl Driver {
             Query::Status => {
                 CoreAnswer::Status(self.shard.status(), self.shard.rebuild_stages().collect())
             }
+            Query::Stages => CoreAnswer::Stages(self.front.borrow().stages.copied()),
             Query::Rebuild(group) => CoreAnswer::Rebuild(self.shard.rebuild(*group)),
         }
     }
@@ -209,11 +214,18 @@ impl Driver {
 
     fn take_frames(&mut self) {
         let mut frames = std::mem::take(&mut self.kept.frames);
-        for Incoming { from, frame, .. } in frames.drain(..) {
+        for Incoming { from, frame, came, .. } in frames.drain(..) {
             match frame {
                 Frame::Messages(messages) => self.accept_messages(from, messages),
-                Frame::Forward(requests) => self.accept_forwarded(from, requests),
+                Frame::Forward(requests) => self.accept_forwarded(from, came, requests),
                 Frame::ForwardReply(replies) => self.accept_replies(replies),
+                Frame::LinkProbe(LinkProbe { sent_us, is_answer: true }) => {
+                    let stages = &mut self.front.borrow_mut().stages;
+                    stages.record(Stage::Network, Mono(sent_us), self.kept.now);
+                }
+                Frame::LinkProbe(probe) => {
+                    self.outbox.probe(from.node, LinkProbe { is_answer: true, ..probe });
+                }
                 Frame::Handshake(_) | Frame::HandshakeReply(_) | Frame::Pulse(_) => {
                     debug_assert!(false, "invariant: a link's reader refuses these");
                 }
@@ -238,7 +250,9 @@ impl Driver {
                         front.router.outcome(id, outcome);
                     }
                 }
-                CoreMessage::Forwarded { from, requests } => self.accept_forwarded(from, requests),
+                CoreMessage::Forwarded { from, came, requests } => {
+                    self.accept_forwarded(from, came, requests);
+                }
                 CoreMessage::Messages { from, messages } => self.shard.messages(from, messages),
                 CoreMessage::Leader(group, leader) => {
                     self.front.borrow_mut().router.leader_changed(group, leader);
@@ -283,8 +297,13 @@ impl Driver {
                     self.counters.requests_forwarded.add(1);
                     self.outbox.forward(node, request);
                 }
-                Hop::Done(Asker::Client { connection, ticket }, outcome) => {
-                    self.kept.completed.push((connection, ticket, client_outcome(outcome)));
+                Hop::Done(Asker::Client { connection, ticket, timed }, outcome) => {
+                    let outcome = client_outcome(outcome);
+                    let handed = self.kept.clock;
+                    let timed = timed
+                        .filter(|_| outcome.is_ok())
+                        .map(|timed| Timed { handed: handed.mono(), ..timed });
+                    self.kept.completed.push((connection, ticket, outcome, timed));
                 }
                 Hop::Done(Asker::Node, outcome) => self.map_keeper.outcome(&outcome),
             }
@@ -310,18 +329,21 @@ impl Driver {
 
     /// A request of a core of this node.
     fn accept_request(&mut self, request: CoreRequest) {
-        let CoreRequest { id, group, epoch, lane, request } = request;
+        let CoreRequest { id, group, epoch, lane, request, handed } = request;
+        if let Some(handed) = handed {
+            self.taken(id, handed);
+        }
         let from = CoreAddr::new(self.addr.node, Router::core_of(id));
         let lane = lane.map(|lane| (from, lane));
         self.shard.request_in_lane(id, group, epoch, lane, request);
     }
 
     /// Requests of another node, for groups of any core of this one.
-    fn accept_forwarded(&mut self, from: CoreAddr, requests: Vec<ForwardRequest>) {
+    fn accept_forwarded(&mut self, from: CoreAddr, came: Mono, requests: Vec<ForwardRequest>) {
         for forward in requests {
             let core = self.core_of(forward.group).unwrap_or(self.addr.core);
             if core != self.addr.core {
-                self.mail.forwarded(core, from, vec![forward]);
+                self.mail.forwarded(core, from, came, vec![forward]);
                 continue;
             }
             self.kept.next_token += 1;
@@ -329,7 +351,24 @@ impl Driver {
             self.kept.forwarded.insert(token, (from, forward.id));
             let ForwardRequest { group, epoch, lane, request, .. } = forward;
             let lane = lane.map(|lane| (from, lane));
+            if !request.is_read() && self.kept.proposals.is_next_timed() {
+                self.taken(token, came);
+            }
             self.shard.request_in_lane(token, group, epoch, lane, request);
+        }
+    }
+
+    /// Begins to time a write that this turn took.
+    fn taken(&mut self, token: u64, waiting_since: Mono) {
+        let stages = &mut self.front.borrow_mut().stages;
+        self.kept.proposals.taken(stages, token, waiting_since, self.kept.now);
+    }
+
+    /// Notes that something has just happened to the writes that are timed, if there are any.
+    fn time(&mut self, note: impl FnOnce(&mut Proposals, &mut Stages, Mono)) {
+        if !self.kept.proposals.is_empty() {
+            let stages = &mut self.front.borrow_mut().stages;
+            note(&mut self.kept.proposals, stages, self.kept.clock.mono());
         }
     }
 
@@ -357,8 +396,12 @@ impl Driver {
     fn finish(&mut self) -> Result<(), LogFailure> {
         let mut output = std::mem::take(&mut self.kept.output);
         self.shard.finish_turn(&mut output);
+        let newest = self.shard.newest_lsn();
+        self.time(|proposals, stages, now| proposals.logged(stages, newest, now));
         // WRITE 5/9: the turn's frame goes to the disk while the same entries go to the followers.
-        self.log.write_next(self.shard.wal())?;
+        if let Some(lsn) = self.log.write_next(self.shard.wal())? {
+            self.time(|proposals, stages, now| proposals.submitted(stages, lsn, now));
+        }
         runtime::flush();
         for (node, message) in output.messages.drain(..) {
             self.outbox.message(node, message);
@@ -396,14 +439,21 @@ impl Driver {
     /// command: that waits for the next turn, which its submission has rung for.
     fn complete(&mut self) {
         let front = &mut *self.front.borrow_mut();
-        self.kept.completed.extend(front.take_answered());
-        for (connection, ticket, outcome) in self.kept.completed.drain(..) {
-            self.clients.complete(front, connection, ticket, outcome);
+        let answered = front.take_answered().into_iter();
+        self.kept
+            .completed
+            .extend(answered.map(|(to, ticket, outcome)| (to, ticket, outcome, None)));
+        for (connection, ticket, outcome, timed) in self.kept.completed.drain(..) {
+            self.clients.complete(front, connection, ticket, outcome, timed);
         }
     }
 
     fn send_parcels(&mut self) {
         for (node, parcel) in self.outbox.parcels() {
+            if parcel.is_worth_timing() && self.kept.proposals.is_probe_due(node, self.kept.now) {
+                let sent_us = self.kept.clock.mono().0;
+                parcel.probe(LinkProbe { sent_us, is_answer: false });
+            }
             let link = self.links.iter().find(|link| link.peer() == node);
             let sent = link.map(|link| parcel.send(link)).unwrap_or_default();
             self.counters.peer_frames_sent.add(sent.frames);
@@ -418,6 +468,12 @@ impl Driver {
 
     /// Hands a request's outcome to whoever asked.
     fn settle(&mut self, token: u64, outcome: oarlock_shard::Outcome) {
+        let (is_done, turn) = (outcome.is_ok(), self.kept.now);
+        if self.kept.proposals.is_timed(token) {
+            self.time(|proposals, stages, now| {
+                proposals.settled(stages, token, is_done, turn, now);
+            });
+        }
         match &outcome {
             Ok(_) => self.counters.requests_answered.add(1),
             Err(

@@ -17,10 +17,11 @@ use super::counters::Counters;
 use super::inbox::Doorbell;
 use super::message::CoreAnswer;
 use super::router::{Asker, Router};
+use super::stages::{Stage, Stages};
 use super::status;
 use crate::net::commands::KillReply;
 use crate::net::session::{
-    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Ticket, backend,
+    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Ticket, Timed, backend,
 };
 
 /// What is the same for all cores of a node.
@@ -71,6 +72,10 @@ pub struct Front {
     unasked: Vec<(u64, Query)>,
     /// Answers that the driver has yet to bring to their connections.
     answered: Vec<(ConnectionId, Ticket, Outcome)>,
+    /// How long the stages of writes take on this core.
+    pub(super) stages: Stages,
+    /// When the bytes came of which commands are being made.
+    input_came: Option<Mono>,
 }
 
 impl Front {
@@ -93,7 +98,20 @@ impl Front {
             next_question: 0,
             unasked: Vec::new(),
             answered: Vec::new(),
+            stages: Stages::default(),
+            input_came: None,
         }
+    }
+
+    /// Begins to time a write that is about to be handed on, if it is the turn of one.
+    fn timed(&mut self, request: &Request) -> Option<Timed> {
+        let came = self.input_came.filter(|_| !request.is_read())?;
+        if !self.stages.is_next_timed() {
+            return None;
+        }
+        let handed = self.clock.mono();
+        self.stages.record(Stage::Parse, came, handed);
+        Some(Timed { came, handed })
     }
 
     /// Takes the questions that are to be put to all cores.
@@ -125,12 +143,14 @@ impl Front {
         let mut begun = None;
         let mut lines = String::new();
         let mut killed = 0;
+        let mut stages = Stages::default();
         for (core, answer) in answers {
             match answer {
                 CoreAnswer::Status(replicas, damaged) => cores.push((core, replicas, damaged)),
                 CoreAnswer::Rebuild(of_core) => begun = begun.or(of_core),
                 CoreAnswer::ClientList(of_core) => lines.push_str(&of_core),
                 CoreAnswer::ClientKill(of_core) => killed += of_core,
+                CoreAnswer::Stages(of_core) => stages.merge(&of_core),
             }
         }
         match query {
@@ -143,6 +163,7 @@ impl Front {
                 let begun = begun.ok_or(backend::Refusal::NoReplica)?;
                 begun.map(|()| Reply::Ok).map_err(backend::Refusal::Rebuild)
             }
+            Query::Stages => Ok(stages.reply()),
             Query::ClientList { .. } => Ok(Reply::Bulk(lines.into())),
             Query::ClientKill { reply: KillReply::Count, .. } => {
                 Ok(Reply::Int(i64::try_from(killed).unwrap_or(i64::MAX)))
@@ -192,7 +213,8 @@ impl Backend for Front {
         group: GroupId,
         request: Request,
     ) {
-        self.router.submit(Asker::Client { connection, ticket }, group, request);
+        let timed = self.timed(&request);
+        self.router.submit(Asker::Client { connection, ticket, timed }, group, request);
         self.bell.ring();
     }
 
@@ -251,5 +273,15 @@ impl Backend for Front {
 
     fn wall_us(&self) -> u64 {
         self.clock.wall_us()
+    }
+
+    fn input_came(&mut self, at: Option<Mono>) {
+        self.input_came = at;
+    }
+
+    fn reply_left(&mut self, timed: Timed) {
+        let now = self.clock.mono();
+        self.stages.record(Stage::Reply, timed.handed, now);
+        self.stages.record(Stage::Total, timed.came, now);
     }
 }

@@ -56,19 +56,20 @@ impl LogWriter {
         Ok(self.in_flight.take())
     }
 
-    /// Writes the next frame, unless one is in flight, none waits, or no segment is ready.
+    /// Writes the next frame, unless one is in flight, none waits, or no segment is ready. Returns
+    /// the newest record in it.
     ///
     /// # Errors
     /// The kernel did not take it. That is final.
-    pub fn write_next(&mut self, wal: &mut Wal) -> Result<(), LogFailure> {
+    pub fn write_next(&mut self, wal: &mut Wal) -> Result<Option<Lsn>, LogFailure> {
         if self.ring.is_in_flight() {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(bytes) = wal.next_frame_bytes() else { return Ok(()) };
+        let Some(bytes) = wal.next_frame_bytes() else { return Ok(None) };
         let buffer = self.ring.buffer();
         let Some(FrameWrite { segment, offset, len, lsn }) = wal.seal(buffer.resize(bytes)) else {
             buffer.clear();
-            return Ok(());
+            return Ok(None);
         };
         assert_eq!(len, bytes, "invariant: the frame fills what it asked for");
         if self.ring.segment() != Some(segment) {
@@ -79,7 +80,7 @@ impl LogWriter {
         self.ring.submit(offset);
         self.progress[self.core].count_wal_submitted();
         self.in_flight = Some(lsn);
-        Ok(())
+        Ok(self.in_flight)
     }
 
     /// The segment that should be prepared now, with its header; asked once for each.

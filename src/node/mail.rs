@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use oarlock_codec::{ForwardRequest, GroupMessage};
 use oarlock_shard::Outcome;
-use oarlock_types::{CoreAddr, CoreId};
+use oarlock_types::{CoreAddr, CoreId, Mono};
 
 use super::inbox::Sender;
 use super::message::{CoreMessage, CoreRequest};
@@ -64,8 +64,14 @@ impl Mail {
     }
 
     /// Requests of another node.
-    pub fn forwarded(&mut self, core: CoreId, from: CoreAddr, requests: Vec<ForwardRequest>) {
-        self.at(core).unposted.push_back(CoreMessage::Forwarded { from, requests });
+    pub fn forwarded(
+        &mut self,
+        core: CoreId,
+        from: CoreAddr,
+        came: Mono,
+        requests: Vec<ForwardRequest>,
+    ) {
+        self.at(core).unposted.push_back(CoreMessage::Forwarded { from, came, requests });
     }
 
     /// Raft messages; lost if that core can not keep up.

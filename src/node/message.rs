@@ -4,11 +4,12 @@ use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
 use oarlock_shard::{Outcome, status::ReplicaStatus};
 use oarlock_store::Request;
-use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId, RangeEpoch};
 
 use crate::disk::job::DiskDone;
 use crate::net::link_reader::AcceptedLink;
 use crate::net::session::Query;
+use crate::node::stages::Stages;
 
 /// A message to a core's driver.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum CoreMessage {
     Forwarded {
         /// The core that sent them, and hears the outcomes.
         from: CoreAddr,
+        /// When they came.
+        came: Mono,
         /// What to do.
         requests: Vec<ForwardRequest>,
     },
@@ -68,6 +71,8 @@ pub enum CoreAnswer {
     ClientList(String),
     /// How many connections it has ended.
     ClientKill(u64),
+    /// Its stages of a write.
+    Stages(Stages),
 }
 
 /// One request on its way between two cores of a node.
@@ -83,4 +88,6 @@ pub struct CoreRequest {
     pub lane: Option<Lane>,
     /// What to do.
     pub request: Request,
+    /// When it was handed on, if it is timed.
+    pub handed: Option<Mono>,
 }

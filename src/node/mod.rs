@@ -4,7 +4,7 @@
 //! Map: [`serve`] starts it, [`recover`] brings a core back from its disk, [`driver`] is a core's
 //! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] towards clients,
 //! [`map_keeper`] towards the meta group, [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
-//! [`files`] towards the disk, [`counters`] and [`status`] towards people. Underneath: [`executor`],
+//! [`files`] towards the disk, [`counters`], [`stages`] and [`status`] towards people. Underneath: [`executor`],
 //! [`watchdog`], [`inbox`], [`clock`].
 
 pub mod clock;
@@ -22,5 +22,6 @@ pub mod outbox;
 pub mod recover;
 pub mod router;
 pub mod serve;
+pub mod stages;
 pub mod status;
 pub mod watchdog;

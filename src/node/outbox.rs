@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use oarlock_codec::{ForwardReply, ForwardRequest, GroupMessage};
+use oarlock_codec::{ForwardReply, ForwardRequest, GroupMessage, LinkProbe};
 use oarlock_types::NodeId;
 
 use crate::net::link::PeerLink;
@@ -19,6 +19,7 @@ pub struct Parcel {
     messages: Vec<GroupMessage>,
     forwards: Vec<ForwardRequest>,
     replies: Vec<ForwardReply>,
+    probes: Vec<LinkProbe>,
 }
 
 /// What was sent of a parcel.
@@ -32,7 +33,10 @@ pub struct Sent {
 
 impl Parcel {
     fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.forwards.is_empty() && self.replies.is_empty()
+        self.messages.is_empty()
+            && self.forwards.is_empty()
+            && self.replies.is_empty()
+            && self.probes.is_empty()
     }
 
     /// Sends it. What a link that is down can not take is lost, but for forwarded requests, which
@@ -61,13 +65,27 @@ impl Parcel {
             sent.frames += 1;
             self.forwards.clear();
         }
+        for probe in self.probes.drain(..) {
+            sent.frames += u64::from(link.send(&probe));
+        }
         sent
+    }
+
+    /// Whether it holds work: an answer to a probe must not lead to the next probe.
+    pub fn is_worth_timing(&self) -> bool {
+        !self.messages.is_empty() || !self.forwards.is_empty()
+    }
+
+    /// Times the way with it, or answers such a question.
+    pub fn probe(&mut self, probe: LinkProbe) {
+        self.probes.push(probe);
     }
 
     /// Gives back the requests that were not sent, and forgets all else.
     pub fn take_unsent(&mut self) -> Vec<ForwardRequest> {
         self.messages.clear();
         self.replies.clear();
+        self.probes.clear();
         std::mem::take(&mut self.forwards)
     }
 }
@@ -103,6 +121,11 @@ impl Outbox {
     /// The outcome of a request from there.
     pub fn reply(&mut self, node: NodeId, reply: ForwardReply) {
         self.parcels.entry(node).or_default().replies.push(reply);
+    }
+
+    /// The answer to a node that times its way to this one.
+    pub fn probe(&mut self, node: NodeId, probe: LinkProbe) {
+        self.parcels.entry(node).or_default().probe(probe);
     }
 
     /// The parcels that hold something, in the order of their nodes.

@@ -20,7 +20,7 @@ use oarlock_store::Request;
 use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
 
 use super::message::CoreRequest;
-use crate::net::session::{ConnectionId, Ticket};
+use crate::net::session::{ConnectionId, Ticket, Timed};
 
 /// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -34,9 +34,22 @@ pub enum Asker {
         connection: ConnectionId,
         /// The connection's name for the request.
         ticket: Ticket,
+        /// Whether its way is timed.
+        timed: Option<Timed>,
     },
     /// The node itself (the meta group's first map).
     Node,
+}
+
+impl Asker {
+    /// The times of a request whose way is timed.
+    #[must_use]
+    pub const fn timed(&self) -> Option<Timed> {
+        match self {
+            Self::Client { timed, .. } => *timed,
+            Self::Node => None,
+        }
+    }
 }
 
 /// Where a request goes next.
@@ -257,8 +270,11 @@ impl Router {
             .lane
             .map(|(connection, _)| oarlock_codec::Lane { connection: connection.0, follows });
         let (group, epoch, request) = (routed.group, range.epoch, routed.request.clone());
+        let handed = routed.asker.timed().map(|timed| timed.handed);
         self.hops.push(match at {
-            At::Here(core) => Hop::Core(core, CoreRequest { id, group, epoch, lane, request }),
+            At::Here(core) => {
+                Hop::Core(core, CoreRequest { id, group, epoch, lane, request, handed })
+            }
             At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, lane, request }),
             At::Waiting => return,
         });
@@ -468,7 +484,7 @@ mod tests {
     fn write(router: &mut Router, group: GroupId, slot: u64) {
         let (key, value) = (Bytes::from_static(b"k"), Bytes::from(slot.to_string()));
         let ticket = Ticket { slot, part: 0 };
-        let asker = Asker::Client { connection: ConnectionId(7), ticket };
+        let asker = Asker::Client { connection: ConnectionId(7), ticket, timed: None };
         router.submit(asker, group, Request::one(Command::SetNx { key, value }));
     }
 

@@ -58,6 +58,7 @@ fn encode(value: &Frame, out: &mut Vec<u8>) -> usize {
         Frame::Messages(value) => frame::encode(value, out),
         Frame::Forward(value) => frame::encode(value, out),
         Frame::ForwardReply(value) => frame::encode(value, out),
+        Frame::LinkProbe(value) => frame::encode(value, out),
         Frame::Pulse(value) => frame::encode(value, out),
     }
 }

@@ -7,7 +7,9 @@
 use thiserror::Error;
 
 use crate::archive;
-use crate::peer::{ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply};
+use crate::peer::{
+    ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply, LinkProbe,
+};
 use oarlock_types::Pulse;
 
 /// Opens every frame: `OARF` in a hex dump.
@@ -31,16 +33,19 @@ pub enum Kind {
     ForwardReply = 5,
     /// [`Pulse`], alone in a datagram.
     Pulse = 6,
+    /// [`LinkProbe`].
+    LinkProbe = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Handshake,
         Self::HandshakeReply,
         Self::Messages,
         Self::Forward,
         Self::ForwardReply,
         Self::Pulse,
+        Self::LinkProbe,
     ];
 
     fn code(self) -> u16 {
@@ -63,6 +68,8 @@ pub enum Frame {
     ForwardReply(Vec<ForwardReply>),
     /// A sign of life.
     Pulse(Pulse),
+    /// Times the link.
+    LinkProbe(LinkProbe),
 }
 
 /// Why bytes are not a frame that this build takes. The link is of no more use.
@@ -175,6 +182,7 @@ framed! {
     Vec<ForwardRequest> => Forward,
     Vec<ForwardReply> => ForwardReply,
     Pulse => Pulse,
+    LinkProbe => LinkProbe,
 }
 
 /// Appends a whole frame to `out` and returns its length. The archive is written in place.
@@ -257,6 +265,7 @@ pub fn decode(header: &Header, payload: &[u8]) -> Result<Frame, FrameError> {
         Kind::Forward => Frame::Forward(decode_payload(header, payload)?),
         Kind::ForwardReply => Frame::ForwardReply(decode_payload(header, payload)?),
         Kind::Pulse => Frame::Pulse(decode_payload(header, payload)?),
+        Kind::LinkProbe => Frame::LinkProbe(decode_payload(header, payload)?),
     })
 }
 

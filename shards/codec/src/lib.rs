@@ -16,6 +16,6 @@ pub mod record;
 pub use frame::{Decoder, Frame, FrameError, Framed, Header, Kind};
 pub use peer::{
     ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeRefusal, HandshakeReply, Lane,
-    Refusal,
+    LinkProbe, Refusal,
 };
 pub use record::{BadRecord, RawRecord, Record, RecordKind};

@@ -51,6 +51,15 @@ pub struct ForwardReply {
     pub outcome: Result<Reply, Refusal>,
 }
 
+/// Times a link's way there and back: the receiving core answers in the same turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct LinkProbe {
+    /// The asking node's own time, in microseconds; only that node reads it.
+    pub sent_us: u64,
+    /// The answer.
+    pub is_answer: bool,
+}
+
 /// Why a request was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Archive, Serialize, Deserialize)]
 pub enum Refusal {

@@ -219,6 +219,12 @@ impl Shard {
         &mut self.wal
     }
 
+    /// The newest record of the log.
+    #[must_use]
+    pub fn newest_lsn(&self) -> Lsn {
+        self.newest_lsn
+    }
+
     /// A frame is durable: what waited for it goes on.
     pub fn wal_durable(&mut self, lsn: Lsn) {
         self.wal.durable(lsn);

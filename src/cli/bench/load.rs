@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{bar, progress, write_file, write_json};
+use crate::bench::breakdown::Nodes;
 use crate::bench::client::Client;
 use crate::bench::compare::Named;
 use crate::bench::conditions::Condition;
@@ -114,6 +115,9 @@ pub struct LoadArgs {
     /// writes.p99, generator-late.p99; rate, ops, errors, error-percent.
     #[arg(long = "assert", value_name = "CONDITION", value_delimiter = ',')]
     pub conditions: Vec<Condition>,
+    /// Ask the nodes of an Oarlock cluster where the time of its writes went, stage by stage.
+    #[arg(long)]
+    pub breakdown: bool,
     /// End with success though operations failed.
     #[arg(long)]
     pub allow_errors: bool,
@@ -186,6 +190,8 @@ impl LoadArgs {
 pub(super) struct Ready {
     addresses: Vec<SocketAddr>,
     routes: Option<Arc<Routes>>,
+    /// Who is asked for the stages of writes.
+    nodes: Option<Nodes>,
     space: KeySpace,
 }
 
@@ -210,16 +216,17 @@ pub(super) fn prepare(args: &LoadArgs) -> io::Result<Ready> {
             Some(Arc::new(Routes::ask(&mut client)?))
         }
     };
+    let nodes = args.breakdown.then(|| Nodes::find(addresses[0])).transpose()?;
     let hot = HotSpot { keys_share: args.hot_keys_share, ops_share: args.hot_ops_share };
     let space = KeySpace::new(args.keys, args.distribution(), hot);
-    Ok(Ready { addresses, routes, space })
+    Ok(Ready { addresses, routes, nodes, space })
 }
 
 /// Runs it once.
 ///
 /// # Errors
 /// If a driver fails.
-pub(super) fn measure(args: &LoadArgs, ready: &Ready) -> io::Result<(Run, Measured)> {
+pub(super) fn measure(args: &LoadArgs, ready: &mut Ready) -> io::Result<(Run, Measured)> {
     let options = RunOptions {
         routes: ready.routes.clone(),
         addresses: ready.addresses.clone(),
@@ -246,15 +253,22 @@ pub(super) fn measure(args: &LoadArgs, ready: &Ready) -> io::Result<(Run, Measur
             Mixed::new(mix.clone(), (thread, threads), seed)
         })
         .collect();
-    let run = Run {
+    let mut run = Run {
         started: SystemTime::now(),
         warmup: options.warmup,
         config: args.config(),
         command: std::env::args().collect(),
+        breakdown: None,
     };
     let running = run::start(&options, workloads)?;
-    watch(&running, options.warmup + options.window.unwrap_or_default());
+    let total = options.warmup + options.window.unwrap_or_default();
+    let before = watch(&running, total, options.warmup, &mut || {
+        ready.nodes.as_mut().map(Nodes::ask).transpose()
+    })?;
     let (_, measured) = running.join()?;
+    if let (Some(nodes), Some(before)) = (&mut ready.nodes, before) {
+        run.breakdown = Some(nodes.ask()?.since(&before)?);
+    }
     Ok((run, measured))
 }
 
@@ -263,9 +277,12 @@ pub(super) fn measure(args: &LoadArgs, ready: &Ready) -> io::Result<(Run, Measur
 /// # Errors
 /// If it could not run, or a file could not be written.
 pub(super) fn run(args: &LoadArgs) -> io::Result<Exit> {
-    let ready = prepare(args)?;
-    let (run, measured) = measure(args, &ready)?;
+    let mut ready = prepare(args)?;
+    let (run, measured) = measure(args, &mut ready)?;
     crate::cli::print(&measured.text());
+    if let Some(breakdown) = &run.breakdown {
+        crate::cli::print(&breakdown.text(&measured.writes));
+    }
     write(args, &run, &measured)?;
     let mut broken = false;
     for condition in &args.conditions {
@@ -361,14 +378,25 @@ fn count(number: u32) -> usize {
     usize::try_from(number).expect("invariant: usize has at least 32 bits")
 }
 
-/// Shows how a run goes, the rate anew each second.
-fn watch<W: Workload>(running: &Running<W>, total: Duration) {
+/// Shows how a run goes, the rate anew each second. Returns what `warm` gives once `warmup` is over.
+fn watch<W: Workload, T>(
+    running: &Running<W>,
+    total: Duration,
+    warmup: Duration,
+    warm: &mut dyn FnMut() -> io::Result<Option<T>>,
+) -> io::Result<Option<T>> {
+    let mut found = None;
+    let mut is_warm = false;
     let bar = progress(total);
     let start = Instant::now();
     let (mut second, mut before, mut rate) = (start, 0, 0.0);
     while !running.is_finished() {
         std::thread::sleep(Duration::from_millis(50));
         bar.set_position(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
+        if !is_warm && start.elapsed() >= warmup {
+            is_warm = true;
+            found = warm()?;
+        }
         let (completed, length) = (running.completed(), second.elapsed());
         if length >= Duration::from_secs(1) {
             rate = (completed - before) as f64 / length.as_secs_f64();
@@ -378,4 +406,5 @@ fn watch<W: Workload>(running: &Running<W>, total: Duration) {
         bar.set_message(format!("{rate:.0} per second, {completed} operations, {errors} errors"));
     }
     bar.finish_and_clear();
+    Ok(found)
 }

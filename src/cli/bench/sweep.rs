@@ -60,12 +60,12 @@ pub(super) fn run(args: &SweepArgs) -> io::Result<Exit> {
         eprintln!("oarlock bench sweep: --to is below --from");
         return Ok(Exit::Usage);
     }
-    let ready = load::prepare(&args.load)?;
+    let mut ready = load::prepare(&args.load)?;
     let (mut steps, mut documents, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut rate = args.from;
     while args.to.is_none_or(|to| rate <= to) && rate <= 1e9 {
         let load = LoadArgs { rate: Some(rate), ..args.load.clone() };
-        let (run, measured) = load::measure(&load, &ready)?;
+        let (run, measured) = load::measure(&load, &mut ready)?;
         let latency = measured.latency.summary();
         let step = Step {
             offered: rate,

@@ -146,14 +146,7 @@ impl<'a> Stages<'a> {
         let running = run::start(&options, vec![recorded])?;
         self.watch(&running, options.warmup + window)?;
         let (mut workloads, measured) = running.join()?;
-        let after = self.counters()?;
-        figures.counters = Counters {
-            wal_frames: after.wal_frames.saturating_sub(before.wal_frames),
-            wal_bytes: after.wal_bytes.saturating_sub(before.wal_bytes),
-            writes_acknowledged: after
-                .writes_acknowledged
-                .saturating_sub(before.writes_acknowledged),
-        };
+        figures.counters = self.counters()?.since(&before);
         crate::cli::print(&measured.text());
         println!("{:.2} writes per durable flush of a core", figures.writes_per_flush());
         figures.load = Some(measured);

@@ -30,6 +30,9 @@ const HELP: &[&str] = &[
     "REBUILD <range> <node>",
     "    Begin to rebuild the damaged replica of <range> on <node>, which must be the node that is asked.",
     "    OARLOCK STATUS shows under `damaged` how far it is; it is done when it is no longer there.",
+    "STAGES",
+    "    Return how long each stage of a write takes on this node: pairs of a name and a histogram in",
+    "    microseconds (HdrHistogram V2), of one write in sixteen. oarlock bench --breakdown shows them.",
     "STATUS",
     "    Return what this node is and how it does.",
     "HELP",
@@ -43,6 +46,9 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else if input.is(1, "STATUS") {
         arity(input, "oarlock|status", |len| len == 2)?;
         Ok(Parsed::Query(Query::Status))
+    } else if input.is(1, "STAGES") {
+        arity(input, "oarlock|stages", |len| len == 2)?;
+        Ok(Parsed::Query(Query::Stages))
     } else if input.is(1, "REBUILD") {
         arity(input, "oarlock|rebuild", |len| len == 4)?;
         let number = |at| u64::try_from(input.integer(at)?).map_err(|_| CommandError::NotAnInteger);

@@ -65,7 +65,7 @@ async fn drive(clients: &Clients, backend: &RefCell<FakeBackend>, stop: &Stop) {
             let last = backend.borrow().queue.len() - 1;
             let at = if backend.borrow().queue[last].request.is_read() { last } else { 0 };
             let (connection, ticket, outcome) = backend.borrow_mut().carry_out(at);
-            clients.complete(&mut *backend.borrow_mut(), connection, ticket, outcome);
+            clients.complete(&mut *backend.borrow_mut(), connection, ticket, outcome, None);
         }
         if stop.told.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
     })

@@ -23,6 +23,15 @@ pub struct Ticket {
     pub part: u32,
 }
 
+/// A write whose way through the node is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timed {
+    /// When the bytes of its command came.
+    pub came: Mono,
+    /// When it was handed to the backend; once it is answered, when its outcome came.
+    pub handed: Mono,
+}
+
 /// Why a request has no reply. What the router can mend itself (another leader, a newer map) never
 /// gets here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -72,6 +81,9 @@ pub enum Refusal {
 pub enum Query {
     /// How they are: answered by one JSON document.
     Status,
+    /// How long the stages of a write take: answered by pairs of a stage's name and its distribution
+    /// in microseconds, as `HdrHistogram`'s V2 encoding.
+    Stages,
     /// To rebuild this node's replica of a range: answered as soon as it has begun.
     Rebuild(GroupId),
     /// The lines about their connections.
@@ -192,4 +204,10 @@ pub trait Backend {
 
     /// Microseconds since the Unix epoch, for `TIME`.
     fn wall_us(&self) -> u64;
+
+    /// What is submitted from now on stems from bytes that came at this time; none: it does not.
+    fn input_came(&mut self, _: Option<Mono>) {}
+
+    /// The reply of a timed write is in its socket.
+    fn reply_left(&mut self, _: Timed) {}
 }

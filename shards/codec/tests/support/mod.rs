@@ -311,6 +311,9 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         vec(forward(), 0..4).prop_map(Frame::Forward),
         vec(forward_reply(), 0..4).prop_map(Frame::ForwardReply),
         pulse().prop_map(Frame::Pulse),
+        (any::<u64>(), any::<bool>()).prop_map(|(sent_us, is_answer)| Frame::LinkProbe(
+            oarlock_codec::LinkProbe { sent_us, is_answer }
+        )),
     ]
 }
 
