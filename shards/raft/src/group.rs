@@ -459,10 +459,10 @@ impl Group {
         &self.configurations.last().expect("invariant: one is always in force").1
     }
 
-    /// The configuration that the newest committed entry was under.
-    #[must_use]
-    pub fn committed_configuration(&self) -> &Configuration {
-        &self.configurations.first().expect("invariant: one is always in force").1
+    /// The configuration of what is applied, and all that have followed it since, up to the one in
+    /// force.
+    pub fn open_configurations(&self) -> impl Iterator<Item = &Configuration> {
+        self.configurations.iter().map(|(_, configuration)| configuration)
     }
 
     /// What a checkpoint of the applied state says, but for its length.

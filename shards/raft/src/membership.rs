@@ -88,7 +88,7 @@ impl Group {
     /// out may be the only one with the entry that says so, and then nobody else can be elected by
     /// those who have not heard of it (thesis §4.2.2).
     pub(crate) fn is_electable(&self) -> bool {
-        let is_voter = self.configurations.iter().any(|(_, known)| known.is_voter(self.node));
+        let is_voter = self.open_configurations().any(|known| known.is_voter(self.node));
         is_voter || !Guard::LearnersDoNotStand.is_on()
     }
 

@@ -328,9 +328,9 @@ impl Known {
 
     fn elected(&mut self, node: NodeId, at: &str, group: &Group) -> Result<(), Breach> {
         let term = group.term();
-        let known = [group.configuration(), group.committed_configuration()];
-        if !known.iter().any(|known| known.is_voter(node)) {
-            let text = format!("{at} leads in term {term} of {known:?}");
+        let mut known = group.open_configurations();
+        if !known.any(|known| known.is_voter(node)) {
+            let text = format!("{at} leads in term {term} of {:?}", group.configuration());
             return breach("leaders are voters", text);
         }
         if let Some(other) = self.leaders.insert(term, node)
