@@ -384,10 +384,31 @@ impl Search<'_> {
     }
 
     /// Those of the lost operations that can have made what the target saw, be it for another of
-    /// them that goes by what it finds; and those that wrote another key besides.
+    /// them that goes by what it finds; those that wrote another key besides; and those of several keys
+    /// that one of all these overwrote in part, and so must stand before it.
     fn useful(&self, target: usize, lost: &[usize]) -> Vec<usize> {
+        let mut useful = self.seen_by(target, lost);
+        let spreads =
+            |at: &usize| self.history[*at].action.keys().len() > 1 && !self.is_hidden(*at);
+        let mut rest: Vec<usize> = lost.iter().copied().filter(spreads).collect();
+        loop {
+            let touches = |at: &usize| {
+                let action = &self.history[*at].action;
+                useful.iter().any(|near| self.history[*near].action.touches(action))
+            };
+            let (near, far): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(touches);
+            rest = far;
+            let before = useful.len();
+            useful.extend(near);
+            if useful.len() == before {
+                return lost.iter().copied().filter(|at| useful.contains(at)).collect();
+            }
+        }
+    }
+
+    fn seen_by(&self, target: usize, lost: &[usize]) -> BTreeSet<usize> {
         let operation = &self.history[target];
-        let Some((_, answer)) = &operation.answer else { return Vec::new() };
+        let Some((_, answer)) = &operation.answer else { return BTreeSet::new() };
         let mut wanted: Vec<(&Bytes, Option<Bytes>)> = Vec::new();
         match (&operation.action, answer) {
             (Action::Swap { key, expected, .. }, Answer::Number(1)) => {
@@ -422,7 +443,7 @@ impl Search<'_> {
                 }
             }
             if useful.len() == count {
-                return lost.iter().copied().filter(|at| useful.contains(at)).collect();
+                return useful;
             }
         }
     }
@@ -440,7 +461,7 @@ impl Search<'_> {
             let mut longer = Vec::new();
             for (row, state) in rows {
                 if self.work_left > 0 {
-                    self.lengthen(target, &row, &state, lost, &mut longer);
+                    self.lengthen(&row, &state, lost, &mut longer);
                     self.work_left = self.work_left.saturating_sub(1 + longer.len() / 64);
                 }
             }
@@ -450,17 +471,29 @@ impl Search<'_> {
             let fits = self.history[target].action.apply(&mut after) == *answer;
             // A row that leaves no trace behind the target need not have happened.
             let leaves_trace = after != alone && !row.iter().any(|at| self.is_hidden(*at));
-            if fits && (row.is_empty() || !fits_alone || leaves_trace) {
+            if fits
+                && self.holds_together(&row, target)
+                && (!fits_alone || row.is_empty() || leaves_trace)
+            {
                 row.push(target);
                 ways.push(row);
             }
         }
     }
 
-    /// Adds each row with one more operation that touches what the target or the row touches.
+    /// Whether each of a row touches the target or one behind itself: what does not can as well take
+    /// effect later.
+    fn holds_together(&self, row: &[usize], target: usize) -> bool {
+        let behind = |place: usize| row[place + 1..].iter().chain([&target]);
+        row.iter().enumerate().all(|(place, at)| {
+            let action = &self.history[*at].action;
+            behind(place).any(|near| self.history[*near].action.touches(action))
+        })
+    }
+
+    /// Adds each row with one more operation that changes something.
     fn lengthen(
         &self,
-        target: usize,
         row: &[usize],
         state: &State,
         lost: &[usize],
@@ -472,10 +505,6 @@ impl Search<'_> {
             let is_same =
                 |other: &&usize| self.history[**other].action == *action && !row.contains(other);
             if lost[..place].iter().any(|other| is_same(&other)) {
-                continue;
-            }
-            let mut near = row.iter().chain([&target]).map(|near| &self.history[*near].action);
-            if !near.any(|near| near.touches(action)) {
                 continue;
             }
             let mut after = state.clone();

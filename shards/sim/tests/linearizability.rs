@@ -96,6 +96,15 @@ fn good_histories_are_explained() {
             read(1, 2, "x", Some("2")),
             read(3, 4, "y", Some("1")),
         ],
+        // One that must stand before another lost one, and has nothing to do with what that one must
+        // stand before itself.
+        vec![
+            write(0, 1, "z", "0"),
+            lost(2, Action::Write(vec![(b("x"), b("1")), (b("y"), b("1"))])),
+            lost(2, Action::Write(vec![(b("y"), b("2")), (b("z"), b("2"))])),
+            number(3, 4, Action::Delete(b("z")), 1),
+            scan(5, 6, &[("x", "1"), ("y", "2")]),
+        ],
         vec![lost(0, set("x", "5")), lost(0, Action::Add(b("x"), 3)), read(1, 2, "x", Some("8"))],
         // A scan is the first to see three.
         vec![
