@@ -66,6 +66,15 @@ impl Group {
         self.log.last().index >= self.votes_from
     }
 
+    /// Whether it knows who the members were at the end of what it has applied. One that was made later
+    /// than its group does not before the log has told it of a change, nor one that was rebuilt before
+    /// the entry by which it left: it was told the members of that time.
+    #[must_use]
+    pub fn knows_members(&self) -> bool {
+        let (_, applied) = self.configurations.first().expect("invariant: one is always in force");
+        self.commit >= self.votes_from && !applied.voters.is_empty()
+    }
+
     /// Whether the committed configuration has this replica as a voter, and none is open. A rebuilt
     /// one knows that only once it has applied the entry by which it left: a checkpoint from before
     /// has its former self as a voter.

@@ -71,6 +71,9 @@ impl Shard {
     }
 
     pub(crate) fn start_checkpoint(&mut self, group: GroupId) {
+        if !self.replicas.get(&group).is_some_and(|replica| replica.raft.knows_members()) {
+            return; // it would name others
+        }
         let tail_bytes = self.limits.compact_tail_bytes;
         self.start_checkpoint_with(group, tail_bytes);
     }

@@ -120,6 +120,7 @@ impl Shard {
         (self.is_cheap(straggler.group, replica) || straggler.bytes > REWRITE_BYTES_MAX)
             && self.now >= replica.checkpoint_from
             && replica.incoming.is_none()
+            && replica.raft.knows_members()
             && !self.waits_for_receiver(straggler.group, replica)
             && replica.raft.commit() > replica.checkpoint.position.index
             && keep_from.get() > middle
