@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Answer, Client};
 
 /// One range, as a node's copy of the map has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeRow {
     /// The group that owns it.
     pub group: u64,
@@ -25,6 +25,8 @@ pub struct RangeRow {
     pub leader_core: u64,
     /// The nodes that hold it.
     pub replicas: Vec<u64>,
+    /// Where clients reach the core of each of these that holds it; empty if it is not known.
+    pub addresses: Vec<String>,
 }
 
 impl RangeRow {
@@ -215,7 +217,15 @@ fn range(row: &Answer) -> Option<RangeRow> {
         leader,
         leader_core: place.and_then(|place| cores.get(place).copied()).unwrap_or(0),
         replicas,
+        addresses: texts(field("addresses")),
     })
+}
+
+/// Texts, each empty where there is none; nothing at all from an older node.
+fn texts(answer: Option<&Answer>) -> Vec<String> {
+    let Some(Answer::Array(items)) = answer else { return Vec::new() };
+    let text = |item| bytes(item).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    items.iter().map(|item| text(item).unwrap_or_default()).collect()
 }
 
 fn number(answer: &Answer) -> Option<u64> {
@@ -304,6 +314,8 @@ mod tests {
             ints([1, 2, 3]),
             name("cores"),
             ints([0, 1, 0]),
+            name("addresses"),
+            Answer::Array(vec![Answer::Nil, name("127.0.0.1:7"), name("127.0.0.1:8")]),
             name("epoch"),
             Answer::Int(1),
         ]
@@ -314,11 +326,12 @@ mod tests {
         let range = range(&Answer::Array(row())).unwrap();
         assert_eq!((range.group, range.leader, range.leader_core), (7, 2, 1));
         assert_eq!(range.replicas, [1, 2, 3]);
+        assert_eq!(range.addresses, ["", "127.0.0.1:7", "127.0.0.1:8"]);
     }
 
     #[test]
     fn a_row_of_another_shape_is_refused() {
-        assert_eq!(range(&Answer::Array(row()[..14].to_vec())), None);
+        assert_eq!(range(&Answer::Array(row()[..16].to_vec())), None);
         let mut wrong = row();
         wrong[5] = Answer::Int(3);
         assert_eq!(range(&Answer::Array(wrong)), None);

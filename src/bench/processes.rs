@@ -58,6 +58,8 @@ pub struct Node {
     pub client_address: SocketAddr,
     /// Where it serves other nodes.
     pub peer_address: SocketAddr,
+    /// Where each of its cores serves clients.
+    pub core_ports: Vec<u16>,
     /// Its folder: configuration, log, and the data directory `data`.
     pub folder: PathBuf,
     launcher: Vec<String>,
@@ -77,6 +79,8 @@ const POLL: Duration = Duration::from_millis(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The ports for clients and for nodes where a node has a host of its own.
 const HOST_PORTS: [u16; 2] = [6371, 16371];
+/// Those for clients of single cores.
+const HOST_CORE_PORTS: std::ops::RangeFrom<u16> = 6372..;
 
 impl LocalCluster {
     /// Writes the configurations under `folder`; starts nothing yet.
@@ -85,20 +89,28 @@ impl LocalCluster {
     /// If files cannot be written or ports found.
     pub fn prepare(options: ClusterOptions, folder: &Path) -> io::Result<Self> {
         let count = usize::try_from(options.nodes).map_err(io::Error::other)?;
+        let cores = usize::from(options.cores_per_node);
+        let each = HOST_PORTS.len() + cores;
         let addresses = match options.hosts.as_slice() {
-            [] => free_addresses(count * 2)?,
+            [] => free_addresses(count * each)?,
             hosts => {
-                let ports = |host: &Host| HOST_PORTS.map(|port| SocketAddr::new(host.ip, port));
-                hosts.iter().flat_map(ports).collect()
+                let of_cores = HOST_CORE_PORTS.take(cores);
+                let ports = HOST_PORTS.into_iter().chain(of_cores);
+                let of_host = |host: &Host| {
+                    let ip = host.ip;
+                    ports.clone().map(move |port| SocketAddr::new(ip, port))
+                };
+                hosts.iter().flat_map(of_host).collect()
             }
         };
         let mut launchers = options.hosts.iter().map(|host| host.launcher.clone());
         let nodes: Vec<Node> = (1..=options.nodes)
-            .zip(addresses.chunks(2))
-            .map(|(id, pair)| Node {
+            .zip(addresses.chunks(each))
+            .map(|(id, own)| Node {
                 id,
-                client_address: pair[0],
-                peer_address: pair[1],
+                client_address: own[0],
+                peer_address: own[1],
+                core_ports: own[2..].iter().map(SocketAddr::port).collect(),
                 folder: folder.join(format!("node-{id}")),
                 launcher: launchers.next().unwrap_or_default(),
                 child: None,
@@ -116,11 +128,13 @@ impl LocalCluster {
         let text = |text: String| Value::String(text);
         let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
         let initial = self.nodes.iter().map(|node| {
+            let core_ports = node.core_ports.iter().map(|port| number(u64::from(*port))).collect();
             Value::Table(Table::from_iter([
                 ("id".to_owned(), number(node.id)),
                 ("peer_address".to_owned(), text(node.peer_address.to_string())),
                 ("client_address".to_owned(), text(node.client_address.to_string())),
                 ("cores".to_owned(), number(u64::from(self.options.cores_per_node))),
+                ("core_ports".to_owned(), Value::Array(core_ports)),
             ]))
         });
         let replicas = if self.options.nodes >= 3 { 3 } else { 1 };

@@ -29,16 +29,27 @@ impl Routes {
         Self::new(&ranges, &nodes).ok_or_else(|| io::Error::other("the cluster names no node"))
     }
 
-    /// The routes over `ranges`, sorted by first key. A range whose leader is not known goes to its
-    /// first replica. Nothing if there are no nodes.
+    /// The routes over `ranges`, sorted by first key, to the core that leads each if it has a port, else
+    /// to its node. A range whose leader is not known goes to its first replica. Nothing if there are no
+    /// nodes.
     fn new(ranges: &[RangeRow], nodes: &[(u64, SocketAddr)]) -> Option<Self> {
-        let place = |node: u64| nodes.iter().position(|(id, _)| *id == node);
-        let of_range = |range: &RangeRow| {
-            let place = place(range.leader).or_else(|| place(*range.replicas.first()?));
-            (range.start.clone(), place.unwrap_or(0))
+        let address = |range: &RangeRow, node: u64| {
+            let place = range.replicas.iter().position(|replica| *replica == node)?;
+            let of_core = range.addresses.get(place).and_then(|text| text.parse().ok());
+            of_core.or_else(|| Some(nodes.iter().find(|(id, _)| *id == node)?.1))
         };
-        let starts = ranges.iter().map(of_range).collect();
-        let addresses: Vec<SocketAddr> = nodes.iter().map(|(_, address)| *address).collect();
+        let mut addresses = Vec::new();
+        let mut starts = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let known = address(range, range.leader);
+            let known = known.or_else(|| address(range, *range.replicas.first()?));
+            let to = known.or_else(|| Some(nodes.first()?.1))?;
+            let place = addresses.iter().position(|known| *known == to).unwrap_or_else(|| {
+                addresses.push(to);
+                addresses.len() - 1
+            });
+            starts.push((range.start.clone(), place));
+        }
         (!addresses.is_empty()).then_some(Self { addresses, starts })
     }
 
@@ -70,6 +81,7 @@ mod tests {
             leader,
             leader_core: 0,
             replicas: replicas.to_vec(),
+            addresses: Vec::new(),
         };
         let nodes: Vec<(u64, SocketAddr)> = [(1, 7001), (2, 7002), (3, 7003)]
             .map(|(id, port)| (id, SocketAddr::from(([127, 0, 0, 1], port))))
@@ -82,5 +94,22 @@ mod tests {
             .to_vec();
         assert_eq!(ports, [7002, 7002, 7002, 7003, 7003, 7003, 7003]);
         assert_eq!(Routes::new(&ranges, &[]), None);
+    }
+
+    #[test]
+    fn a_core_with_a_port_of_its_own_is_reached_there() {
+        let at = |start: &str, core: &str| RangeRow {
+            start: start.into(),
+            leader: 2,
+            replicas: vec![1, 2],
+            addresses: vec!["127.0.0.1:9001".to_owned(), core.to_owned()],
+            ..RangeRow::default()
+        };
+        let nodes = [(2, SocketAddr::from(([127, 0, 0, 1], 7002)))];
+        let ranges = [at("", "127.0.0.1:9002"), at("g", ""), at("p", "127.0.0.1:9002")];
+        let routes = Routes::new(&ranges, &nodes).unwrap();
+        let port = |key: &str| routes.addresses()[routes.place(key.as_bytes())].port();
+        assert_eq!([port("a"), port("h"), port("q")], [9002, 7002, 9002]);
+        assert_eq!(routes.addresses().len(), 2, "one for each address");
     }
 }

@@ -256,7 +256,16 @@ mod tests {
 
     fn range(group: u64, leader: u64) -> RangeRow {
         let (start, end) = (vec![0x80, 0], Vec::new());
-        RangeRow { group, start, end, epoch: 1, leader, leader_core: 0, replicas: vec![1, 2, 3] }
+        RangeRow {
+            group,
+            start,
+            end,
+            epoch: 1,
+            leader,
+            leader_core: 0,
+            replicas: vec![1, 2, 3],
+            addresses: Vec::new(),
+        }
     }
 
     fn picture() -> Picture {

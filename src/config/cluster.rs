@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use oarlock_types::{ClusterId, NodeId};
+use oarlock_types::{ClusterId, CoreId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Cores};
@@ -29,6 +29,21 @@ pub struct InitialNode {
     pub client_address: SocketAddr,
     /// How many cores it has.
     pub cores: u16,
+    /// A port for clients of each core, at the host of `client_address`: a client that knows the map
+    /// reaches the very core that leads a range. Empty: the kernel chooses the core.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub core_ports: Vec<u16>,
+}
+
+impl InitialNode {
+    /// Where clients reach one of its cores; where they reach the node, if its cores have no ports.
+    #[must_use]
+    pub fn core_address(&self, core: CoreId) -> SocketAddr {
+        let port = self.core_ports.get(usize::from(core.get()));
+        let mut address = self.client_address;
+        address.set_port(port.copied().unwrap_or(address.port()));
+        address
+    }
 }
 
 /// The identifiers' crate has no serde: files are this side's matter.
@@ -105,6 +120,7 @@ impl Config {
                 peer_address: self.peer_listen(),
                 client_address: self.client_listen(),
                 cores: u16::try_from(cores).unwrap_or(u16::MAX),
+                core_ports: Vec::new(),
             });
         }
         nodes.sort_by_key(|node| node.id);
@@ -197,7 +213,13 @@ mod tests {
 
     fn node(id: u64) -> InitialNode {
         let port = |base: u64| format!("127.0.0.1:{}", base + id).parse().unwrap();
-        InitialNode { id: NodeId(id), peer_address: port(100), client_address: port(200), cores: 2 }
+        InitialNode {
+            id: NodeId(id),
+            peer_address: port(100),
+            client_address: port(200),
+            cores: 2,
+            core_ports: Vec::new(),
+        }
     }
 
     fn three() -> Config {
@@ -306,6 +328,18 @@ mod tests {
         assert_eq!(nodes.len(), 1);
         assert_eq!((nodes[0].id, nodes[0].cores), (NodeId(7), 2));
         assert_eq!(config.replication_factor(), 1);
+    }
+
+    #[test]
+    fn a_core_is_reached_at_its_own_port_or_at_the_node_s() {
+        let mut node = node(1);
+        let port = |node: &InitialNode, core| node.core_address(CoreId(core)).to_string();
+        assert_eq!(port(&node, 1), "127.0.0.1:201");
+        node.core_ports = vec![7, 8];
+        assert_eq!(
+            (port(&node, 0).as_str(), port(&node, 1).as_str()),
+            ("127.0.0.1:7", "127.0.0.1:8")
+        );
     }
 
     #[test]

@@ -42,7 +42,8 @@ settings! {
         /// `oarlock config show` prints.
         cluster_id: Option<ClusterId> = None, like "\"6f61726c6f636b000000000000000001\"";
         /// The nodes that form the cluster, with the addresses (IP:port) at which other nodes and
-        /// clients reach them. Empty: this node alone is the cluster.
+        /// clients reach them. With `core_ports = [6380, 6381]`, one for each core, clients that know
+        /// the map reach the very core that leads a range. Empty: this node alone is the cluster.
         initial_nodes: Vec<InitialNode> = Vec::new(), like "[
   { id = 1, peer_address = \"10.0.0.1:16379\", client_address = \"10.0.0.1:6379\", cores = 2 },
   { id = 2, peer_address = \"10.0.0.2:16379\", client_address = \"10.0.0.2:6379\", cores = 2 },

@@ -47,6 +47,13 @@ impl Config {
         self.network.client_listen.or_else(entry).unwrap_or(fallback)
     }
 
+    /// Where each of its cores listens for clients of its own, if they have ports.
+    pub fn core_listens(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let ports = self.own_entry().map(|entry| entry.core_ports.clone()).unwrap_or_default();
+        let ip = self.client_listen().ip();
+        ports.into_iter().map(move |port| SocketAddr::new(ip, port))
+    }
+
     /// Where this node listens for other nodes.
     #[must_use]
     pub fn peer_listen(&self) -> SocketAddr {

@@ -243,7 +243,16 @@ pub(super) fn check_entries(nodes: &[InitialNode], found: &mut Vec<Contradiction
         if node.cores == 0 {
             say(format!("node {id} has no core: give it at least 1"));
         }
-        for address in [node.peer_address, node.client_address] {
+        let ports = node.core_ports.len();
+        if ports != 0 && ports != usize::from(node.cores) {
+            say(format!(
+                "node {id} has {ports} core_ports for {} cores: give one for each, or none",
+                node.cores
+            ));
+        }
+        let of_core = |port: &u16| SocketAddr::new(node.client_address.ip(), *port);
+        let of_cores = node.core_ports.iter().map(of_core);
+        for address in [node.peer_address, node.client_address].into_iter().chain(of_cores) {
             if address.port() == 0 || address.ip().is_unspecified() {
                 say(format!("{address} of node {id} is no address that others can reach it at"));
             } else if let Some((_, other)) = addresses.iter().find(|(a, _)| *a == address) {
@@ -271,7 +280,13 @@ mod tests {
 
     fn node(id: u64) -> InitialNode {
         let port = |base: u64| format!("127.0.0.1:{}", base + id).parse().unwrap();
-        InitialNode { id: NodeId(id), peer_address: port(100), client_address: port(200), cores: 2 }
+        InitialNode {
+            id: NodeId(id),
+            peer_address: port(100),
+            client_address: port(200),
+            cores: 2,
+            core_ports: Vec::new(),
+        }
     }
 
     fn three() -> Config {
@@ -328,6 +343,12 @@ mod tests {
         refused("no core", |c| c.cluster.initial_nodes[2].cores = 0);
         refused("used by node 1 and again by node 3", |c| {
             c.cluster.initial_nodes[2].peer_address = c.cluster.initial_nodes[0].client_address;
+        });
+        refused("3 core_ports for 2 cores", |c| {
+            c.cluster.initial_nodes[1].core_ports = vec![7, 8, 9];
+        });
+        refused("127.0.0.1:7 is used by node 2 and again by node 2", |c| {
+            c.cluster.initial_nodes[1].core_ports = vec![7, 7];
         });
         refused("0.0.0.0:103 of node 3", |c| {
             c.cluster.initial_nodes[2].peer_address = "0.0.0.0:103".parse().unwrap();

@@ -145,9 +145,6 @@ impl Clients {
 
     /// Accepts clients for ever. To be run as a task of its own on this core's executor.
     pub async fn accept(self: Rc<Self>, listener: TcpListener) {
-        if let Some(timeout) = self.limits().idle_timeout {
-            runtime::spawn(Rc::clone(&self).sweep(timeout)).detach();
-        }
         loop {
             match listener.accept().await {
                 Ok(stream) => self.welcome(stream),
@@ -211,8 +208,10 @@ impl Clients {
         .detach();
     }
 
-    /// Ends connections that have been silent for too long.
-    async fn sweep(self: Rc<Self>, timeout: Duration) {
+    /// Ends connections that have been silent for too long, for ever; nothing if none may be. To be
+    /// run as a task of its own beside [`Clients::accept`].
+    pub async fn sweep(self: Rc<Self>) {
+        let Some(timeout) = self.limits().idle_timeout else { return };
         loop {
             runtime::sleep(SWEEP_INTERVAL).await;
             let now = self.backend.borrow().now();

@@ -119,6 +119,7 @@ impl Backend for FakeBackend {
                 start,
                 end,
                 leader: Some(NodeId(1)),
+                addresses: vec![None],
                 replicas: vec![CoreAddr::new(NodeId(1), CoreId(0))],
                 epoch: RangeEpoch(1),
             }

@@ -34,6 +34,8 @@ counters! {
     requests_refused,
     /// Requests that clients of this core sent to other nodes.
     requests_forwarded,
+    /// Requests that clients of this core sent to other cores of this node.
+    requests_crossed,
     /// Frames sent to other nodes.
     peer_frames_sent,
     /// Raft messages in those frames.

@@ -292,7 +292,10 @@ impl Driver {
                 Hop::Core(core, request) if core == self.addr.core => {
                     self.accept_request(request);
                 }
-                Hop::Core(core, request) => self.mail.request(core, request),
+                Hop::Core(core, request) => {
+                    self.counters.requests_crossed.add(1);
+                    self.mail.request(core, request);
+                }
                 Hop::Node(node, request) => {
                     self.counters.requests_forwarded.add(1);
                     self.outbox.forward(node, request);

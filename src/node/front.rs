@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use oarlock_codec::Refusal;
 use oarlock_store::{Reply, Request};
-use oarlock_types::{ClusterId, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap};
+use oarlock_types::{
+    ClusterId, CoreAddr, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap,
+};
 
 use super::clock::Clock;
 use super::counters::Counters;
@@ -19,6 +21,7 @@ use super::message::CoreAnswer;
 use super::router::{Asker, Router};
 use super::stages::{Stage, Stages};
 use super::status;
+use crate::config::InitialNode;
 use crate::net::commands::KillReply;
 use crate::net::session::{
     Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Ticket, Timed, backend,
@@ -46,7 +49,7 @@ pub struct NodeFacts {
     /// The settings in force, for `CONFIG GET`.
     pub settings: Vec<(String, String)>,
     /// The cluster's nodes and where clients reach them.
-    pub nodes: Vec<(NodeId, SocketAddr)>,
+    pub nodes: Vec<InitialNode>,
 }
 
 /// A question that waits for the answers of all cores.
@@ -177,7 +180,12 @@ impl Front {
 
     fn info_of(&self, group: GroupId) -> Option<RangeInfo> {
         let range = self.router.map().group(group)?;
+        let address = |at: &CoreAddr| {
+            let node = self.facts.nodes.iter().find(|entry| entry.id == at.node)?;
+            Some(node.core_address(at.core))
+        };
         Some(RangeInfo {
+            addresses: range.replicas.iter().map(address).collect(),
             group,
             start: range.start.clone(),
             end: range.end.clone(),

@@ -127,8 +127,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let data = Arc::new(DataDir::open(&config.node.data_dir, &options)?);
     let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
     let client_listen = config.client_listen();
-    client_port::check_free(client_listen)
-        .map_err(|source| ServeError::ClientPort { address: client_listen, source })?;
+    for address in [client_listen].into_iter().chain(config.core_listens()) {
+        client_port::check_free(address)
+            .map_err(|source| ServeError::ClientPort { address, source })?;
+    }
     let (peer_tcp, peer_udp) = bind_peer_port(config.peer_listen())?;
 
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
@@ -228,7 +230,7 @@ fn share(
         counters: (0..cores).map(|_| Arc::new(Counters::default())).collect(),
         connected: Arc::new(AtomicUsize::new(0)),
         settings: config.settings(),
-        nodes: nodes.iter().map(|entry| (entry.id, entry.client_address)).collect(),
+        nodes,
     };
     // Each start draws other delays: two nodes must not go on in step for ever.
     let seed = u64::try_from(data.disk().get() & u128::from(u64::MAX)).unwrap_or(0)
@@ -430,12 +432,18 @@ fn open_clients(
     front: &Rc<RefCell<Front>>,
 ) -> io::Result<Rc<Clients>> {
     let limits = client_limits(shared);
-    let listener = client_port::bind(shared.facts.client_listen, &limits)?;
+    let own = shared.config.core_listens().nth(usize::from(core.get()));
+    let listeners = [Some(shared.facts.client_listen), own].into_iter().flatten();
+    let listeners = listeners.map(|address| client_port::bind(address, &limits));
+    let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let backend: Rc<RefCell<dyn Backend>> = Rc::clone(front) as Rc<RefCell<dyn Backend>>;
     let connected = Arc::clone(&shared.facts.connected);
     let seed = shared.seed ^ u64::from(core.get()) << 48;
     let clients = Clients::new(core, limits, backend, connected, seed);
-    runtime::spawn(Rc::clone(&clients).accept(listener)).detach();
+    for listener in listeners {
+        runtime::spawn(Rc::clone(&clients).accept(listener)).detach();
+    }
+    runtime::spawn(Rc::clone(&clients).sweep()).detach();
     Ok(clients)
 }
 

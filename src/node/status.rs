@@ -32,9 +32,9 @@ pub fn document(facts: &NodeFacts, uptime: Duration, answers: &[CoreStatus]) -> 
             json!({ "group": group.get(), "core": core.get(), "stage": stage.name() })
         })
     });
-    let nodes = facts.nodes.iter().map(
-        |(node, address)| json!({ "node": node.get(), "client_address": address.to_string() }),
-    );
+    let nodes = facts.nodes.iter().map(|entry| {
+        json!({ "node": entry.id.get(), "client_address": entry.client_address.to_string() })
+    });
     json!({
         "node": facts.node.get(),
         "cluster": format!("{:032x}", facts.cluster.get()),

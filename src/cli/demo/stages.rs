@@ -329,6 +329,7 @@ mod tests {
     #[test]
     fn the_victim_is_the_node_that_leads_most() {
         let range = |group, leader| RangeRow {
+            addresses: Vec::new(),
             group,
             start: Vec::new(),
             end: Vec::new(),

@@ -1,5 +1,6 @@
 //! What a session needs of the rest of the node. Implemented by each core's router, and by tests.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,6 +121,8 @@ pub struct RangeInfo {
     pub leader: Option<NodeId>,
     /// Its replicas, each on a core of a node.
     pub replicas: Vec<CoreAddr>,
+    /// Where clients reach the core of each of them, if this node knows.
+    pub addresses: Vec<Option<SocketAddr>>,
     /// The version of its bounds and replicas.
     pub epoch: RangeEpoch,
 }

@@ -1,13 +1,15 @@
 //! The commands that a connection answers itself, and the texts about the node.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
 
 use super::backend::{NodeInfo, RangeInfo};
 use super::{Host, Session};
 use crate::net::commands::connection::{Client, ReplyMode};
 use crate::net::commands::{Local, describe, glob};
 use crate::net::resp::{Protocol, Value};
-use bytes::Bytes;
 
 /// Settings that clients ask Redis for, with what holds here.
 const REDIS_SETTINGS: &[(&str, &str)] = &[
@@ -199,6 +201,7 @@ fn status_pairs(info: &NodeInfo) -> Vec<(String, String)> {
 fn range(range: RangeInfo) -> Value {
     let int = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
     let replicas = &range.replicas;
+    let address = |at: &Option<SocketAddr>| at.map_or(Value::Nil, |at| Value::bulk(at.to_string()));
     let pairs = [
         ("group", int(range.group.get())),
         ("start", Value::Bulk(range.start)),
@@ -206,6 +209,7 @@ fn range(range: RangeInfo) -> Value {
         ("leader", range.leader.map_or(Value::Nil, |node| int(node.get()))),
         ("replicas", Value::Array(replicas.iter().map(|at| int(at.node.get())).collect())),
         ("cores", Value::Array(replicas.iter().map(|at| int(at.core.get().into())).collect())),
+        ("addresses", Value::Array(range.addresses.iter().map(address).collect())),
         ("epoch", int(range.epoch.get())),
     ];
     Value::Map(pairs.into_iter().map(|(name, value)| (Value::bulk(name), value)).collect())
