@@ -40,9 +40,11 @@ impl Node {
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let clients = Clients::new(CoreId(0), limits, shared, gauge, 7);
                 let task = runtime::spawn(Rc::clone(&clients).accept(listener));
+                let sweep = runtime::spawn(Rc::clone(&clients).sweep());
                 drive(&clients, &backend, &stopped).await;
                 clients.close_all();
                 task.cancel().await;
+                sweep.cancel().await;
             });
         });
         Self { address: told.recv().unwrap(), stop, connected, thread: Some(thread) }
