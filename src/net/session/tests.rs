@@ -274,7 +274,7 @@ fn oarlocks_own_commands() {
     );
     let ranges = client.ask("OARLOCK RANGES");
     assert!(ranges.starts_with(
-        "*3\\r\\n*14\\r\\n$5\\r\\ngroup\\r\\n:1\\r\\n$5\\r\\nstart\\r\\n$0\\r\\n\\r\\n$3\\r\\nend\\r\\n$1\\r\\nh\\r\\n"
+        "*3\\r\\n*16\\r\\n$5\\r\\ngroup\\r\\n:1\\r\\n$5\\r\\nstart\\r\\n$0\\r\\n\\r\\n$3\\r\\nend\\r\\n$1\\r\\nh\\r\\n"
     ));
     // The cores answer it, not the connection: the fake gives a count in their place.
     assert!(client.ask("OARLOCK STATUS").starts_with(':'));
