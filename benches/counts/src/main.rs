@@ -2,6 +2,9 @@
 //! what [`counted`] calls is to be counted; it prints how many operations that were. `scripts/counts`
 //! runs all of it. The setup is that of the benches, whose files are read here.
 
+// Nothing here is a test, and those of the parser are run where they belong.
+#![cfg(not(test))]
+
 use std::hint::black_box;
 use std::process::ExitCode;
 
