@@ -3,56 +3,31 @@
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 
+mod pipeline;
+
 use std::hint::black_box;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use oarlock::net::resp::{Parser, ParserLimits, Protocol, write_reply};
+use oarlock::net::resp::{self, Protocol, write_reply};
 use oarlock_store::Reply;
+use pipeline::{COMMANDS, parser, pipeline};
 use redis_protocol::resp2;
 
-const COMMANDS: usize = 64;
 /// What one read of a socket may give.
 const READ_BYTES: usize = 1448;
-
-fn pipeline() -> Vec<u8> {
-    let value = "v".repeat(128);
-    (0..COMMANDS)
-        .flat_map(|n| {
-            format!("*3\r\n$3\r\nSET\r\n$12\r\nkey:{n:08}\r\n$128\r\n{value}\r\n").into_bytes()
-        })
-        .collect()
-}
-
-fn parser() -> Parser {
-    Parser::new(ParserLimits {
-        args_max: 1 << 16,
-        bulk_bytes_max: 2 << 20,
-        command_bytes_max: 4 << 20,
-    })
-}
 
 fn parse(c: &mut Criterion) {
     let bytes = pipeline();
     let mut group = c.benchmark_group("resp/parse 64 SETs of 128 B");
     group.throughput(Throughput::Elements(COMMANDS as u64));
     let mut own = parser();
-    let mut own_pieces = |piece_bytes: usize| {
-        let mut count = 0;
-        for piece in bytes.chunks(piece_bytes) {
-            own.feed(piece);
-            while let Some(args) = own.next_command().expect("the pipeline is valid") {
-                // As the session does: the key and the value become bytes of their own.
-                for index in 1..3 {
-                    black_box(args.get(index).map(bytes::Bytes::copy_from_slice));
-                }
-                count += 1;
-            }
-        }
-        assert_eq!(count, COMMANDS);
-    };
-    group.bench_function("own, at once", |b| b.iter(|| own_pieces(usize::MAX)));
-    group.bench_function("own, in pieces", |b| b.iter(|| own_pieces(READ_BYTES)));
+    group.bench_function("own, at once", |b| {
+        b.iter(|| pipeline::parse(&mut own, &bytes, usize::MAX))
+    });
+    group.bench_function("own, in pieces", |b| {
+        b.iter(|| pipeline::parse(&mut own, &bytes, READ_BYTES))
+    });
 
     let crate_pieces = |mut buffer: BytesMut, piece_bytes: usize| {
         let mut count = 0;

@@ -533,6 +533,7 @@ fn scripts_can_be_run_and_ci_runs_the_readme_s_test_command() {
     for script in [
         "scripts/chaos",
         "scripts/check",
+        "scripts/counts",
         "scripts/fix",
         "scripts/fuzz",
         "scripts/mutants",

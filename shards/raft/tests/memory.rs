@@ -5,8 +5,9 @@ mod cluster;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use cluster::Cluster;
-use oarlock_raft::{Configuration, Group, LogPosition};
+use oarlock_raft::{Configuration, Entry, Group, LogPosition, Payload};
 use oarlock_types::{Index, Limits, Mono, NodeId, Term};
 
 #[test]
@@ -50,6 +51,27 @@ fn a_follower_that_does_not_answer_costs_a_bounded_cache() {
     let cached: Vec<&_> = (1..=21).filter_map(|index| leader.entry(Index(index))).collect();
     let bytes: usize = cached.iter().map(|entry| entry.size_bytes()).sum();
     assert!((1..=4000).contains(&bytes), "{} entries of {bytes} bytes", cached.len());
+}
+
+#[test]
+fn the_window_closes_at_its_last_byte() {
+    let ids = [NodeId(1), NodeId(2), NodeId(3)];
+    // Another command that fills the window but for so many bytes, and how many more are sent.
+    for (spare_bytes, more) in [(1, 1), (0, 0)] {
+        let limits = Limits { inflight_bytes_max: 1000, ..Limits::default() };
+        let mut cluster = Cluster::new(&ids, Configuration::simple(ids), limits, 1);
+        cluster.now = cluster.deadline();
+        cluster.fire(NodeId(1));
+        cluster.stabilize(&ids);
+        let command = Payload::Commands(Bytes::new());
+        let overhead = Entry { at: LogPosition::default(), payload: command }.size_bytes();
+        cluster.network.clear();
+        for bytes in [500, 500 - spare_bytes, 100] {
+            assert_eq!(cluster.propose(NodeId(1), &"x".repeat(bytes - overhead)), None);
+        }
+        let sent = cluster.network.iter().filter(|letter| letter.to == NodeId(2)).count();
+        assert_eq!(sent, 2 + more, "with {spare_bytes} bytes to spare");
+    }
 }
 
 #[test]

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use cluster::{Cluster, grant, received};
 use goldenscript::{Command, Context};
-use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload};
+use oarlock_raft::{
+    AppendOutcome, AppendReply, Body, Configuration, Entry, HardState, LogPosition, Message,
+    Payload,
+};
 use oarlock_types::{Index, Limits, Mono, NodeId, Term};
 
 #[derive(Default)]
@@ -281,6 +284,23 @@ impl Script {
         Ok(())
     }
 
+    /// `refuse n1 n3 prev=4 hint=9@2`: n3 refuses, in n1's term, what n1 sent it behind 4.
+    fn refuse(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let prev = Index(args.take_key("prev").ok_or("prev?")?.parse()?);
+        let hint = args.take_key("hint").and_then(|h| h.split_once('@')).ok_or("index@term?")?;
+        let hint = LogPosition { index: Index(hint.0.parse()?), term: Term(hint.1.parse()?) };
+        let leader = node(args.next_pos().ok_or("whom?")?)?;
+        let from = node(args.next_pos().ok_or("who?")?)?;
+        args.reject_next()?;
+        let outcome = AppendOutcome::Rejected { prev, hint };
+        let body = Body::AppendReply(AppendReply { outcome, bound: None, read_sequence: 0 });
+        let c = self.c();
+        let message = Message { term: c.group(leader).term(), body };
+        c.with(leader, |g, ctx, out| g.step(ctx, from, message, out));
+        Ok(())
+    }
+
     fn show(&mut self, command: &Command) -> Outcome {
         let ids = self.ids(command)?;
         let c = self.c();
@@ -342,6 +362,7 @@ impl Script {
             "crash" | "restart" | "may-vote" | "compact" | "serve" | "damage" | "leave"
             | "join" => self.lifecycle(command),
             "propose" | "read" | "transfer" | "link" => self.ask(command),
+            "refuse" => self.refuse(command),
             "status" | "log" | "state" | "configuration" | "progress" => self.show(command),
             other => Err(format!("unknown command {other}").into()),
         }
@@ -387,6 +408,7 @@ scripts! {
     figure_8
     follower_read
     higher_term_while_bound
+    hint_behind_refusal
     joint_liveness
     late_completion
     late_release
@@ -411,6 +433,7 @@ scripts! {
     single_server_change
     removed_leader_is_needed
     snapshot
+    snapshot_binds
     snapshot_carries_configuration
     snapshot_of_known_state
     snapshot_restarts

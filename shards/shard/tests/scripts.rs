@@ -459,6 +459,7 @@ scripts! {
     unreadable_log
     long_log_of_live_entries
     tail_stays
+    tail_grows_old
     expired_keys
     release_of_absent_group
     rebuild

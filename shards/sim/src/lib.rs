@@ -7,7 +7,7 @@
 //!
 //! Map, in reading order: [`config`] is what a run is made of, [`faults`] what may go wrong, `swarm`
 //! draws schedules of that; [`world`] is virtual time and its events, `turn`, `processes`, `links`,
-//! `worker`, `trouble` and `asking` what they do, `node`, `disk` and `recover` what a node is;
+//! `pulses`, `worker`, `trouble` and `asking` what they do, `node`, `disk` and `recover` what a node is;
 //! `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
 //! of a run, [`mod@run`] a whole one; [`trace`] tells it, `words` in words, [`page`] as a picture.
 
@@ -22,6 +22,7 @@ mod node;
 pub mod oracle;
 pub mod page;
 mod processes;
+mod pulses;
 mod random;
 mod recover;
 pub mod run;

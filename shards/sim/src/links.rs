@@ -1,16 +1,13 @@
 //! The network: for each core and peer a connection as TCP gives it (in order and without loss
-//! until it breaks; each end learns of that in its own time), and pulses as datagrams (lost,
-//! doubled, late, in any order). Mirrors production's links: who dials when, what a handshake
-//! checks, when a connection is given up.
+//! until it breaks; each end learns of that in its own time), and the ways that are cut. Mirrors
+//! production's links: who dials when, what a handshake checks, when a connection is given up.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use oarlock_codec::frame;
-use oarlock_shard::pulse::CoreProgress;
 use oarlock_shard::support_table::LinkToken;
-use oarlock_types::{CoreAddr, Incarnation, NodeId, Pulse};
+use oarlock_types::{CoreAddr, Incarnation, NodeId};
 
-use crate::node::{Arrived, CLUSTER};
+use crate::node::Arrived;
 use crate::trace::What;
 use crate::world::{Event, World};
 
@@ -24,9 +21,6 @@ const KEEPALIVE_MAX_US: u64 = 4_500_000;
 const RETRANSMIT_US: u64 = 200_000;
 /// Bytes that may wait for a connection before it is reset.
 const QUEUE_BYTES_MAX: usize = 64 << 10;
-const DATAGRAM_BYTES_MAX: usize = 16 << 10;
-/// Datagrams that a socket holds while its process stands still.
-const SOCKET_PULSES_MAX: usize = 200;
 
 /// A connection.
 #[derive(Debug)]
@@ -123,6 +117,10 @@ impl World {
                 conn.last_arrival = at;
             }
         }
+    }
+
+    pub(crate) fn are_pulses_blocked(&self, from: NodeId, to: NodeId) -> bool {
+        self.network.pulse_blocks.contains_key(&(from, to))
     }
 
     pub(crate) fn block_pulses(&mut self, from: NodeId, to: NodeId) {
@@ -532,68 +530,6 @@ impl World {
         if let Some(process) = &mut self.nodes[m].process {
             process.cores[c].frames.push(Arrived { from, bytes });
             self.wake(m, c);
-        }
-    }
-
-    // ---- pulses ----
-
-    pub(crate) fn pulse_due(&mut self, n: usize) {
-        let (now, life) = (self.now, self.nodes[n].life);
-        let node = &mut self.nodes[n];
-        if !node.runs() {
-            return; // it goes on when the process does
-        }
-        let mono = node.clock.mono(now);
-        let Some(process) = &mut node.process else { return };
-        let progress: Vec<CoreProgress> = process.cores.iter().map(|core| core.progress).collect();
-        let mut due = Vec::new();
-        process.agent.tick(mono, &process.table, &progress, &mut due);
-        let next = node.clock.real(process.agent.next_due()).max(now + 1);
-        self.at(next, Event::PulseDue { n, life });
-        for pulse in due {
-            self.send_pulse(&pulse);
-        }
-    }
-
-    fn send_pulse(&mut self, pulse: &Pulse) {
-        debug_assert_eq!(pulse.cluster, CLUSTER);
-        let (from, to) = (pulse.from, pulse.to);
-        let is_blocked = self.network.pulse_blocks.contains_key(&(from, to));
-        if is_blocked || self.net_random.per_mille(self.weather.pulse_loss_per_mille) {
-            return;
-        }
-        let mut bytes = Vec::new();
-        frame::encode(pulse, &mut bytes);
-        let copies = 1 + u64::from(self.net_random.per_mille(self.weather.pulse_twice_per_mille));
-        let place = self.place(to);
-        for _ in 0..copies {
-            let at = self.now + self.way_us(from, to);
-            self.at(at, Event::Pulse { to: place, bytes: bytes.clone() });
-        }
-    }
-
-    pub(crate) fn pulse_arrives(&mut self, n: usize, bytes: Vec<u8>) {
-        let now = self.now;
-        let node = &mut self.nodes[n];
-        let is_paused = node.pauses > 0;
-        let mono = node.clock.mono(now);
-        let Some(process) = &mut node.process else { return };
-        if is_paused {
-            if process.pulses.len() < SOCKET_PULSES_MAX {
-                process.pulses.push(bytes);
-            }
-            return;
-        }
-        if let Ok(pulse) = frame::decode_datagram::<Pulse>(&bytes, DATAGRAM_BYTES_MAX) {
-            process.agent.on_pulse(mono, &process.table, &pulse);
-        }
-    }
-
-    /// A process goes on that stood still: it reads what waits in its socket.
-    pub(crate) fn read_waiting_pulses(&mut self, n: usize) {
-        let Some(process) = &mut self.nodes[n].process else { return };
-        for bytes in std::mem::take(&mut process.pulses) {
-            self.pulse_arrives(n, bytes);
         }
     }
 }

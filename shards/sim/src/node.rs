@@ -16,6 +16,7 @@ use oarlock_wal::{Owner, WalConfig};
 
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::pulses::Datagram;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x0A21);
 
@@ -159,7 +160,7 @@ pub(crate) struct Process {
     pub(crate) agent: PulseAgent,
     pub(crate) cores: Vec<Core>,
     /// Pulses that wait in the socket.
-    pub(crate) pulses: Vec<Vec<u8>>,
+    pub(crate) pulses: Vec<Datagram>,
     pub(crate) worker: VecDeque<(usize, Job)>,
     pub(crate) worker_busy: bool,
 }

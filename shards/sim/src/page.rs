@@ -19,6 +19,8 @@ const BYTES_MAX: usize = 24 << 20;
 const LETTERS_MAX: usize = 600;
 /// About what an event takes without its text.
 const EVENT_BYTES: usize = 48;
+/// Of the bytes, one in so many is for pulses: each has a text of its own.
+const PULSES_PART: usize = 8;
 
 /// What a page tells besides events.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +89,7 @@ fn is_landmark(what: &What) -> bool {
         What::Sent { .. }
         | What::Received { .. }
         | What::Lost { .. }
+        | What::Pulse { .. }
         | What::Log { .. }
         | What::Node { .. }
         | What::Client { .. }
@@ -103,6 +106,7 @@ fn group_of(what: &What, sent: &BTreeMap<u64, GroupId>) -> Option<GroupId> {
         | What::Asked { group, .. } => Some(*group),
         What::Received { message, .. } | What::Lost { message, .. } => sent.get(message).copied(),
         What::Fault { .. }
+        | What::Pulse { .. }
         | What::Calm
         | What::Started { .. }
         | What::Ended { .. }
@@ -112,7 +116,10 @@ fn group_of(what: &What, sent: &BTreeMap<u64, GroupId>) -> Option<GroupId> {
 
 fn text_of(what: &What) -> &str {
     match what {
-        What::Sent { text, .. } | What::Node { text, .. } | What::Client { text, .. } => text,
+        What::Sent { text, .. }
+        | What::Pulse { text, .. }
+        | What::Node { text, .. }
+        | What::Client { text, .. } => text,
         What::Ended { why, .. } => why,
         What::Received { .. }
         | What::Lost { .. }
@@ -133,6 +140,9 @@ struct Chosen {
     full: Option<(u64, u64)>,
     is_cut_before: bool,
     is_cut_behind: bool,
+    /// The time in which no pulse is left out, if some of that time are.
+    pulses: Option<(u64, u64)>,
+    are_pulses_cut: bool,
 }
 
 /// Where there are too many events, those are shown that are nearest to what is looked for: the end
@@ -151,7 +161,8 @@ fn choose(story: &Story, events: &[Event], choice: &Choice) -> Chosen {
     let bytes_max = choice.bytes_max.unwrap_or(BYTES_MAX);
     let count = events.iter().filter(|event| is_landmark(&event.what)).count();
     let mut landmarks = (count * 2 * EVENT_BYTES).min(bytes_max / 2);
-    let mut others = bytes_max - landmarks;
+    let mut pulses = bytes_max / PULSES_PART;
+    let mut others = bytes_max - landmarks - pulses;
     let mut told = BTreeSet::new();
     let mut chosen = Chosen { keep: vec![false; events.len()], ..Chosen::default() };
     let time = choice.from_us.unwrap_or(0)..=choice.to_us.unwrap_or(u64::MAX);
@@ -170,14 +181,28 @@ fn choose(story: &Story, events: &[Event], choice: &Choice) -> Chosen {
         let is_new = !told.contains(text);
         let cost = EVENT_BYTES + if is_new { text.len().min(LETTERS_MAX) } else { 0 };
         let is_landmark = is_landmark(what);
+        if matches!(what, What::Pulse { .. }) {
+            // Those of the time in which all else is shown, and not at its expense.
+            if time.contains(at_us) && others > 0 {
+                if pulses >= cost {
+                    pulses -= cost;
+                    told.insert(text);
+                    chosen.keep[at] = true;
+                    widen(&mut chosen.pulses, *at_us);
+                } else {
+                    pulses = 0; // no gap
+                    chosen.are_pulses_cut = true;
+                }
+            }
+            continue;
+        }
         let budget = if is_landmark { &mut landmarks } else { &mut others };
         if *budget >= cost && (is_landmark || time.contains(at_us)) {
             *budget -= cost;
             told.insert(text);
             chosen.keep[at] = true;
             if !is_landmark {
-                let (from, to) = chosen.full.unwrap_or((*at_us, *at_us));
-                chosen.full = Some((from.min(*at_us), to.max(*at_us)));
+                widen(&mut chosen.full, *at_us);
             }
             continue;
         }
@@ -192,6 +217,11 @@ fn choose(story: &Story, events: &[Event], choice: &Choice) -> Chosen {
     (chosen.is_cut_before, chosen.is_cut_behind) = (before, behind);
     keep_first_logs(events, &mut chosen, &is_wanted);
     chosen
+}
+
+fn widen(stretch: &mut Option<(u64, u64)>, at_us: u64) {
+    let (from, to) = stretch.unwrap_or((at_us, at_us));
+    *stretch = Some((from.min(at_us), to.max(at_us)));
 }
 
 /// What each replica's log was before what is shown in full.
@@ -263,6 +293,7 @@ fn data(
         "all_events": events.len(),
         "full_from": chosen.full.map(|(from, _)| from),
         "full_to": chosen.full.map(|(_, to)| to),
+        "pulses": chosen.pulses.filter(|_| chosen.are_pulses_cut),
         "is_cut_before": chosen.is_cut_before,
         "is_cut_behind": chosen.is_cut_behind,
         "texts": texts.all,
@@ -289,6 +320,15 @@ fn row(event: &Event, texts: &mut Texts) -> Value {
         ]),
         What::Received { message, at } => json!([t, "received", message, at.node.get()]),
         What::Lost { message, why } => json!([t, "lost", message, texts.place(why)]),
+        What::Pulse { from, to, sent_us, text, lost } => json!([
+            t,
+            "pulse",
+            from.get(),
+            to.get(),
+            sent_us,
+            texts.place(text),
+            lost.map(|why| texts.place(why))
+        ]),
         What::Role { at, group, role, term, leader } => json!([
             t,
             "role",

@@ -54,6 +54,20 @@ pub enum What {
         /// Why.
         why: &'static str,
     },
+    /// A node's word of life to another arrived, or will not. One that waits in the socket of a
+    /// process when it ends is not told of.
+    Pulse {
+        /// From which node.
+        from: NodeId,
+        /// To which node.
+        to: NodeId,
+        /// When it was sent, in virtual microseconds.
+        sent_us: u64,
+        /// What it says, for people.
+        text: String,
+        /// Why it does not arrive, if it does not.
+        lost: Option<&'static str>,
+    },
     /// A replica's role, term or leader is another.
     Role {
         /// Where.
@@ -175,6 +189,13 @@ impl fmt::Display for Event {
                 write!(f, "{at} {group} log {last}, durable {durable}, committed {commit}")
             }
             What::Lost { message, why } => write!(f, "#{message} is lost: {why}"),
+            What::Pulse { from, to, sent_us, text, lost } => {
+                let (us, lost) = (
+                    self.at_us - sent_us,
+                    lost.map_or(String::new(), |why| format!(", lost: {why}")),
+                );
+                write!(f, "{from} -> {to} pulse {text}, {us} us on its way{lost}")
+            }
             What::Fault { number, trouble, begins } => {
                 let ends = if *begins { "" } else { " ends" };
                 write!(f, "fault {number}{ends}: {}", words::trouble(trouble))

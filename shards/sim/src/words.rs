@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_store::{Batch, Command, Reply};
-use oarlock_types::NodeId;
+use oarlock_types::{NodeId, Pulse};
 
 use crate::faults::Trouble;
 use crate::linearizability::Action;
@@ -164,6 +164,22 @@ fn command(command: &Command) -> String {
         Command::Append { key, value } => format!("APPEND {} {}", short(key), short(value)),
         other => format!("{other:?}").chars().take(2 * LETTERS_MAX).collect(),
     }
+}
+
+/// What a pulse says: which of its sender's it is, what it promises, and what of its sender is stuck.
+pub(crate) fn pulse(pulse: &Pulse) -> String {
+    let mut text = format!("number {} of {}", pulse.sequence, pulse.incarnation);
+    for support in &pulse.support {
+        let (core, epoch, sequence) = (support.core, support.epoch, support.sequence);
+        text += &format!(", supports {core} in {epoch} for its pulse {sequence}");
+    }
+    if pulse.support.is_empty() {
+        text += ", supports nobody";
+    }
+    for (core, _) in pulse.alive.iter().enumerate().filter(|(_, is_alive)| !**is_alive) {
+        text += &format!(", its core {core} is stuck");
+    }
+    text
 }
 
 /// What a client asks for.

@@ -18,6 +18,7 @@ use crate::config::{Config, Weather};
 use crate::links::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
+use crate::pulses::Datagram;
 use crate::random::Stream;
 use crate::trace::{Trace, What};
 
@@ -29,7 +30,7 @@ pub(crate) const BEAT_US: u64 = 10_000;
 pub(crate) enum Event {
     Turn { n: usize, c: usize, life: u64 },
     PulseDue { n: usize, life: u64 },
-    Pulse { to: usize, bytes: Vec<u8> },
+    Pulse { to: usize, pulse: Datagram },
     Dial { from: CoreAddr, to: NodeId, life: u64 },
     Greet { from: CoreAddr, to: NodeId, life: u64 },
     Answer { conn: u64 },
@@ -274,7 +275,7 @@ impl World {
             }
             Event::PulseDue { n, life } if self.nodes[n].life == life => self.pulse_due(n),
             Event::PulseDue { .. } => {}
-            Event::Pulse { to, bytes } => self.pulse_arrives(to, bytes),
+            Event::Pulse { to, pulse } => self.pulse_arrives(to, pulse),
             Event::Dial { from, to, life } => self.dial(from, to, life),
             Event::Greet { from, to, life } => self.greet(from, to, life),
             Event::Answer { conn } => self.answered(conn),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use oarlock_sim::page::{Choice, Story, write};
+use oarlock_sim::trace::What;
 use oarlock_sim::{Config, Overrides, World, finish};
 use serde_json::{Value, json};
 
@@ -205,7 +206,9 @@ fn keys_and_mouse_lead_through_a_run() {
     assert_eq!(browser.key("a")["group"], 0);
     assert_eq!(browser.key(" ")["isPlaying"], true);
     assert_eq!(browser.key(" ")["isPlaying"], false);
-    let last = world.trace.events().len() as u64 - 1;
+    // Pulses are no steps until they are asked for.
+    let events = world.trace.events();
+    let last = events.iter().rposition(|event| !matches!(event.what, What::Pulse { .. })).unwrap();
     assert_eq!(browser.key("End")["step"], last);
 
     // The wheel zooms, dragging moves, a click selects.
@@ -224,6 +227,46 @@ fn keys_and_mouse_lead_through_a_run() {
     browser.mouse("mousePressed", 450.0, 350.0, &held);
     browser.mouse("mouseReleased", 450.0, 350.0, &held);
     assert_ne!(browser.state()["step"], moved["step"]);
+    assert_eq!(browser.thrown, Vec::<String>::new());
+}
+
+#[test]
+fn pulses_are_drawn_when_they_are_asked_for() {
+    let Some(mut browser) = browser("pulses") else { return };
+    let (path, world) = page(&browser, None, &Choice::default());
+    browser.open(&path);
+    let is_pulse = |event: &&oarlock_sim::trace::Event| matches!(event.what, What::Pulse { .. });
+    let pulses = world.trace.events().iter().filter(is_pulse).count();
+    assert!(pulses > 1000, "only {pulses} pulses");
+    assert_eq!(browser.value("trace.pulses.length"), pulses);
+    let without = browser.state();
+    assert_eq!(without["drawn"]["pulses"], 0);
+
+    // However many there are, a bounded number is drawn.
+    let with = browser.key("p");
+    let drawn = with["drawn"]["pulses"].as_u64().unwrap();
+    assert!((500..=3000).contains(&drawn), "{drawn} of {pulses} pulses");
+    assert_eq!(with["arrows"].as_u64(), without["arrows"].as_u64().map(|arrows| arrows + drawn));
+
+    // Closer up each of them is, and can be chosen, stepped to and read.
+    browser.value("(trace.setWindow(2e6, 2.1e6), 1)");
+    let under_way = "trace.pulses.filter(p => p.t <= 2.1e6 && p.end >= 2e6).length";
+    let under_way = browser.value(under_way);
+    let near = browser.state();
+    assert!(under_way.as_u64() > Some(2), "{under_way} pulses in a tenth of a second");
+    assert_eq!(near["drawn"]["pulses"], under_way);
+    browser.value("(trace.goTo(trace.pulses.find(p => p.lost === null && p.end > 2e6).i), 1)");
+    let chosen = browser.state();
+    assert_eq!(chosen["type"], "pulse");
+    says(&chosen, "said", "receives a pulse of");
+    says(&chosen, "said", "supports");
+    says(&chosen, "said", "A lease on the other side runs from when that pulse was sent");
+    let lost = "(trace.goTo(trace.pulses.find(p => p.lost !== null).i), 1)";
+    browser.value(lost);
+    says(&browser.state(), "said", "is lost");
+
+    assert_eq!(browser.key("p")["drawn"]["pulses"], 0);
+    assert_ne!(browser.key("ArrowRight")["type"], "pulse");
     assert_eq!(browser.thrown, Vec::<String>::new());
 }
 

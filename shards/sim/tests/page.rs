@@ -62,6 +62,11 @@ fn every_event_is_on_the_page_in_order() {
                     (&(*kind).into(), &told.as_str().into())
                 );
             }
+            What::Pulse { from, to, sent_us, text: told, lost } => {
+                assert_eq!(row.as_array().unwrap()[2..5], [from.get(), to.get(), *sent_us]);
+                assert_eq!(text(&row[5]), told);
+                assert_eq!(row[6].is_null(), lost.is_none());
+            }
             What::Role { at, role, term, .. } => {
                 assert_eq!((&row[1], &row[2]), (&"role".into(), &at.node.get().into()));
                 assert_eq!((text(&row[4]), &row[5]), (&(*role).into(), &term.get().into()));
@@ -73,7 +78,7 @@ fn every_event_is_on_the_page_in_order() {
             _ => {}
         }
     }
-    let all = "asked calm client ended fault log lost node received role sent started";
+    let all = "asked calm client ended fault log lost node pulse received role sent started";
     assert!(kinds.into_iter().eq(all.split(' ')), "the run holds every kind of event");
 }
 
@@ -164,4 +169,23 @@ fn a_time_and_a_group_may_be_chosen() {
         rows(&data).iter().filter(|row| row[1] == "log" && row[0].as_u64() < Some(1_000_000));
     assert!(early.count() > 0, "what the logs were when the time begins");
     assert_eq!((&data["is_cut_before"], &data["is_cut_behind"]), (&true.into(), &true.into()));
+}
+
+#[test]
+fn pulses_take_a_part_of_the_page_that_is_theirs() {
+    let world = world(42);
+    let choice = Choice { bytes_max: Some(200_000), ..Choice::default() };
+    let data = data(&page(&world, &choice));
+    let is_pulse = |event: &&Event| matches!(event.what, What::Pulse { .. });
+    let all: Vec<&Event> = world.trace.events().iter().filter(is_pulse).collect();
+    let shown: Vec<&Value> = rows(&data).iter().filter(|row| row[1] == "pulse").collect();
+    assert!(shown.len() > 100 && shown.len() < all.len(), "{} of {}", shown.len(), all.len());
+    let bytes: usize = shown.iter().map(|row| row.to_string().len()).sum();
+    assert!(bytes < 200_000 / 8, "{bytes} bytes of rows");
+    // From the first on without a gap, and the page says how far.
+    for (row, event) in shown.iter().zip(&all) {
+        assert_eq!(row[0], event.at_us);
+    }
+    assert_eq!(data["pulses"], serde_json::json!([shown[0][0], shown[shown.len() - 1][0]]));
+    assert!(page(&world, &Choice::default()).contains(r#""pulses":null"#), "there is room for all");
 }

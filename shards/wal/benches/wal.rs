@@ -3,33 +3,18 @@
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 
+mod batches;
+
 use std::hint::black_box;
 
+use batches::{config, entries, prepared, write};
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use oarlock_codec::Record;
-use oarlock_raft::{Configuration, Entry, LogPosition, Payload};
-use oarlock_types::{GroupId, Index, NodeId, SegmentId, Term};
+use oarlock_raft::Configuration;
+use oarlock_types::{GroupId, NodeId, SegmentId};
+use oarlock_wal::Recovery;
 use oarlock_wal::layout::BLOCK_BYTES;
-use oarlock_wal::{Owner, Recovery, Wal, WalConfig};
-
-fn config() -> WalConfig {
-    WalConfig { owner: Owner::default(), segment_bytes: 64 << 20, frame_bytes_max: 8 << 20 }
-}
-
-fn entries(first: u64) -> Vec<Entry> {
-    let at = |index| LogPosition { term: Term(3), index: Index(index) };
-    let payload = || Payload::Commands(Bytes::from(vec![7; 100]));
-    (first..first + 64).map(|index| Entry { at: at(index), payload: payload() }).collect()
-}
-
-fn prepared() -> Wal {
-    let mut wal = Wal::new(config());
-    while let Some(id) = wal.next_segment_wanted() {
-        wal.segment_prepared(id);
-    }
-    wal
-}
 
 fn append_and_seal(criterion: &mut Criterion) {
     let mut out = vec![0; config().frame_bytes_max];
@@ -41,14 +26,7 @@ fn append_and_seal(criterion: &mut Criterion) {
                 first += 64;
                 entries(first - 64)
             },
-            |entries| {
-                wal.append_entries(GroupId(1), &entries);
-                let write = wal.seal(&mut out).expect("a segment is prepared");
-                wal.durable(write.lsn);
-                if let Some(id) = wal.next_segment_wanted() {
-                    wal.segment_prepared(id);
-                }
-            },
+            |entries| write(&mut wal, &entries, &mut out),
             BatchSize::SmallInput,
         );
     });

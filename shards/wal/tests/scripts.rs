@@ -366,6 +366,7 @@ scripts! {
     stragglers_move,
     locate_beside_a_copy,
     measures,
+    moved_creation_behind_damage,
     torn_tail,
     wrong_segments,
 }

@@ -30,7 +30,8 @@ pub struct Promises {
 
 impl Support for Promises {
     fn granted(&self, leader: CoreAddr) -> Option<Grant> {
-        self.granted.get(&leader.node).copied()
+        let found = self.granted.get(&leader.node).copied();
+        found.filter(|_| leader.core == core_of(leader.node))
     }
     fn received(&self, node: NodeId) -> Option<Received> {
         self.received.get(&node).copied()
@@ -192,7 +193,7 @@ impl Cluster {
             entries: disk.entries,
             first_election_delay: delay,
         };
-        let config = GroupConfig { group: GroupId(7), node: id, core: CoreId(0), seed, limits };
+        let config = GroupConfig { group: GroupId(7), node: id, core: core_of(id), seed, limits };
         let ctx = Context { now, support: &node.promises, may_vote };
         let mut group = Group::new(config, restored, &ctx);
         group.votes_from(disk.votes_from);
@@ -365,6 +366,7 @@ impl Cluster {
         let chunk = self.limits.snapshot_chunk_bytes as u64;
         let length = if offset_bytes.is_none() { 0 } else { left.min(chunk) };
         let data = Bytes::from(vec![0; usize::try_from(length).expect("a chunk is small")]);
+        // Which core leads is not what a disk is asked: the replica says it.
         let chunk = SnapshotChunk { core: CoreId(0), meta, offset_bytes: offset, data };
         self.with(id, |g, ctx, out| g.snapshot_read(ctx, to_node, chunk, out));
     }
@@ -458,6 +460,11 @@ impl Cluster {
             None => Some("the node is down".into()),
         }
     }
+}
+
+/// The core that a node's replica lives on: another one on each node, and none on core 0.
+fn core_of(node: NodeId) -> CoreId {
+    CoreId(u16::try_from(node.get()).expect("nodes are few"))
 }
 
 pub fn grant(epoch: u64, incarnation: u64) -> Grant {

@@ -5,16 +5,16 @@ const pen = canvas.getContext("2d");
 const AXIS = 26, FAULT_ROW = 17, CLIENT_ROW = 12;
 const FAULT_ROWS = 5;
 const ARROWS_MAX = 1500, LABELS_MAX = 90;
-const view = { t0: 0, t1: run.end || 1, y: 0, cursor: 0, hover: null, group: firstGroup(), off: new Set() };
+const view = { t0: 0, t1: run.end || 1, y: 0, cursor: 0, hover: null, group: firstGroup(), off: new Set(["pulse"]) };
 let hits = { arrows: [], boxes: [] };
 let layout = null;
-let drawn = { messages: 0, of: 0 };
+let drawn = { messages: 0, of: 0, pulses: 0 };
 
 const style = {};
 function readStyle() {
   const css = getComputedStyle(document.documentElement);
   for (const name of ["paper", "ground", "ink", "soft", "faint", "line", "lane", "accent", "bad", "good", "warn", "cursor",
-    "vote", "append", "reply", "snapshot", "read", "handover", "client", "network", "crash", "pause", "disk", "clock", "order",
+    "vote", "append", "reply", "snapshot", "read", "handover", "pulse", "client", "network", "crash", "pause", "disk", "clock", "order",
     "follower-l", "follower-s", "leader-l", "leader-s", "edge-l", "leader-ink"]) {
     style[name] = css.getPropertyValue("--" + name).trim();
   }
@@ -37,6 +37,7 @@ function isShown(step) {
     case "client": case "asked": return isGroupShown(step.group) && !view.off.has("client");
     case "role": return isGroupShown(step.group);
     case "node": return !view.off.has("node");
+    case "pulse": return !view.off.has("pulse");
     default: return true;
   }
 }
@@ -132,6 +133,7 @@ function paint() {
     paintSpans(track);
   }
   paintDowns();
+  paintPulses();
   paintMessages();
   paintWins();
   pen.restore();
@@ -427,7 +429,7 @@ function paintMessages() {
   const places = underWay(view.t0, view.t1).filter((place) => isMessageShown(messages[place]));
   const chosen = steps[view.cursor].message;
   const hovered = view.hover !== null && steps[view.hover] ? steps[view.hover].message : null;
-  drawn = { messages: places.length, of: places.length };
+  drawn.messages = drawn.of = places.length;
   let few = places;
   const isSteep = places.length > 150 && (view.t1 - view.t0) / (layout.width - layout.left) > 300;
   if (isSteep || places.length > ARROWS_MAX) {
@@ -445,6 +447,45 @@ function paintMessages() {
   }
   if (hovered && hovered !== chosen && isMessageShown(hovered)) paintMessage(hovered, 1, true, labels);
   if (chosen && isMessageShown(chosen)) paintMessage(chosen, 1, true, labels || []);
+}
+
+// Pulses go from node to node, for all groups and cores: dotted, and thinner than messages.
+function paintPulses() {
+  drawn.pulses = 0;
+  if (view.off.has("pulse")) return;
+  const front = [steps[view.cursor].pulse, view.hover !== null && steps[view.hover] ? steps[view.hover].pulse : null];
+  const found = beating(view.t0, view.t1);
+  // Of too many one in so many; those that are lost are counted for themselves.
+  const some = (list) => list.filter((_, at) => at % Math.ceil(list.length / ARROWS_MAX) === 0);
+  const shown = [...some(found.filter((p) => p.lost === null)), ...some(found.filter((p) => p.lost !== null))];
+  const alpha = shown.length > 400 ? 0.4 : 0.8;
+  const middleOf = (node) => {
+    const track = layout.one && layout.tracks.get(node + "/" + view.group), lane = layout.lanes[node - 1];
+    return track ? { y: track.middle, band: track.band } : { y: lane.y + lane.height / 2, band: 0 };
+  };
+  for (const pulse of shown) {
+    const from = middleOf(pulse.node), to = middleOf(pulse.to), way = Math.sign(to.y - from.y);
+    const y0 = from.y + (way * from.band) / 2, isFront = front.includes(pulse);
+    let x1 = xOf(pulse.end), y1 = to.y - (way * to.band) / 2;
+    const x0 = xOf(pulse.t);
+    if (pulse.lost !== null) { y1 = y0 + (y1 - y0) * 0.4; x1 = Math.max(x1, x0 + 6); }
+    pen.globalAlpha = isFront ? 1 : alpha;
+    pen.strokeStyle = pen.fillStyle = pulse.lost === null ? style.pulse : style.bad;
+    pen.lineWidth = isFront ? 2.2 : 0.9;
+    pen.setLineDash([1.5, 3]);
+    pen.beginPath();
+    pen.moveTo(x0, y0);
+    pen.lineTo(x1, y1);
+    pen.stroke();
+    pen.setLineDash([]);
+    pen.beginPath();
+    const s = isFront ? 4.5 : 3;
+    if (pulse.lost === null) { pen.arc(x1, y1, s * 0.7, 0, 7); pen.fill(); }
+    else { pen.moveTo(x1 - s, y1 - s); pen.lineTo(x1 + s, y1 + s); pen.moveTo(x1 + s, y1 - s); pen.lineTo(x1 - s, y1 + s); pen.stroke(); }
+    hits.arrows.push({ x0, y0, x1, y1, i: pulse.i });
+  }
+  pen.globalAlpha = 1;
+  drawn.pulses = shown.length;
 }
 
 function paintMessage(message, alpha, isFront, labels, isSteep = false) {

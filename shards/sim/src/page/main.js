@@ -150,6 +150,7 @@ const KEY_ACTIONS = {
   End: () => { const last = next(steps.length, -1); if (last) goTo(last.i); },
   " ": () => play(), "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1 / 0.6), "−": () => zoom(1 / 0.6),
   0: whole, e: () => jumpElection(1), E: () => jumpElection(-1), f: () => jumpFault(1), F: () => jumpFault(-1),
+  p: () => $("show-pulse").click(),
   x: () => jumpFailure(1), X: () => jumpFailure(-1), g: () => nextGroup(1), G: () => nextGroup(-1),
   a: () => setGroup(view.group === 0 ? (steps[view.cursor].group || firstGroup()) : 0),
   m: () => {
@@ -313,13 +314,13 @@ function setUp() {
   if (groups.length > 1) picker.append(make("option", { value: "0" }, "all"));
   picker.value = String(view.group);
   picker.addEventListener("change", () => setGroup(Number(picker.value)));
-  const kinds = [...CATEGORIES.map(([id, words]) => [id, words]), ["log", "logs"], ["client", "clients"], ["node", "links"]];
+  const kinds = [...CATEGORIES.map(([id, words]) => [id, words]), ["log", "logs"], ["client", "clients"], ["node", "links"], ["pulse", "pulses"]];
   for (const [id, words] of kinds) {
-    const box = make("input", { type: "checkbox" });
-    box.checked = true;
+    const box = make("input", { type: "checkbox", id: "show-" + id });
+    box.checked = !view.off.has(id);
     const mark = make("i");
     mark.style.background = `var(--${{ log: "append", node: "soft" }[id] || id})`;
-    const whole = make("label", {}, box, mark, words);
+    const whole = make("label", { class: box.checked ? "" : "off" }, box, mark, words);
     box.addEventListener("change", () => {
       whole.classList.toggle("off", !box.checked);
       if (box.checked) view.off.delete(id); else view.off.add(id);
@@ -351,7 +352,7 @@ setUp();
 
 // For tests, and for whoever asks in the browser's console.
 window.trace = {
-  run, steps, messages, campaigns, faults, operations, goTo, setGroup, setWindow,
+  run, steps, messages, pulses, campaigns, faults, operations, goTo, setGroup, setWindow,
   state: () => ({
     step: view.cursor, type: steps[view.cursor].type, at: steps[view.cursor].t, from: view.t0, to: view.t1, group: view.group,
     hits: hits.arrows.length + hits.boxes.length, arrows: hits.arrows.length, drawn: { ...drawn }, said: $("now").textContent,

@@ -1,4 +1,4 @@
-// The run as the page reads it: steps (one for each event), messages from send to receive, what each
+// The run as the page reads it: steps (one for each event), messages from send to receive, pulses, what each
 // replica was and had over time, faults, campaigns and clients' operations.
 
 const run = JSON.parse(document.getElementById("data").textContent);
@@ -19,6 +19,7 @@ for (const [id, , kinds] of CATEGORIES) for (const kind of kinds) categoryOf[kin
 const steps = [];
 const messages = []; // in order of sending
 const byNumber = new Map();
+const pulses = []; // in order of their ends
 const replicas = new Map(); // "node/group": { node, group, spans, logs }
 const downs = nodes.map(() => []); // per node: { t0, t1, why, power, i }
 const faults = [];
@@ -81,6 +82,11 @@ const readers = {
     step.why = text(why);
     if (message) message.lost = step;
     Object.assign(step, { node: message && message.to, group: message && message.group, message });
+  },
+  pulse(step, [from, to, sent, words, why]) {
+    const pulse = { node: from, to, t: sent, end: step.t, text: text(words), lost: why === null ? null : text(why), i: step.i };
+    pulses.push(pulse);
+    Object.assign(step, { node: pulse.lost === null ? to : from, pulse });
   },
   role(step, [node, group, role, term, leader]) {
     Object.assign(step, { node, group, role: text(role), term, leader });
@@ -181,6 +187,13 @@ function underWay(t0, t1) {
   const places = long[Math.max(0, Math.min(SLICES, Math.floor(t0 / slice)))].filter((place) => place < first);
   for (let place = first; place < end; place++) if (messages[place].end >= t0) places.push(place);
   return places;
+}
+
+// Pulses that are under way at some time between the two.
+const longest = pulses.reduce((most, pulse) => Math.max(most, pulse.end - pulse.t), 0);
+function beating(t0, t1) {
+  const first = after(pulses, t0 - 1, (p) => p.end), end = after(pulses, t1 + longest, (p) => p.end);
+  return pulses.slice(first, end).filter((pulse) => pulse.t <= t1);
 }
 
 // Campaigns: from the first question to the end of it, won or not.

@@ -140,13 +140,15 @@ function swatchRole(role) {
 }
 const swatchTerms = () => swatch((c) => [1, 2, 3, 4].forEach((term, at) => { c.fillStyle = termColour(term, "leader"); c.fillRect(1 + at * 15, 4, 14, 14); }));
 const swatchArrow = (kind) => swatch((c) => {
-  c.strokeStyle = c.fillStyle = kind === "lost" ? style.bad : style.append;
+  c.strokeStyle = c.fillStyle = { lost: style.bad, pulse: style.pulse }[kind] || style.append;
   c.lineWidth = 1.6;
   if (kind === "lost") c.setLineDash([5, 4]);
+  if (kind === "pulse") c.setLineDash([1.5, 3]);
   c.beginPath(); c.moveTo(4, 3); c.lineTo(52, 18); c.stroke();
   c.setLineDash([]);
   c.beginPath();
-  if (kind === "lost") { c.moveTo(48, 14); c.lineTo(56, 21); c.moveTo(56, 14); c.lineTo(48, 21); c.stroke(); }
+  if (kind === "pulse") { c.arc(55, 19, 2.4, 0, 7); c.fill(); }
+  else if (kind === "lost") { c.moveTo(48, 14); c.lineTo(56, 21); c.moveTo(56, 14); c.lineTo(48, 21); c.stroke(); }
   else { c.moveTo(57, 19.5); c.lineTo(48, 20); c.lineTo(51, 13.5); c.closePath(); kind === "no" ? c.stroke() : c.fill(); }
 });
 const swatchLog = () => swatch((c) => {
@@ -184,6 +186,7 @@ function showLegend() {
   line(swatchArrow("yes"), "a message, from its sending to its arrival; steep is fast");
   line(swatchArrow("no"), "an answer that says no: open head");
   line(swatchArrow("lost"), "a message that is lost");
+  line(swatchArrow("pulse"), "a pulse, a node’s sign of life, when “pulses” is switched on");
   line(swatchLog(), "the log: its end (line), on disk (light), committed (full)");
   line(swatchMany(), "many messages: how many leave a node; zoom in for arrows");
   line(swatchDown(), "a node that is down");
@@ -194,7 +197,7 @@ function showLegend() {
     "A group of nodes keeps one log of commands, the same on each, though nodes and networks fail.",
     "Time goes in terms. Each has at most one leader: who gets the votes of a majority, one vote a node and term.",
     "Clients ask the leader. It adds their writes to its log and sends them to the followers. What a majority has on disk is committed and is never lost.",
-    "Leaders show signs of life all the time, from node to node in one beat for all groups, too many to be drawn here. A follower that misses them asks the others, and may stand for election.",
+    "Leaders show signs of life all the time, from node to node in one beat for all groups: pulses, which are drawn when they are switched on. A follower that misses them asks the others, and may stand for election.",
     "Any two majorities share a node. So a new leader has heard of all that was committed, and two leaders cannot both commit.",
   ]) raft.append(make("p", {}, words));
   raft.open = !run.failure;
@@ -205,7 +208,7 @@ const KEYS = [
   ["← →", "one step back or on"], ["Shift ← →", "move the view"], ["space", "play and stop"], ["+ −", "zoom in and out"],
   ["↑ ↓", "move up and down when lanes do not fit"],
   ["e  E", "next and last election"], ["f  F", "next and last fault"], ["x  X", "next and last failure"],
-  ["m", "to the other end of a message"], ["g  G", "next and last group"], ["a", "all groups, or one"],
+  ["m", "to the other end of a message"], ["p", "pulses, or none"], ["g  G", "next and last group"], ["a", "all groups, or one"],
   ["0", "the whole run"], ["Home End", "first and last step"], ["?", "these keys"],
 ];
 function showKeys() {
@@ -239,6 +242,7 @@ function showHead() {
     const part = run.full_from === null ? "" : ` Messages, logs and clients are here from ${seconds(run.full_from)} to ${seconds(run.full_to)}`;
     const which = groups.length < run.all_groups ? `, of ${groups.length} of ${run.all_groups} groups` : "";
     $("notice").textContent = `${left.toLocaleString("en")} of ${run.all_events.toLocaleString("en")} events are left out.${part}${which}. ` +
+      (run.pulses ? `Pulses are here from ${seconds(run.pulses[0])} to ${seconds(run.pulses[1])}. ` : "") +
       "Roles, faults, starts and ends are here for the whole run. For another part: --trace-from, --trace-to (seconds), --trace-group.";
     $("notice").hidden = false;
   }

@@ -84,6 +84,12 @@ const tellers = {
     says: `“${message.text}”, in term ${message.term}`, more: `Why: ${why}.`,
     why: "Messages may be lost, late or doubled at any time. Nothing is taken for done before it is acknowledged.",
   } : { what: "A message sent before what is shown is lost", more: why },
+  pulse: ({ pulse: { node, to, t, end, lost, text: words } }) => ({
+    what: lost === null ? `${n(to)} receives a pulse of ${n(node)}` : `A pulse of ${n(node)} to ${n(to)} is lost`,
+    says: `“${words}”`,
+    more: lost === null ? `Sent ${lasting(end - t)} before, at ${seconds(t)}.` : `Sent at ${seconds(t)}. Why: ${lost}.`,
+    why: "One sign of life for all groups of a node. What it supports will neither stand nor vote for another until one support duration after the sender received the pulse that it names. A lease on the other side runs from when that pulse was sent.",
+  }),
   role: ({ node, role, term, leader, before }) => ({
     what: before && before.role === role
       ? `${n(node)} stays ${role}, now in term ${term}` : `${n(node)} becomes ${role} in term ${term}`,
