@@ -21,6 +21,8 @@ use crate::bench::report::Measured;
 use crate::bench::routes::Routes;
 use crate::bench::run::{self, RunOptions, Running};
 use crate::bench::schedule::Arrival;
+use crate::bench::target::Target;
+use crate::bench::usage::Used;
 use crate::bench::values::ValueBytes;
 use crate::bench::workload::{Fill, Mix, Mixed, Shares, Workload, WriteCommand};
 use crate::cli::exit::Exit;
@@ -34,6 +36,9 @@ pub struct LoadArgs {
     /// Where the server is; may be given several times, clients are spread over them.
     #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
     pub addresses: Vec<String>,
+    /// What the servers speak.
+    #[arg(long, value_enum, default_value_t)]
+    pub target: Target,
     /// Which node an operation is sent to. By the map, each client has a connection to every node.
     #[arg(long, value_enum, default_value_t)]
     pub route: Route,
@@ -96,6 +101,10 @@ pub struct LoadArgs {
     /// The same seed draws the same keys.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Also measure what this process of this machine uses in the window: CPU time, and bytes that it
+    /// has written to disks. May be given several times, for all processes of a cluster.
+    #[arg(long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pids: Vec<u32>,
     /// Write all figures to this file: percentiles, curves, seconds, configuration, machine.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -194,9 +203,11 @@ pub(super) struct Ready {
 /// # Errors
 /// If a server does not answer as it must.
 pub(super) fn prepare(args: &LoadArgs) -> io::Result<Ready> {
+    fits_target(args)?;
     let addresses =
         args.addresses.iter().map(|text| run::resolve(text)).collect::<io::Result<Vec<_>>>()?;
-    addresses.iter().try_for_each(|address| greet(*address))?;
+    addresses.iter().try_for_each(|address| args.target.greet(*address, ASKING_TIMEOUT))?;
+    Used::now(&args.pids)?;
     if args.shares().scan > 0.0 {
         addresses.iter().try_for_each(|address| can_scan(*address))?;
     }
@@ -252,9 +263,10 @@ pub(super) fn measure(args: &LoadArgs, ready: &Ready) -> io::Result<(Run, Measur
         config: args.config(),
         command: std::env::args().collect(),
     };
-    let running = run::start(&options, workloads)?;
-    watch(&running, options.warmup + options.window.unwrap_or_default());
-    let (_, measured) = running.join()?;
+    let running = args.target.start(&options, workloads)?;
+    let used = watch(&running, options.warmup, options.window.unwrap_or_default(), &args.pids)?;
+    let (_, mut measured) = running.join()?;
+    measured.used = (!args.pids.is_empty()).then_some(used);
     Ok((run, measured))
 }
 
@@ -297,20 +309,17 @@ fn write(args: &LoadArgs, run: &Run, measured: &Measured) -> io::Result<()> {
     Ok(())
 }
 
-/// A server that is not there should be told in one line, not in a million failed operations.
-fn greet(address: SocketAddr) -> io::Result<()> {
-    let greeted =
-        Client::connect(address, ASKING_TIMEOUT).and_then(|mut client| client.call(&[b"PING"]));
-    match greeted {
-        Ok(answer) if answer.error_kind().is_some() => {
-            Err(io::Error::other(format!("{address} answers PING with {answer}")))
-        }
-        Ok(_) => Ok(()),
-        Err(error) => Err(io::Error::new(
-            error.kind(),
-            format!("no server answers at {address} ({error}); start one, or give its --addr"),
-        )),
-    }
+/// etcd has no ranges to route by, and of a load's commands SET and GET only.
+fn fits_target(args: &LoadArgs) -> io::Result<()> {
+    let why = match args.target {
+        Target::Redis => return Ok(()),
+        Target::Etcd if args.route == Route::Map => "--route map",
+        Target::Etcd if args.shares().scan > 0.0 => "a load that scans",
+        Target::Etcd if args.command != WriteCommand::Set => "--command",
+        Target::Etcd => return Ok(()),
+    };
+    let text = format!("{why} is not for --target etcd: it takes SET and GET, at any node");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 fn can_scan(address: SocketAddr) -> io::Result<()> {
@@ -339,7 +348,7 @@ fn fill(args: &LoadArgs, addresses: &[SocketAddr]) -> io::Result<()> {
         seed: args.seed,
     };
     let fill = Fill::new(args.naming(), 0..args.keys, args.value_bytes());
-    let running = run::start(&options, vec![fill])?;
+    let running = args.target.start(&options, vec![fill])?;
     let bar = bar(args.keys);
     while !running.is_finished() {
         std::thread::sleep(Duration::from_millis(50));
@@ -361,13 +370,31 @@ fn count(number: u32) -> usize {
     usize::try_from(number).expect("invariant: usize has at least 32 bits")
 }
 
-/// Shows how a run goes, the rate anew each second.
-fn watch<W: Workload>(running: &Running<W>, total: Duration) {
-    let bar = progress(total);
+/// Shows how a run goes, the rate anew each second, and says what was used in its window.
+///
+/// # Errors
+/// If one of the processes has ended.
+fn watch<W: Workload>(
+    running: &Running<W>,
+    warmup: Duration,
+    window: Duration,
+    pids: &[u32],
+) -> io::Result<Used> {
+    let bar = progress(warmup + window);
     let start = Instant::now();
     let (mut second, mut before, mut rate) = (start, 0, 0.0);
+    let (mut at_start, mut in_window) = (None, None);
     while !running.is_finished() {
-        std::thread::sleep(Duration::from_millis(50));
+        let elapsed = start.elapsed();
+        if at_start.is_none() && elapsed >= warmup {
+            at_start = Some(Used::now(pids)?);
+        }
+        if in_window.is_none() && elapsed >= warmup + window {
+            in_window = at_start.as_ref().map(|then| Ok(Used::now(pids)?.since(then)));
+        }
+        let marks = [warmup, warmup + window].into_iter();
+        let next = marks.filter_map(|mark| mark.checked_sub(elapsed)).filter(|d| !d.is_zero());
+        std::thread::sleep(next.fold(Duration::from_millis(50), Duration::min));
         bar.set_position(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
         let (completed, length) = (running.completed(), second.elapsed());
         if length >= Duration::from_secs(1) {
@@ -378,4 +405,10 @@ fn watch<W: Workload>(running: &Running<W>, total: Duration) {
         bar.set_message(format!("{rate:.0} per second, {completed} operations, {errors} errors"));
     }
     bar.finish_and_clear();
+    match (in_window, at_start) {
+        (Some(used), _) => used,
+        // It ended with its window, before that was seen.
+        (None, Some(then)) => Ok(Used::now(pids)?.since(&then)),
+        (None, None) => Ok(Used::default()),
+    }
 }
