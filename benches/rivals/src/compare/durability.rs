@@ -4,11 +4,13 @@
 //! A node that writes and then syncs is seen by `strace`, which counts its `fdatasync`, `fsync`,
 //! `sync_file_range` and `msync`. Oarlock's and the floor's log is open with `O_DSYNC` and written
 //! through io_uring: a completed write is a durable one, and no system call to count. There the
-//! flag is looked up on the open file, and the writes are counted by Oarlock itself, those of the
-//! floor by their blocks. Both ways leave their trace on the device: the flushes that it was asked for.
+//! flag is looked up on the open file, and the writes are counted by the blocks of 4 KiB that the
+//! kernel has written for the process, and by Oarlock's own counter: the lower of the two counts.
+//! Both ways leave their trace on the device: the flushes that it was asked for.
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -110,19 +112,17 @@ pub fn check(
         .iter()
         .map(|pid| Trace::attach(*pid, folder, generator.stop))
         .collect::<Result<Vec<_>, _>>()?;
-    let frames_before = frames(system, running)?;
+    let before = Written::of(system, running)?;
     let flushes_before = device.as_ref().and_then(Device::flushes);
     let args: Vec<String> = ONE_AT_A_TIME.split(' ').map(str::to_owned).collect();
     let figures = generator.run(system, running, &args)?.figures;
     let flushes = device.as_ref().and_then(Device::flushes);
-    let frames_after = frames(system, running)?;
+    let after = Written::of(system, running)?;
     let mut nodes = Vec::new();
     for (at, trace) in traces.into_iter().enumerate() {
         let syncs = trace.map(|trace| trace.detach(generator.stop)).transpose()?;
-        let durable_writes = frames_after.get(at).zip(frames_before.get(at));
-        let durable_writes = durable_writes
-            .filter(|_| has_durable_files(running.pids[at], folder))
-            .map(|(after, before)| after - before);
+        let durable_writes =
+            has_durable_files(running.pids[at], folder).then(|| after[at].since(before[at]));
         nodes.push(Node { syncs, durable_writes });
     }
     let writes = figures.get(&Figure::Rate).copied().unwrap_or_default();
@@ -131,24 +131,35 @@ pub fn check(
     Ok(Durability { system, writes, nodes, device_flushes })
 }
 
-/// Writes to the logs of those that sync by a flag on the file, node by node.
-fn frames(system: System, running: &Running) -> Result<Vec<f64>, Box<dyn Error>> {
-    let within = Duration::from_secs(5);
-    match system {
-        System::OarlockAny | System::OarlockMap => {
-            let count = |address: &std::net::SocketAddr| {
-                let mut client = Client::connect(*address, within)?;
-                Ok(cluster_map::counters(&mut client)?.wal_frames as f64)
+/// What tells writes to logs that sync by a flag on the file, on one node, since its start.
+#[derive(Clone, Copy)]
+struct Written {
+    /// Blocks that the kernel has written for the process.
+    blocks: f64,
+    /// Writes that the node itself counts; only Oarlock's do.
+    own: Option<f64>,
+}
+
+impl Written {
+    fn of(system: System, running: &Running) -> Result<Vec<Self>, Box<dyn Error>> {
+        let mut nodes = Vec::new();
+        for (at, pid) in running.pids.iter().enumerate() {
+            let blocks = Usage::of(*pid)?.written_bytes as f64 / BLOCK_BYTES;
+            let address = running.addresses.get(at).filter(|_| system.is_oarlock());
+            let count = |address: &SocketAddr| {
+                let mut client = Client::connect(*address, Duration::from_secs(5))?;
+                cluster_map::counters(&mut client).map(|counters| counters.wal_frames as f64)
             };
-            running.addresses.iter().map(count).collect()
+            nodes.push(Self { blocks, own: address.map(count).transpose()? });
         }
-        System::Floor => {
-            let blocks = |pid: &u32| Ok(Usage::of(*pid)?.written_bytes as f64 / BLOCK_BYTES);
-            running.pids.iter().map(blocks).collect()
-        }
-        System::RaftRs | System::Openraft | System::Dragonboat | System::Etcd | System::Redis => {
-            Ok(Vec::new())
-        }
+        Ok(nodes)
+    }
+
+    /// What both agree on: a block may be of a larger write, and a counter may be wrong.
+    fn since(self, before: Self) -> f64 {
+        let blocks = self.blocks - before.blocks;
+        let own = self.own.zip(before.own).map(|(after, before)| after - before);
+        own.map_or(blocks, |own| own.min(blocks))
     }
 }
 
@@ -272,6 +283,14 @@ mod tests {
                      100.00    0.000133                    13           total\n";
         assert_eq!(calls(table), 13.0);
         assert_eq!(calls(""), 0.0, "nothing was called");
+    }
+
+    #[test]
+    fn the_lower_of_both_counts_is_believed() {
+        let written = |blocks, own| Written { blocks, own };
+        assert_eq!(written(110.0, None).since(written(10.0, None)), 100.0);
+        assert_eq!(written(110.0, Some(60.0)).since(written(10.0, Some(10.0))), 50.0);
+        assert_eq!(written(20.0, Some(60.0)).since(written(10.0, Some(10.0))), 10.0);
     }
 
     #[test]

@@ -146,7 +146,9 @@ pub struct Running {
 enum Processes {
     Oarlock(Box<LocalCluster>),
     /// Held for its end alone.
-    Rival { _cluster: Cluster },
+    Rival {
+        _cluster: Cluster,
+    },
     Floor(Child),
 }
 

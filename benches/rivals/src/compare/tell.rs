@@ -309,8 +309,9 @@ fn durability(document: &Document) -> Part {
     Part {
         title: "Was each write on disk before it was acknowledged?".to_owned(),
         words: "Writes one at a time; meanwhile each node's calls that sync, counted by strace, or its \
-                writes to a log that is open with O_DSYNC, through io_uring: Oarlock's by its own \
-                counter, the floor's by blocks of 4 KiB. For each acknowledged write there must be one \
+                writes to a log that is open with O_DSYNC, through io_uring, by the blocks of 4 KiB \
+                that the kernel wrote for it, and Oarlock's also by its own counter: the lower \
+                count is told. For each acknowledged write there must be one \
                 on two nodes (on one, of redis). The device joins flushes of several nodes."
             .to_owned(),
         head: words(&["", "writes", "durable per write", "node by node", "needed", "durable"]),
