@@ -236,7 +236,7 @@ fn calls(table: &str) -> f64 {
         let is_named = cells.last().is_some_and(|last| names.split(',').any(|name| name == *last));
         cells.get(3).filter(|_| is_named)?.parse::<f64>().ok()
     };
-    table.lines().filter_map(calls).sum()
+    table.lines().filter_map(calls).fold(0.0, |sum, calls| sum + calls)
 }
 
 /// The block device that a folder lies on.
@@ -282,7 +282,7 @@ mod tests {
                      ------ ----------- ----------- --------- --------- ----------------\n\
                      100.00    0.000133                    13           total\n";
         assert_eq!(calls(table), 13.0);
-        assert_eq!(calls(""), 0.0, "nothing was called");
+        assert!(calls("").is_sign_positive(), "nothing was called, not less than nothing");
     }
 
     #[test]

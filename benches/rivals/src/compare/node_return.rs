@@ -23,6 +23,9 @@ use super::stop::Stop;
 
 const RATE: f64 = 5_000.0;
 const KEYS: u64 = 100_000;
+const VALUE_BYTES: usize = 128;
+/// While the node is away: so that logs grow fast and there is something to be sent as a snapshot.
+const AWAY_VALUE_BYTES: usize = 1024;
 const AWAY: u64 = 3;
 const ELECTED_WITHIN: Duration = Duration::from_secs(20);
 const CUT_WITHIN: Duration = Duration::from_secs(120);
@@ -102,11 +105,12 @@ fn start(
     rate: Option<f64>,
     seed: u64,
 ) -> Result<Load<Mixed>, Box<dyn Error>> {
+    let is_timed = rate.is_some();
     let options = RunOptions {
         addresses: addresses.to_vec(),
         routes: None,
         clients: 64,
-        pipeline: if rate.is_some() { 256 } else { 16 },
+        pipeline: if is_timed { 256 } else { 16 },
         rate,
         arrival: Arrival::Fixed,
         warmup: WARMUP,
@@ -119,7 +123,7 @@ fn start(
         command: WriteCommand::Set,
         naming: Naming::Spread,
         space: KeySpace::new(KEYS, Distribution::Uniform, HotSpot::default()),
-        value_bytes: ValueBytes::from(128),
+        value_bytes: ValueBytes::from(if is_timed { VALUE_BYTES } else { AWAY_VALUE_BYTES }),
     };
     Ok(run::start(&options, vec![Mixed::new(mix, (0, 1), seed)])?)
 }

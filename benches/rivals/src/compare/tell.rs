@@ -351,8 +351,8 @@ fn how(document: &Document) -> Part {
     );
     let rows = config.loads.iter().map(|(load, command)| {
         let command = match load {
-            Load::NodeReturn => "node 3 gets SIGKILL; the others are written to, 1,024 writes in \
-                                 flight, until all their groups have checkpoints past it; it is \
+            Load::NodeReturn => "node 3 gets SIGKILL; the others are written to, values of 1 KiB, \
+                                 1,024 in flight, until all their groups have checkpoints past it; it is \
                                  started again, and writes at 5,000 per second are timed until it has \
                                  applied what was committed when it started"
                 .to_owned(),
