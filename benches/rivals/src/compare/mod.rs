@@ -134,7 +134,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     let ended = comparison.run(&args.out());
     if stop.is_wanted() {
-        eprintln!("compare: interrupted; all processes have been ended");
+        return Err("interrupted; all processes have been ended".into());
     }
     ended
 }

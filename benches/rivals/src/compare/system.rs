@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use oarlock::bench::processes::{ClusterOptions, LocalCluster};
+use oarlock::bench::client::Client;
+use oarlock::bench::processes::{ClusterOptions, LocalCluster, poll};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -18,6 +19,7 @@ use crate::cluster::{self, Cluster, Kind};
 /// Ranges of Oarlock; the rivals have as many groups, the floor none, etcd and Redis one.
 pub const RANGES: u32 = 64;
 const READY_WITHIN: Duration = Duration::from_secs(60);
+const CALL_WITHIN: Duration = Duration::from_secs(5);
 /// Log entries of a group between two snapshots, where a rival can be told: as it is by default.
 const SNAPSHOT_EVERY: u64 = 20_000;
 
@@ -240,7 +242,16 @@ fn start_floor(setup: &Setup, folder: &Path) -> Result<Running, Box<dyn Error>> 
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line)?;
     running.addresses.push(line.trim().parse().map_err(|_| "the floor does not come up")?);
+    // Its address comes first, then it starts the others; it answers when they are there.
+    let address = running.addresses[0];
+    poll("the floor", READY_WITHIN, || {
+        let ping = || Client::connect(address, CALL_WITHIN)?.call(&[b"PING"]);
+        Ok(ping().map_err(|error| error.to_string()))
+    })?;
     running.pids.extend(children_of(running.pids[0])?);
+    if running.pids.len() != 3 {
+        return Err(format!("the floor is {} processes, not three", running.pids.len()).into());
+    }
     Ok(running)
 }
 
