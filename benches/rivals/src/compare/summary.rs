@@ -242,6 +242,11 @@ impl Target {
         }
     }
 
+    fn has_rivals(&self, summary: Summary<'_>) -> bool {
+        let mut rivals = System::RIVALS.into_iter();
+        rivals.any(|rival| summary.runs(self.load, rival).next().is_some())
+    }
+
     /// The value and what it is set against: of several rivals, the one that makes it look worst.
     fn measured(&self, summary: Summary<'_>, system: System) -> (Option<Spread>, String) {
         let rivals: Vec<System> = match self.against {
@@ -269,7 +274,9 @@ impl Target {
         };
         match worst {
             Some((ratio, rival)) => (Some(ratio), rival.name().to_owned()),
-            None if self.against == BestThatSustains => (None, "no rival sustains it".to_owned()),
+            None if self.against == BestThatSustains && self.has_rivals(summary) => {
+                (None, "no rival sustains it".to_owned())
+            }
             None => (None, "not measured".to_owned()),
         }
     }
