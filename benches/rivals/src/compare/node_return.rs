@@ -16,6 +16,7 @@ use oarlock::bench::run::{self, RunOptions, Running as Load};
 use oarlock::bench::schedule::Arrival;
 use oarlock::bench::values::ValueBytes;
 use oarlock::bench::workload::{Mix, Mixed, Shares, WriteCommand};
+use oarlock::disk::layout::CheckpointName;
 
 use super::generator::{Figure, Figures};
 use super::load::Times;
@@ -153,17 +154,11 @@ fn checkpoints(folder: &Path, newest: &mut BTreeMap<u64, u64>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             checkpoints(&entry.path(), newest);
-        } else if let Some((group, index)) = checkpoint(&entry.file_name().to_string_lossy()) {
-            let known = newest.entry(group).or_default();
-            *known = index.max(*known);
+        } else if let Some(name) = CheckpointName::parse(&entry.file_name().to_string_lossy()) {
+            let known = newest.entry(name.group.0).or_default();
+            *known = name.index.0.max(*known);
         }
     }
-}
-
-/// Group and index of a checkpoint's file.
-fn checkpoint(name: &str) -> Option<(u64, u64)> {
-    let (group, index) = name.strip_prefix('g')?.strip_suffix(".ckpt")?.split_once('-')?;
-    Some((group.parse().ok()?, index.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -171,10 +166,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checkpoints_are_known_by_their_names() {
-        assert_eq!(checkpoint("g12-3400.ckpt"), Some((12, 3400)));
-        for other in ["g12-3400.ckpt.part", "g12.ckpt", "12-3400.ckpt", "gx-1.ckpt", ""] {
-            assert_eq!(checkpoint(other), None, "{other}");
+    fn groups_are_counted_that_have_a_newer_checkpoint() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().join("core-0/ckpt");
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in ["g1-90-2.ckpt", "g1-110-2.ckpt", "g2-99-2.ckpt", "g3-500-2.ckpt.part"] {
+            std::fs::write(folder.join(name), "").unwrap();
         }
+        let had = BTreeMap::from([(1, 100), (2, 99), (3, 1)]);
+        assert_eq!(beyond(data.path(), &had), 1);
     }
 }
