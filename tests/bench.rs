@@ -124,6 +124,25 @@ fn a_run_is_written_whole_in_every_format() {
 }
 
 #[test]
+fn what_a_server_uses_is_told_for_each_operation() {
+    let (cluster, address) = node("bench-pid");
+    let folder = folder("bench-pid");
+    let file = folder.path().join("a.json");
+    let pid = cluster.local.node(1).pid().unwrap().to_string();
+    let args = ["--seconds", "1", "--json", file.to_str().unwrap(), "--pid", &pid];
+    let (out, _) = run(&address, &args, 0);
+    assert!(out.contains("1 processes: "), "{out}");
+    let used = json(&file)["used"].clone();
+    assert_eq!(used["processes"][0]["pid"].to_string(), pid);
+    let figure = |name: &str| used[name].as_f64().unwrap();
+    assert!(figure("servers_cpu_us_per_op") > 1.0 && figure("generator_cpu_us_per_op") > 1.0);
+    // Four clients' values at least; each is on the disk before it is acknowledged.
+    assert!(figure("servers_written_bytes_per_op") > 128.0, "{used}");
+    let (_, err) = run(&address, &["--pid", "4294967295"], 1);
+    assert!(err.contains("/proc/4294967295"), "{err}");
+}
+
+#[test]
 fn every_preset_and_distribution_runs_without_an_error() {
     let (_cluster, address) = node("bench-presets");
     let folder = folder("bench-presets");
@@ -210,4 +229,13 @@ fn a_sweep_rises_and_names_the_knee() {
         let err = String::from_utf8(output.stderr).unwrap();
         assert!(err.starts_with("oarlock bench sweep: ") && err.contains(wrong[0]), "{err}");
     }
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn a_build_without_etcd_says_how_to_make_one_with_it() {
+    let output = bench(&["--target", "etcd", "--addr", "127.0.0.1:1"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("cargo build --release --features etcd"), "{error}");
 }

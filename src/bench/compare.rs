@@ -24,7 +24,7 @@ pub struct Row {
 }
 
 /// Figures in the order in which they are told, with their places in the document.
-const FIGURES: [(&str, &str); 17] = [
+const FIGURES: [(&str, &str); 20] = [
     ("operations", "/ops"),
     ("per second", "/rate_ops_s"),
     ("errors", "/errors"),
@@ -42,10 +42,13 @@ const FIGURES: [(&str, &str); 17] = [
     ("writes max µs", "/write_latency_us/max"),
     ("generator late p99 µs", "/generator_late_us/p99"),
     ("generator late max µs", "/generator_late_us/max"),
+    ("servers' CPU µs per operation", "/used/servers_cpu_us_per_op"),
+    ("bytes written per operation", "/used/servers_written_bytes_per_op"),
+    ("generator's CPU µs per operation", "/used/generator_cpu_us_per_op"),
 ];
 
-/// Settings that say where something is written, and nothing of the load.
-const OUTPUTS: [&str; 5] = ["json", "csv", "hdr", "html", "conditions"];
+/// Settings that say what is written and watched, and nothing of the load.
+const OUTPUTS: [&str; 6] = ["json", "csv", "hdr", "html", "conditions", "pids"];
 
 /// Reads what a run wrote.
 ///

@@ -389,7 +389,7 @@ impl<W: Workload> Driver<W> {
 }
 
 /// Counts and times one answer; true if it was an error.
-fn record<T>(
+pub(super) fn record<T>(
     measured: &mut Measured,
     window: &std::ops::Range<u64>,
     op: &InFlight<T>,
@@ -416,7 +416,7 @@ fn record<T>(
 }
 
 /// Puts one answer into the seconds that it belongs to.
-fn tell_apart(
+pub(super) fn tell_apart(
     series: &mut Series,
     window: &std::ops::Range<u64>,
     intended_ns: u64,
@@ -432,7 +432,7 @@ fn tell_apart(
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -4,10 +4,12 @@
 //!
 //! Map: [`resp`] writes commands and reads replies, [`schedule`] says when an operation is due,
 //! [`keys`] which key it takes, [`values`] how long its value is, [`workload`] what it does,
-//! [`preset`] names loads; [`connection`] and [`driver`] carry it, [`report`] and [`series`] keep the
+//! [`preset`] names loads; [`target`] is the servers' protocol: [`connection`] and [`driver`] carry
+//! a load by the Redis protocol, `etcd` to etcd; [`report`] and [`series`] keep the
 //! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
 //! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side,
-//! [`sweep`] finds the knee, [`breakdown`] asks the servers where the time of writes went. [`ledger`] remembers acknowledged
+//! [`sweep`] finds the knee, [`breakdown`] asks the servers where the time of writes went, [`usage`] says
+//! what processes used. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
 //! a key, [`processes`] runs a cluster on this machine.
@@ -19,6 +21,8 @@ pub mod compare;
 pub mod conditions;
 pub mod connection;
 pub mod driver;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod export;
 pub mod keys;
 pub mod ledger;
@@ -34,6 +38,8 @@ pub mod run;
 pub mod schedule;
 pub mod series;
 pub mod sweep;
+pub mod target;
+pub mod usage;
 pub mod values;
 pub mod verify;
 pub mod workload;

@@ -20,7 +20,7 @@ pub fn of_runs(runs: &[Named]) -> String {
     }
     body += &table("Configuration and machine", "plain", runs, &compare::settings(runs, false));
     body += &commands(runs);
-    fill_in(&format!("oarlock bench: {}", names.join(", ")), &body)
+    document(&format!("oarlock bench: {}", names.join(", ")), &body)
 }
 
 /// The page of a sweep, from its document.
@@ -48,10 +48,12 @@ pub fn of_sweep(sweep: &Value) -> String {
     let first = steps.get(..1).unwrap_or_default();
     body += &table("Configuration and machine", "plain", first, &compare::settings(first, false));
     body += &commands(first);
-    fill_in("oarlock bench sweep", &body)
+    document("oarlock bench sweep", &body)
 }
 
-fn fill_in(title: &str, body: &str) -> String {
+/// A page of its own with this title and body, for what else is to be shown offline.
+#[must_use]
+pub fn document(title: &str, body: &str) -> String {
     let title = escape(title);
     let mut out = String::new();
     let mut rest = include_str!("page/page.html");

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::series::Series;
+use super::usage::Used;
 
 /// A distribution of times. Recorded in nanoseconds, told in microseconds.
 #[derive(Clone, Debug)]
@@ -134,6 +135,8 @@ pub struct Measured {
     pub window_s: f64,
     /// The window second by second; empty if it had no end in time.
     pub series: Series,
+    /// What was used in the window, if that was asked for.
+    pub used: Option<Used>,
 }
 
 impl Measured {
@@ -183,7 +186,7 @@ impl Measured {
     /// The figures for machines. `ops`, `errors`, `rate_ops_s` and `latency_us` are stable.
     #[must_use]
     pub fn json(&self) -> Value {
-        json!({
+        let mut all = json!({
             "ops": self.ops,
             "errors": self.errors_total(),
             "errors_by_kind": self.errors,
@@ -198,7 +201,21 @@ impl Measured {
             "backlog_max": self.backlog_max,
             "reconnects": self.reconnects,
             "window_s": self.window_s,
-        })
+        });
+        if let Some(used) = &self.used {
+            all["used"] = used.json();
+            let per_op = |sum: f64| (self.answered_in_window > 0).then(|| self.per_op(sum));
+            let servers = used.servers();
+            all["used"]["generator_cpu_us_per_op"] = json!(per_op(used.generator.cpu_s * 1e6));
+            all["used"]["servers_cpu_us_per_op"] = json!(per_op(servers.cpu_s * 1e6));
+            all["used"]["servers_written_bytes_per_op"] =
+                json!(per_op(servers.written_bytes as f64));
+        }
+        all
+    }
+
+    fn per_op(&self, sum: f64) -> f64 {
+        (sum / self.answered_in_window as f64 * 100.0).round() / 100.0
     }
 
     /// The figures for people, several lines.
@@ -241,6 +258,20 @@ impl Measured {
         row("reads", &self.reads);
         row("writes", &self.writes);
         row("generator was late by", &self.generator_late);
+        if let Some(used) = self.used.as_ref().filter(|_| self.answered_in_window > 0) {
+            let servers = used.servers();
+            line(
+                &mut out,
+                format_args!(
+                    "{} processes: {:.1} µs of CPU and {:.0} bytes written per operation; the \
+                     generator: {:.1} µs",
+                    used.processes.len(),
+                    self.per_op(servers.cpu_s * 1e6),
+                    self.per_op(servers.written_bytes as f64),
+                    self.per_op(used.generator.cpu_s * 1e6),
+                ),
+            );
+        }
         out
     }
 }
@@ -295,6 +326,24 @@ mod tests {
         assert_eq!(measured.json()["latency_us"]["p99"], 0.0);
         assert_eq!(measured.rate_ops_s(), 0.0);
         assert!(measured.text().contains("0 operations"));
+    }
+
+    #[test]
+    fn what_processes_used_is_told_per_operation() {
+        use super::super::usage::Usage;
+        let mut measured =
+            Measured { answered_in_window: 1000, window_s: 1.0, ..Default::default() };
+        assert_eq!(measured.json().get("used"), None);
+        let usage = |cpu_s, written_bytes| Usage { cpu_s, written_bytes };
+        let processes = vec![(7, usage(0.1, 4096)), (8, usage(0.2, 8192))];
+        measured.used = Some(Used { generator: usage(0.03, 0), processes });
+        let used = &measured.json()["used"];
+        assert_eq!(used["servers_cpu_us_per_op"], 300.0);
+        assert_eq!(used["servers_written_bytes_per_op"], 12.29);
+        assert_eq!(used["generator_cpu_us_per_op"], 30.0);
+        assert!(measured.text().contains("2 processes: 300.0 µs of CPU and 12 bytes"));
+        measured.answered_in_window = 0;
+        assert!(measured.json()["used"]["servers_cpu_us_per_op"].is_null());
     }
 
     #[test]

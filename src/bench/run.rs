@@ -71,6 +71,9 @@ pub struct Running<W> {
     shared: Vec<Arc<Shared>>,
 }
 
+/// What carries a workload to servers: [`drive`] speaks the Redis protocol.
+pub type Carrier<W> = fn(DriverOptions, W, &Shared) -> io::Result<(W, Measured)>;
+
 /// Starts one driver per workload.
 ///
 /// # Errors
@@ -78,6 +81,18 @@ pub struct Running<W> {
 pub fn start<W: Workload + 'static>(
     options: &RunOptions,
     workloads: Vec<W>,
+) -> io::Result<Running<W>> {
+    start_with(options, workloads, drive)
+}
+
+/// The same by another carrier.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn start_with<W: Workload + 'static>(
+    options: &RunOptions,
+    workloads: Vec<W>,
+    carry: Carrier<W>,
 ) -> io::Result<Running<W>> {
     assert!(!workloads.is_empty() && !options.addresses.is_empty() && options.pipeline > 0);
     let shares = workloads.len();
@@ -87,7 +102,7 @@ pub fn start<W: Workload + 'static>(
         running.shared.push(Arc::clone(&shared));
         let options = options.share(share, shares);
         let name = format!("driver-{share}");
-        let body = move || drive(options, workload, &shared);
+        let body = move || carry(options, workload, &shared);
         running.threads.push(std::thread::Builder::new().name(name).spawn(body)?);
     }
     Ok(running)

@@ -162,6 +162,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// The processes that run, node by node.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().flatten().map(Child::id).collect()
+    }
+
     /// Ends a node at once, as a power cut of its process would.
     pub fn kill(&mut self, node: usize) {
         if let Some(mut child) = self.children[node].take() {

@@ -2,11 +2,12 @@
 //! the Redis protocol, and acknowledges a write when most nodes have it on disk.
 //!
 //! Map: [`cluster`] starts a rival's processes, [`node`] is one of them, [`check`] kills them and
-//! looks for what they acknowledged; [`shared`] is the front, links and log that those in Rust
+//! looks for what they acknowledged, [`compare`] measures Oarlock beside them; [`shared`] is the front, links and log that those in Rust
 //! share, [`raft_rs`] and [`open_raft`] the consensus behind it.
 
 mod check;
 mod cluster;
+mod compare;
 mod node;
 mod open_raft;
 mod raft_rs;
@@ -28,6 +29,8 @@ enum Args {
     Node(node::Args),
     /// Writes, kills all nodes at once, restarts them, and looks for every acknowledged write.
     Check(check::Args),
+    /// Measures Oarlock beside all of them, and writes what came out.
+    Compare(compare::Args),
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,5 +38,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         Args::Cluster(args) => cluster::run(args),
         Args::Node(args) => node::run(args).map_err(|error| error.to_string().into()),
         Args::Check(args) => check::run(args),
+        Args::Compare(args) => compare::run(&args),
     }
 }

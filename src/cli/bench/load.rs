@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{bar, progress, write_file, write_json};
-use crate::bench::breakdown::Nodes;
+use crate::bench::breakdown::{Breakdown, Nodes};
 use crate::bench::client::Client;
 use crate::bench::compare::Named;
 use crate::bench::conditions::Condition;
@@ -22,6 +22,8 @@ use crate::bench::report::Measured;
 use crate::bench::routes::Routes;
 use crate::bench::run::{self, RunOptions, Running};
 use crate::bench::schedule::Arrival;
+use crate::bench::target::Target;
+use crate::bench::usage::Used;
 use crate::bench::values::ValueBytes;
 use crate::bench::workload::{Fill, Mix, Mixed, Shares, Workload, WriteCommand};
 use crate::cli::exit::Exit;
@@ -35,6 +37,9 @@ pub struct LoadArgs {
     /// Where the server is; may be given several times, clients are spread over them.
     #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
     pub addresses: Vec<String>,
+    /// What the servers speak.
+    #[arg(long, value_enum, default_value_t)]
+    pub target: Target,
     /// Which node an operation is sent to. By the map, each client has a connection to every node.
     #[arg(long, value_enum, default_value_t)]
     pub route: Route,
@@ -97,6 +102,10 @@ pub struct LoadArgs {
     /// The same seed draws the same keys.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Also measure what this process of this machine uses in the window: CPU time, and bytes that it
+    /// has written to disks. May be given several times, for all processes of a cluster.
+    #[arg(long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pids: Vec<u32>,
     /// Write all figures to this file: percentiles, curves, seconds, configuration, machine.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -200,9 +209,11 @@ pub(super) struct Ready {
 /// # Errors
 /// If a server does not answer as it must.
 pub(super) fn prepare(args: &LoadArgs) -> io::Result<Ready> {
+    fits_target(args)?;
     let addresses =
         args.addresses.iter().map(|text| run::resolve(text)).collect::<io::Result<Vec<_>>>()?;
-    addresses.iter().try_for_each(|address| greet(*address))?;
+    addresses.iter().try_for_each(|address| args.target.greet(*address, ASKING_TIMEOUT))?;
+    Used::now(&args.pids)?;
     if args.shares().scan > 0.0 {
         addresses.iter().try_for_each(|address| can_scan(*address))?;
     }
@@ -260,14 +271,14 @@ pub(super) fn measure(args: &LoadArgs, ready: &mut Ready) -> io::Result<(Run, Me
         command: std::env::args().collect(),
         breakdown: None,
     };
-    let running = run::start(&options, workloads)?;
-    let total = options.warmup + options.window.unwrap_or_default();
-    let before = watch(&running, total, options.warmup, &mut || {
-        ready.nodes.as_mut().map(Nodes::ask).transpose()
-    })?;
-    let (_, measured) = running.join()?;
-    if let (Some(nodes), Some(before)) = (&mut ready.nodes, before) {
-        run.breakdown = Some(nodes.ask()?.since(&before)?);
+    let running = args.target.start(&options, workloads)?;
+    let mut looks = Looks { pids: &args.pids, nodes: ready.nodes.as_mut() };
+    let window = options.window.unwrap_or_default();
+    let (before, after) = watch(&running, options.warmup, window, &mut looks)?;
+    let (_, mut measured) = running.join()?;
+    measured.used = (!args.pids.is_empty()).then(|| after.used.since(&before.used));
+    if let (Some(before), Some(after)) = (before.stages, after.stages) {
+        run.breakdown = Some(after.since(&before)?);
     }
     Ok((run, measured))
 }
@@ -314,20 +325,17 @@ fn write(args: &LoadArgs, run: &Run, measured: &Measured) -> io::Result<()> {
     Ok(())
 }
 
-/// A server that is not there should be told in one line, not in a million failed operations.
-fn greet(address: SocketAddr) -> io::Result<()> {
-    let greeted =
-        Client::connect(address, ASKING_TIMEOUT).and_then(|mut client| client.call(&[b"PING"]));
-    match greeted {
-        Ok(answer) if answer.error_kind().is_some() => {
-            Err(io::Error::other(format!("{address} answers PING with {answer}")))
-        }
-        Ok(_) => Ok(()),
-        Err(error) => Err(io::Error::new(
-            error.kind(),
-            format!("no server answers at {address} ({error}); start one, or give its --addr"),
-        )),
-    }
+/// etcd has no ranges to route by, and of a load's commands SET and GET only.
+fn fits_target(args: &LoadArgs) -> io::Result<()> {
+    let why = match args.target {
+        Target::Redis => return Ok(()),
+        Target::Etcd if args.route == Route::Map => "--route map",
+        Target::Etcd if args.shares().scan > 0.0 => "a load that scans",
+        Target::Etcd if args.command != WriteCommand::Set => "--command",
+        Target::Etcd => return Ok(()),
+    };
+    let text = format!("{why} is not for --target etcd: it takes SET and GET, at any node");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 fn can_scan(address: SocketAddr) -> io::Result<()> {
@@ -356,7 +364,7 @@ fn fill(args: &LoadArgs, addresses: &[SocketAddr]) -> io::Result<()> {
         seed: args.seed,
     };
     let fill = Fill::new(args.naming(), 0..args.keys, args.value_bytes());
-    let running = run::start(&options, vec![fill])?;
+    let running = args.target.start(&options, vec![fill])?;
     let bar = bar(args.keys);
     while !running.is_finished() {
         std::thread::sleep(Duration::from_millis(50));
@@ -378,25 +386,51 @@ fn count(number: u32) -> usize {
     usize::try_from(number).expect("invariant: usize has at least 32 bits")
 }
 
-/// Shows how a run goes, the rate anew each second. Returns what `warm` gives once `warmup` is over.
-fn watch<W: Workload, T>(
+/// What is looked at when the window begins and when it ends.
+struct Looks<'a> {
+    pids: &'a [u32],
+    nodes: Option<&'a mut Nodes>,
+}
+
+struct Look {
+    used: Used,
+    stages: Option<Breakdown>,
+}
+
+impl Looks<'_> {
+    fn now(&mut self) -> io::Result<Look> {
+        let stages = self.nodes.as_mut().map(|nodes| nodes.ask()).transpose()?;
+        Ok(Look { used: Used::now(self.pids)?, stages })
+    }
+}
+
+/// Shows how a run goes, the rate anew each second. Returns how things stood at the beginning and at
+/// the end of its window.
+///
+/// # Errors
+/// If one of the processes has ended, or a node does not answer.
+fn watch<W: Workload>(
     running: &Running<W>,
-    total: Duration,
     warmup: Duration,
-    warm: &mut dyn FnMut() -> io::Result<Option<T>>,
-) -> io::Result<Option<T>> {
-    let mut found = None;
-    let mut is_warm = false;
-    let bar = progress(total);
+    window: Duration,
+    looks: &mut Looks<'_>,
+) -> io::Result<(Look, Look)> {
+    let bar = progress(warmup + window);
     let start = Instant::now();
     let (mut second, mut before, mut rate) = (start, 0, 0.0);
+    let (mut at_start, mut at_end) = (None, None);
     while !running.is_finished() {
-        std::thread::sleep(Duration::from_millis(50));
-        bar.set_position(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
-        if !is_warm && start.elapsed() >= warmup {
-            is_warm = true;
-            found = warm()?;
+        let elapsed = start.elapsed();
+        if at_start.is_none() && elapsed >= warmup {
+            at_start = Some(looks.now()?);
         }
+        if at_end.is_none() && elapsed >= warmup + window {
+            at_end = Some(looks.now()?);
+        }
+        let marks = [warmup, warmup + window].into_iter();
+        let next = marks.filter_map(|mark| mark.checked_sub(elapsed)).filter(|d| !d.is_zero());
+        std::thread::sleep(next.fold(Duration::from_millis(50), Duration::min));
+        bar.set_position(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
         let (completed, length) = (running.completed(), second.elapsed());
         if length >= Duration::from_secs(1) {
             rate = (completed - before) as f64 / length.as_secs_f64();
@@ -406,5 +440,7 @@ fn watch<W: Workload, T>(
         bar.set_message(format!("{rate:.0} per second, {completed} operations, {errors} errors"));
     }
     bar.finish_and_clear();
-    Ok(found)
+    // It may end with its window, before that was seen.
+    let at_start = at_start.map_or_else(|| looks.now(), Ok)?;
+    Ok((at_start, at_end.map_or_else(|| looks.now(), Ok)?))
 }
