@@ -1,5 +1,6 @@
 //! Fixed work, one kind a run, for a tool that counts instructions: `oarlock-counts raft-entry`. Only
-//! what [`counted`] calls is to be counted; it prints how many operations that were. `scripts/counts`
+//! what [`counted`] calls is to be counted; it prints how many operations that were, and how many with those
+//! of the warm-up. `scripts/counts`
 //! runs all of it. The setup is that of the benches, whose files are read here.
 
 // Nothing here is a test, and those of the parser are run where they belong.
@@ -80,6 +81,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("{operations}");
+    println!("{operations} {}", operations / OPERATIONS * (WARM_UP + OPERATIONS));
     ExitCode::SUCCESS
 }
