@@ -367,6 +367,7 @@ scripts! {
     locate_beside_a_copy,
     measures,
     moved_creation_behind_damage,
+    newest_file_is_a_spare,
     torn_tail,
     wrong_segments,
 }
