@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,7 +96,7 @@ impl Bench {
 
 fn prepare(segment: u64) -> DiskJob {
     let header = format!("header of {segment}").into_bytes();
-    DiskJob::PrepareSegment { segment: SegmentId(segment), header, is_urgent: false }
+    DiskJob::PrepareSegment { segment: SegmentId(segment), header, used: Arc::default() }
 }
 
 fn inode(path: &Path) -> u64 {
@@ -122,6 +123,23 @@ fn a_prepared_segment_has_its_header_and_then_zeros_and_can_be_written() {
     assert_eq!((&data[..], file_bytes), (&b"of 5"[..], SEGMENT_BYTES));
     assert!(segment.file.write_at(&[1; 5], 3).is_err(), "it is open for direct I/O only");
     SegmentFile::open(&bench.core(), SegmentId(5)).unwrap();
+}
+
+/// A core that could use up what it has before its next segment is ready goes before one that looks ahead.
+#[test]
+fn a_segment_that_is_needed_soon_is_ready_first() {
+    let bench = Bench::new();
+    let other = CoreId(CORE.get() + 1);
+    let used = Arc::new(AtomicU64::new(0));
+    let ask = |core, token, used: &Arc<AtomicU64>| {
+        let (segment, header, used) = (SegmentId(1), b"header".to_vec(), Arc::clone(used));
+        bench.ask(core, token, DiskJob::PrepareSegment { segment, header, used });
+    };
+    ask(CORE, 1, &Arc::default());
+    ask(other, 2, &used);
+    used.store(u64::MAX, Ordering::Relaxed);
+    let order = [bench.answer(), bench.answer()].map(|done| done.token);
+    assert_eq!(order, [2, 1]);
 }
 
 #[test]

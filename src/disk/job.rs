@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use oarlock_types::{CoreId, SegmentId};
 
@@ -31,8 +33,10 @@ pub enum DiskJob {
         segment: SegmentId,
         /// Its first blocks.
         header: Vec<u8>,
-        /// The core waits for it: do not spare the disk for the WAL writes of others.
-        is_urgent: bool,
+        /// How many bytes of its present segment the core has used by now. The disk is spared for WAL
+        /// writes only while twice as much of the new one is ready, so that no core ever waits for it
+        /// that a disk could keep up with.
+        used: Arc<AtomicU64>,
     },
     /// Take a segment out of use. It becomes a spare, or goes when there are enough.
     RecycleSegment {

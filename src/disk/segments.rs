@@ -118,6 +118,12 @@ impl Preparation {
         result
     }
 
+    /// How much of it is ready.
+    #[must_use]
+    pub fn filled_bytes(&self) -> u64 {
+        self.filled_bytes
+    }
+
     /// Removes an unfinished file.
     pub fn abandon(&self) {
         // What cannot be removed now is removed at the next start.

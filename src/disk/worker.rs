@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use crate::abort::AbortOnPanic;
 pub type Deliver = Box<dyn FnMut(DiskDone) -> Result<(), DiskDone> + Send>;
 
 /// After a slice of a segment the worker rests so many times as long as it took: so much more of the
-/// disk is the WAL's. A core that waits for its segment is not made to wait longer.
+/// disk is the WAL's. It does not rest while a core could come to wait for its segment.
 const REST_FACTOR: u32 = 4;
 /// How long the worker waits before it offers answers to a full inbox again.
 const REDELIVERY_DELAY: Duration = Duration::from_millis(1);
@@ -141,8 +141,16 @@ struct Work {
 struct Pending {
     core: CoreId,
     token: u64,
-    is_urgent: bool,
+    /// How much the core has used of its present segment.
+    used: Arc<AtomicU64>,
     preparation: Preparation,
+}
+
+impl Pending {
+    /// Whether the core could use up what it has before this is ready.
+    fn is_pressing(&self) -> bool {
+        self.preparation.filled_bytes() < self.used.load(Ordering::Relaxed).saturating_mul(2)
+    }
 }
 
 impl Work {
@@ -156,18 +164,22 @@ impl Work {
             if let Some(request) = request {
                 self.serve(request);
             }
-            let is_due = self
-                .preparations
-                .front()
-                .is_some_and(|pending| pending.is_urgent || Instant::now() >= self.next_slice);
-            if is_due {
-                self.fill_slice();
+            let due = self.due();
+            if let Some(place) = due {
+                self.fill_slice(place);
             }
-            if !was_asked && !is_due {
+            if !was_asked && due.is_none() {
                 self.sleep();
             }
         }
         self.preparations.iter().for_each(|pending| pending.preparation.abandon());
+    }
+
+    /// The segment that is to be gone on with now, if any.
+    fn due(&self) -> Option<usize> {
+        let pressing = self.preparations.iter().position(Pending::is_pressing);
+        let is_rested = !self.preparations.is_empty() && Instant::now() >= self.next_slice;
+        pressing.or(is_rested.then_some(0))
     }
 
     /// A request that comes between the look at the queue and the sleep leaves the thread's token,
@@ -185,14 +197,11 @@ impl Work {
 
     fn serve(&mut self, DiskRequest { core, token, job }: DiskRequest) {
         let directory = CoreDir::new(&self.data, core);
-        if let DiskJob::PrepareSegment { segment, header, is_urgent } = job {
+        if let DiskJob::PrepareSegment { segment, header, used } = job {
             let bytes = self.options.segment_bytes;
             match Preparation::begin(&directory, segment, &header, bytes) {
                 Ok(preparation) => {
-                    let pending = Pending { core, token, is_urgent, preparation };
-                    // A core that waits goes before those that look ahead.
-                    let place = self.preparations.iter().position(|p| is_urgent && !p.is_urgent);
-                    self.preparations.insert(place.unwrap_or(self.preparations.len()), pending);
+                    self.preparations.push_back(Pending { core, token, used, preparation });
                 }
                 Err(error) => self.answer(DiskDone { core, token, result: Err(error) }),
             }
@@ -250,15 +259,15 @@ impl Work {
         }
     }
 
-    fn fill_slice(&mut self) {
-        let Some(pending) = self.preparations.front_mut() else { return };
+    fn fill_slice(&mut self, place: usize) {
+        let Some(pending) = self.preparations.get_mut(place) else { return };
         let begun = Instant::now();
         let step = pending.preparation.step(&self.zeros);
         let ended = Instant::now();
         self.next_slice = ended + (ended - begun) * REST_FACTOR;
         let (core, token) = (pending.core, pending.token);
         if let Some(result) = step.transpose() {
-            self.preparations.pop_front();
+            self.preparations.remove(place);
             self.answer(DiskDone { core, token, result: result.map(DiskOutcome::Segment) });
         }
     }

@@ -116,12 +116,11 @@ impl Files {
     /// Sees to it that the log has segments and that the room on the disk is known.
     pub fn upkeep(&mut self, now: Mono, log: &mut LogWriter, wal: &mut Wal) {
         self.offer();
-        let is_urgent = log.is_starved(wal);
         // What could not be made for lack of room is tried again with each look at the room.
         if (!self.is_stuck || std::mem::take(&mut self.is_retry_due))
-            && let Some((segment, header)) = log.next_to_prepare(wal)
+            && let Some(job) = log.next_to_prepare(wal)
         {
-            self.submit(Errand::Segment, DiskJob::PrepareSegment { segment, header, is_urgent });
+            self.submit(Errand::Segment, job);
         }
         while let Some(segment) = wal.retire() {
             self.submit(Errand::Nobody, DiskJob::RecycleSegment { segment });

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use oarlock_types::{Lsn, SegmentId};
 use oarlock_wal::{FrameWrite, Wal, WalConfig};
 
 use super::counters::Counters;
 use super::watchdog::CoreProgress;
+use crate::disk::job::DiskJob;
 use crate::disk::ring::{WalRing, WalWriteError};
 use crate::disk::segments::SegmentFile;
 
@@ -28,6 +30,8 @@ pub struct LogWriter {
     ready: BTreeMap<SegmentId, SegmentFile>,
     /// The segment that the disk worker prepares.
     awaited: Option<SegmentId>,
+    /// How many bytes of the present segment are used; all there can be while the log waits for the next.
+    used: Arc<AtomicU64>,
 }
 
 impl LogWriter {
@@ -40,7 +44,9 @@ impl LogWriter {
         progress: Arc<[CoreProgress]>,
         ready: BTreeMap<SegmentId, SegmentFile>,
     ) -> Self {
-        Self { ring, config, counters, progress, core, in_flight: None, ready, awaited: None }
+        let used = Arc::default();
+        let in_flight = None;
+        Self { ring, config, counters, progress, core, in_flight, ready, awaited: None, used }
     }
 
     /// The frame that became durable since the last call, if there is one.
@@ -69,6 +75,7 @@ impl LogWriter {
         let buffer = self.ring.buffer();
         let Some(FrameWrite { segment, offset, len, lsn }) = wal.seal(buffer.resize(bytes)) else {
             buffer.clear();
+            self.used.store(u64::MAX, Ordering::Relaxed);
             return Ok(None);
         };
         assert_eq!(len, bytes, "invariant: the frame fills what it asked for");
@@ -78,21 +85,18 @@ impl LogWriter {
             drop(self.ring.set_segment(file)?);
         }
         self.ring.submit(offset);
+        self.used.store(offset + len as u64, Ordering::Relaxed);
         self.progress[self.core].count_wal_submitted();
         self.in_flight = Some(lsn);
         Ok(self.in_flight)
     }
 
-    /// The segment that should be prepared now, with its header; asked once for each.
-    pub fn next_to_prepare(&mut self, wal: &Wal) -> Option<(SegmentId, Vec<u8>)> {
-        let wanted = wal.next_segment_wanted().filter(|_| self.awaited.is_none())?;
-        self.awaited = Some(wanted);
-        Some((wanted, self.config.segment_header(wanted)))
-    }
-
-    /// Whether the log waits for a segment to go on.
-    pub fn is_starved(&self, wal: &Wal) -> bool {
-        self.ready.is_empty() && wal.has_pending()
+    /// The preparation of the segment that is wanted next; asked once for each.
+    pub fn next_to_prepare(&mut self, wal: &Wal) -> Option<DiskJob> {
+        let segment = wal.next_segment_wanted().filter(|_| self.awaited.is_none())?;
+        self.awaited = Some(segment);
+        let (header, used) = (self.config.segment_header(segment), Arc::clone(&self.used));
+        Some(DiskJob::PrepareSegment { segment, header, used })
     }
 
     /// The awaited segment is ready.
