@@ -142,6 +142,17 @@ fn a_segment_that_is_needed_soon_is_ready_first() {
     assert_eq!(order, [2, 1]);
 }
 
+/// While a log stands still nothing else is done, however long it would take.
+#[test]
+fn a_segment_that_is_waited_for_goes_before_other_jobs() {
+    let bench = Bench::new();
+    let (segment, header) = (SegmentId(1), b"header".to_vec());
+    let used = Arc::new(AtomicU64::new(u64::MAX));
+    bench.ask(CORE, 1, DiskJob::PrepareSegment { segment, header, used });
+    bench.ask(CORE, 2, DiskJob::FreeSpace);
+    assert_eq!([bench.answer(), bench.answer()].map(|done| done.token), [1, 2]);
+}
+
 #[test]
 fn a_segment_in_use_is_not_overwritten() {
     let bench = Bench::new();

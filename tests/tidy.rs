@@ -538,6 +538,7 @@ fn scripts_can_be_run_and_ci_runs_the_readme_s_test_command() {
         "scripts/fix",
         "scripts/fuzz",
         "scripts/mutants",
+        "scripts/profile",
         ".ci/run",
     ] {
         let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();

@@ -3,8 +3,8 @@
 //!
 //! One thread and not one per core: the jobs of a file stay in order without further ado, and the
 //! disk, which all cores share, is not asked for more background work at once than it bears beside
-//! the WAL writes. Segments are filled in slices, with a pause as long as the slice took after
-//! each, and between slices other jobs go first.
+//! the WAL writes. Segments are filled in slices, with a pause after each, and between slices other jobs
+//! go first; but not while a core could come to wait for its segment.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +31,9 @@ pub type Deliver = Box<dyn FnMut(DiskDone) -> Result<(), DiskDone> + Send>;
 /// After a slice of a segment the worker rests so many times as long as it took: so much more of the
 /// disk is the WAL's. It does not rest while a core could come to wait for its segment.
 const REST_FACTOR: u32 = 4;
+/// While a segment presses, so many of its slices go before each other job: one job may take as long as the
+/// disk takes to make a whole file durable.
+const PRESSING_SLICES: u32 = 16;
 /// How long the worker waits before it offers answers to a full inbox again.
 const REDELIVERY_DELAY: Duration = Duration::from_millis(1);
 
@@ -147,6 +150,11 @@ struct Pending {
 }
 
 impl Pending {
+    /// Whether the core's log stands still until this is ready.
+    fn is_awaited(&self) -> bool {
+        self.used.load(Ordering::Relaxed) == u64::MAX
+    }
+
     /// Whether the core could use up what it has before this is ready.
     fn is_pressing(&self) -> bool {
         self.preparation.filled_bytes() < self.used.load(Ordering::Relaxed).saturating_mul(2)
@@ -155,8 +163,17 @@ impl Pending {
 
 impl Work {
     fn run(mut self) {
+        let mut pressing_slices = 0;
         while !self.is_stopped.load(Ordering::Acquire) {
             self.redeliver();
+            if let Some(place) = self.pressing()
+                && (pressing_slices < PRESSING_SLICES || self.preparations[place].is_awaited())
+            {
+                pressing_slices += 1;
+                self.fill_slice(place);
+                continue;
+            }
+            pressing_slices = 0;
             // While nobody takes answers, no more are made.
             let may_serve = self.undelivered.len() < self.options.queue_count_max;
             let request = if may_serve { self.queue.pop() } else { None };
@@ -175,11 +192,16 @@ impl Work {
         self.preparations.iter().for_each(|pending| pending.preparation.abandon());
     }
 
+    /// The segment that a core waits for, or may come to wait for.
+    fn pressing(&self) -> Option<usize> {
+        let awaited = self.preparations.iter().position(Pending::is_awaited);
+        awaited.or_else(|| self.preparations.iter().position(Pending::is_pressing))
+    }
+
     /// The segment that is to be gone on with now, if any.
     fn due(&self) -> Option<usize> {
-        let pressing = self.preparations.iter().position(Pending::is_pressing);
         let is_rested = !self.preparations.is_empty() && Instant::now() >= self.next_slice;
-        pressing.or(is_rested.then_some(0))
+        self.pressing().or(is_rested.then_some(0))
     }
 
     /// A request that comes between the look at the queue and the sleep leaves the thread's token,
