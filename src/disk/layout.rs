@@ -62,7 +62,7 @@ impl CoreDir {
         self.path.join(format!("prepare-{:016x}{TEMPORARY_SUFFIX}", segment.get()))
     }
 
-    /// The mark that the log has begun: from then on its absence is a loss.
+    /// The mark that the log has begun, and how far it may reach: from then on its absence is a loss.
     #[must_use]
     pub fn begun(&self) -> PathBuf {
         self.path.join(BEGUN)

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use oarlock_types::SegmentId;
 use rustix::fs::FallocateFlags;
 
-use super::atomic_file::{replace, sync_directory};
+use super::atomic_file::{replace, seal, sync_directory, unseal};
 use super::buffer::{AlignedBytes, BLOCK_BYTES};
 use super::job::{Action, DiskError, refused};
 use super::layout::CoreDir;
@@ -146,8 +146,8 @@ impl Preparation {
     }
 
     /// The header is durable before the name: a file with a segment's name has its header. The mark
-    /// that the log has begun is durable after the first segment's name and before anything is
-    /// written there: with the mark a log without segments is a loss, without it nothing was.
+    /// that the log has begun, and how far it may reach, is durable after the segment's name and before
+    /// anything is written there: what the mark names and is not there is a loss.
     fn put_in_place(&self) -> Result<SegmentFile, DiskError> {
         let path = &self.path;
         let file = open_direct(path).map_err(refused(Action::Open, path))?;
@@ -157,14 +157,29 @@ impl Preparation {
         let directory = self.directory.path();
         sync_directory(directory).map_err(refused(Action::Sync, directory))?;
         if self.segment == SegmentId(1) {
-            for mark in [self.directory.begun_beside(), self.directory.begun()] {
-                let name = mark.file_name().and_then(|name| name.to_str());
-                let (Some(folder), Some(name)) = (mark.parent(), name) else { continue };
-                replace(folder, name, b"").map_err(refused(Action::Create, &mark))?;
-            }
+            let mark = self.directory.begun_beside();
+            write_mark(&mark, "").map_err(refused(Action::Create, &mark))?;
         }
+        let mark = self.directory.begun();
+        let reach = seal(&format!("newest_segment = {}\n", self.segment.get()));
+        write_mark(&mark, &reach).map_err(refused(Action::Create, &mark))?;
         Ok(SegmentFile { id: self.segment, path: target, file })
     }
+}
+
+fn write_mark(mark: &Path, text: &str) -> io::Result<()> {
+    let name = mark.file_name().and_then(|name| name.to_str());
+    let (Some(folder), Some(name)) = (mark.parent(), name) else { return Ok(()) };
+    replace(folder, name, text.as_bytes())
+}
+
+/// The newest segment that was ever made ready, as the mark says; nothing if there is no mark, it is
+/// damaged, or of a version that only noted that there is a log.
+#[must_use]
+pub fn newest_marked(directory: &CoreDir) -> Option<SegmentId> {
+    let text = fs::read_to_string(directory.begun()).ok()?;
+    let number = unseal(&text)?.trim_end().strip_prefix("newest_segment = ")?;
+    number.parse().ok().map(SegmentId)
 }
 
 /// Makes a spare the file at `path`; whether there was one. It changes its name at once, so that no

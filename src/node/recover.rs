@@ -27,6 +27,7 @@ use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
 use crate::disk::layout::{CheckpointName, CoreDir};
 use crate::disk::lost;
+use crate::disk::segments::newest_marked;
 
 /// Bytes of a checkpoint that are read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -200,6 +201,9 @@ fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {
 
 fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
     let mut recovery = Recovery::new(parts.wal);
+    if let Some(newest) = newest_marked(&parts.directory) {
+        recovery.expect_up_to(newest);
+    }
     let mut reads = SegmentReads::new(&parts.directory)?;
     let mut bytes = Vec::new();
     while let Some((segment, _)) = reads.next_into(&mut bytes)? {

@@ -53,8 +53,8 @@ pub(crate) struct Disk {
     parts: BTreeMap<CheckpointFile, Vec<u8>>,
     /// Checkpoints removed of late: a power loss may bring them back.
     removed: Vec<(CheckpointFile, Vec<u8>)>,
-    /// The log has begun: without segments it is lost.
-    pub(crate) begun: bool,
+    /// The log has begun, and up to here its segments were prepared: what of that is missing is lost.
+    pub(crate) begun: Option<SegmentId>,
     /// The replicas here that have lost a part of their log.
     pub(crate) lost: Lost,
     /// Frames on their way, by their number; of a process that has ended, too: until they have
@@ -72,7 +72,7 @@ impl Disk {
             files: BTreeMap::new(),
             parts: BTreeMap::new(),
             removed: Vec::new(),
-            begun: false,
+            begun: None,
             lost: Lost::new(),
             writes: BTreeMap::new(),
             trouble: DiskTrouble::default(),
@@ -90,7 +90,7 @@ impl Disk {
         let header = self.config.segment_header(id);
         bytes[..header.len()].copy_from_slice(&header);
         self.segments.insert(id, bytes);
-        self.begun = true;
+        self.begun = Some(id);
         true
     }
 
@@ -265,7 +265,7 @@ impl Disk {
         self.parts.clear();
         self.removed.clear();
         self.writes.clear();
-        self.begun.then(|| "all of its files".to_owned())
+        self.begun.map(|_| "all of its files".to_owned())
     }
 
     /// Exchanges the contents of two segments; says which.

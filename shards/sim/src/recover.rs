@@ -45,6 +45,9 @@ pub(crate) struct Back {
 pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
     let Parts { config, addr, .. } = *parts;
     let mut recovery = Recovery::new(disk.config);
+    if let Some(newest) = disk.begun {
+        recovery.expect_up_to(newest);
+    }
     for (id, bytes) in &disk.segments {
         recovery.feed(*id, bytes);
     }
@@ -53,7 +56,7 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
     let losses = Losses::judge(&Evidence {
         recovered: &recovered,
         held: &parts.held,
-        had_begun: disk.begun,
+        had_begun: disk.begun.is_some(),
         before: &disk.lost,
         incarnation: parts.incarnation,
     });

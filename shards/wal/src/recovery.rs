@@ -117,6 +117,8 @@ pub struct Recovery {
     last: Option<SegmentId>,
     /// Segments behind the newest one with frames that were never written.
     unused: Vec<SegmentId>,
+    /// The newest segment that was ever prepared, if that is known.
+    newest: Option<SegmentId>,
 }
 
 impl Recovery {
@@ -144,7 +146,14 @@ impl Recovery {
             first: None,
             last: None,
             unused: Vec::new(),
+            newest: None,
         }
+    }
+
+    /// Says that segments up to this one were prepared: what of them is not fed is missing, also behind
+    /// the last that is. Nothing in a log tells where it ended once its newest files are gone.
+    pub fn expect_up_to(&mut self, newest: SegmentId) {
+        self.newest = Some(newest);
     }
 
     /// Takes the next segment: the id of its file name and the whole file.
@@ -414,6 +423,10 @@ impl Recovery {
     pub fn finish(mut self) -> Recovered {
         let cut_short = !self.cut_short.is_empty();
         self.close(None, SegmentId(u64::MAX));
+        if let (Some(last), Some(newest)) = (self.last, self.newest) {
+            self.lose_segments(last.next(), newest.next());
+            self.last = Some(last.max(newest));
+        }
         if cut_short {
             // One LSN is left out, so that the next recovery sees that something is missing here.
             self.expected = self.expected.map(Lsn::next);

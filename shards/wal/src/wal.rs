@@ -12,7 +12,7 @@ use crate::index::{LogIndex, Note, What};
 use crate::layout::{self, BLOCK_BYTES, FrameKey, Owner, SegmentHeader};
 use crate::segments::Segments;
 
-/// Segments that are made ahead of use. The first is begun only while there is another behind it.
+/// Segments that are made ahead of use.
 const SPARE_COUNT: usize = 2;
 /// A tail reaches back so many segments at most.
 const TAIL_SEGMENTS_COUNT: usize = 4;
@@ -241,8 +241,7 @@ impl Wal {
 
     /// Writes the next frame over the start of `out`, which is at least
     /// [`Wal::next_frame_bytes`] long.
-    /// `None` if nothing waits, a write is in flight, a write failed, or another segment is due and not
-    /// both it and the one behind it are prepared.
+    /// `None` if nothing waits, a write is in flight, no segment is prepared, or a write failed.
     pub fn seal(&mut self, out: &mut [u8]) -> Option<FrameWrite> {
         if self.failed || self.in_flight.is_some() {
             return None;
@@ -258,11 +257,6 @@ impl Wal {
         let (segment, start) = match self.segments.head() {
             Some((segment, start)) if !is_closed(segment) && fits(start) => (segment, start),
             Some(_) | None => {
-                // The newest file of a log holds nothing: else, were the newest gone as a whole, the
-                // log would seem to end before it.
-                if self.prepared.len() < SPARE_COUNT {
-                    return None;
-                }
                 let segment = self.prepared.pop_front()?;
                 self.segments.begin(segment, lsn);
                 (segment, 1)

@@ -32,6 +32,8 @@ struct Script {
     wal: Wal,
     disk: BTreeMap<SegmentId, Vec<u8>>,
     in_flight: Option<(FrameWrite, Vec<u8>)>,
+    /// The newest segment that was prepared.
+    newest: Option<SegmentId>,
 }
 
 fn number<T: std::str::FromStr>(text: Option<&str>) -> Result<T, Box<dyn Error>> {
@@ -92,7 +94,8 @@ fn describe(recovered: &Recovered) -> String {
 
 impl Script {
     fn new() -> Self {
-        let mut script = Self { wal: Wal::new(config()), disk: BTreeMap::new(), in_flight: None };
+        let mut script =
+            Self { wal: Wal::new(config()), disk: BTreeMap::new(), in_flight: None, newest: None };
         script.prepare(None);
         script
     }
@@ -104,6 +107,7 @@ impl Script {
             let mut file = recycled.take().unwrap_or_else(zeros);
             file[..BLOCK_BYTES].copy_from_slice(&config().segment_header(id));
             self.disk.insert(id, file);
+            self.newest = Some(id);
             self.wal.segment_prepared(id);
             let _ = writeln!(text, "prepared {id}");
         }
@@ -130,6 +134,9 @@ impl Script {
 
     fn recover(&self) -> Recovered {
         let mut recovery = Recovery::new(config());
+        if let Some(newest) = self.newest {
+            recovery.expect_up_to(newest);
+        }
         for (id, bytes) in &self.disk {
             recovery.feed(*id, bytes);
         }
@@ -367,7 +374,7 @@ scripts! {
     locate_beside_a_copy,
     measures,
     moved_creation_behind_damage,
-    newest_file_is_a_spare,
+    newest_files_are_missed,
     torn_tail,
     wrong_segments,
 }
