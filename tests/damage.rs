@@ -243,6 +243,20 @@ fn a_segment_of_another_node_is_named_and_not_believed() {
     nothing_is_lost(cluster, recorded);
 }
 
+/// Nothing that is left tells whether anything was written to them.
+#[test]
+fn the_newest_segments_are_missed_when_they_are_gone() {
+    let (mut cluster, recorded) = stopped("newest-gone", Vec::new());
+    let mut segments = files(&cluster.data_dir(DAMAGED), "wal-", ".seg");
+    segments.sort();
+    let behind = segments.split_off(1);
+    behind.iter().for_each(|file| fs::remove_file(file).unwrap());
+    let line = starts_and_names(&mut cluster, behind.first().expect("segments are made ahead"));
+    assert!(line.contains("missing"), "{line}");
+    serves_only(&mut cluster, |_| false);
+    nothing_is_lost(cluster, recorded);
+}
+
 #[test]
 fn a_missing_checkpoint_is_named() {
     let limits = vec![("compact_log_bytes_min", 65_536), ("compact_tail_bytes", 0)];

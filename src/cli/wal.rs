@@ -17,7 +17,7 @@ use super::table;
 use crate::disk::data_dir::peek_identity;
 use crate::disk::identity::Identity;
 use crate::disk::layout::CoreDir;
-use crate::disk::segments::read_segment;
+use crate::disk::segments::{newest_marked, read_segment};
 
 /// The longest frame that is looked for behind the last one of a log.
 const FRAME_BYTES_MAX: usize = 8 << 20;
@@ -152,7 +152,10 @@ fn read_core(dir: &CoreDir, core: CoreId, identity: &Identity) -> io::Result<Cor
         let recovery = recovery.get_or_insert_with(|| Recovery::new(configuration(owner, &bytes)));
         recovery.feed(*id, &bytes);
     }
-    let recovery = recovery.unwrap_or_else(|| Recovery::new(configuration(owner, &[])));
+    let mut recovery = recovery.unwrap_or_else(|| Recovery::new(configuration(owner, &[])));
+    if let Some(newest) = newest_marked(dir) {
+        recovery.expect_up_to(newest);
+    }
     Ok(report(core, recovery.finish(), files.is_empty() && identity.incarnation.get() > 1))
 }
 
