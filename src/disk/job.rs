@@ -34,9 +34,8 @@ pub enum DiskJob {
         /// Its first blocks.
         header: Vec<u8>,
         /// How many bytes of its present segment the core has used by now; the largest number of all while
-        /// its log waits for this one. The disk is spared for WAL
-        /// writes only while twice as much of the new one is ready, so that no core ever waits for it
-        /// that a disk could keep up with.
+        /// its log waits for this one. The disk is spared for WAL writes only while a quarter more of the
+        /// new one is ready, so that no core ever waits for it that a disk could keep up with.
         used: Arc<AtomicU64>,
     },
     /// Take a segment out of use. It becomes a spare, or goes when there are enough.

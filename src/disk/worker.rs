@@ -157,7 +157,8 @@ impl Pending {
 
     /// Whether the core could use up what it has before this is ready.
     fn is_pressing(&self) -> bool {
-        self.preparation.filled_bytes() < self.used.load(Ordering::Relaxed).saturating_mul(2)
+        let used = self.used.load(Ordering::Relaxed);
+        self.preparation.filled_bytes() < used.saturating_add(used / 4)
     }
 }
 
