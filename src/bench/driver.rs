@@ -3,25 +3,23 @@
 //! is due while no connection has room waits in a queue and keeps its intended time, so that no
 //! stall of the server hides in the figures. It waits in `epoll` alone.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 use rustix::time::Timespec;
 
 use super::connection::{Connection, InFlight};
+use super::course::{Course, ERROR_REST_NS, nanos};
 use super::report::Measured;
-use super::resp::Reply;
 use super::routes::Routes;
 use super::schedule::Schedule;
-use super::series::Series;
-use super::workload::{Class, Outcome, Workload};
+use super::workload::{Outcome, Workload};
 
 /// What sets the pace.
 #[derive(Clone, Debug)]
@@ -74,9 +72,9 @@ pub fn drive<W: Workload>(
 ) -> io::Result<(W, Measured)> {
     let mut driver = Driver::new(options, workload)?;
     driver.run(shared)?;
-    driver.measured.reconnects =
-        driver.connections.iter().map(|c| c.connects.saturating_sub(1)).sum();
-    Ok((driver.workload, driver.measured))
+    let mut measured = driver.course.measured;
+    measured.reconnects = driver.connections.iter().map(|c| c.connects.saturating_sub(1)).sum();
+    Ok((driver.workload, measured))
 }
 
 struct Driver<W: Workload> {
@@ -93,31 +91,21 @@ struct Driver<W: Workload> {
     /// Connections that may have room: those that had an event, and at each scan all.
     ready: Vec<usize>,
     cursor: usize,
-    backlog: VecDeque<u64>,
     exhausted: bool,
     workload: W,
-    measured: Measured,
-    completed: u64,
+    course: Course,
     options: DriverOptions,
-    start: Instant,
-    window_ns: std::ops::Range<u64>,
-    /// Whether there is a window whose seconds are told apart.
-    has_series: bool,
     next_scan_ns: u64,
 }
 
 const EVENTS_MAX: usize = 512;
 const SCRATCH_BYTES: usize = 128 << 10;
 const SCAN_INTERVAL_NS: u64 = 20_000_000;
-/// A closed-loop connection rests this long after an error reply, and then until the next scan.
-const ERROR_REST_NS: u64 = 1_000_000;
 
 impl<W: Workload> Driver<W> {
     fn new(options: DriverOptions, workload: W) -> io::Result<Self> {
         // The kernel's default slack of 50 µs would make every send late by as much.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-        let warmup_ns = nanos(options.warmup);
-        let window_ns = options.window.map_or(u64::MAX, |window| warmup_ns + nanos(window));
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(EVENTS_MAX),
@@ -132,100 +120,56 @@ impl<W: Workload> Driver<W> {
             touched: Vec::new(),
             ready: Vec::new(),
             cursor: 0,
-            backlog: VecDeque::new(),
             exhausted: false,
             workload,
-            measured: Measured::default(),
-            completed: 0,
-            start: Instant::now(),
-            window_ns: warmup_ns..window_ns,
-            has_series: options.window.is_some(),
+            course: Course::new(&options),
             next_scan_ns: 0,
             options,
         })
     }
 
-    fn now_ns(&self) -> u64 {
-        nanos(self.start.elapsed())
-    }
-
     fn run(&mut self, shared: &Shared) -> io::Result<()> {
-        let mut drain_until_ns = None;
         loop {
-            let now_ns = self.now_ns();
+            let now_ns = self.course.now_ns();
             let stopping = shared.stop.load(Ordering::Relaxed);
             self.scan(now_ns)?;
-            let sending = !stopping && now_ns < self.window_ns.end;
-            if stopping {
-                // Whoever stops a run early does not want what is still queued.
-                self.backlog.clear();
-                self.window_ns.end = self.window_ns.end.min(now_ns);
-            } else {
-                self.notice_due(now_ns);
-            }
-            if !sending {
-                let deadline = *drain_until_ns.get_or_insert(now_ns + nanos(self.options.timeout));
-                if now_ns >= deadline || (self.backlog.is_empty() && self.in_flight() == 0) {
-                    break;
-                }
+            let sending = self.course.advance(now_ns, stopping);
+            if self.course.is_drained(now_ns, self.in_flight()) {
+                break;
             }
             self.issue(now_ns, sending);
-            if self.exhausted && self.in_flight() == 0 && self.options.window.is_none() {
-                self.window_ns.end = now_ns;
+            if self.course.ends_with(now_ns, self.exhausted, self.in_flight()) {
                 break;
             }
             self.flush()?;
-            self.wait(drain_until_ns)?;
-            shared.completed.store(self.completed, Ordering::Relaxed);
-            shared.errors.store(self.measured.errors_total(), Ordering::Relaxed);
+            self.wait()?;
+            self.course.publish(shared);
         }
-        self.finish();
-        Ok(())
-    }
-
-    fn finish(&mut self) {
-        let now_ns = self.now_ns();
+        let now_ns = self.course.now_ns();
         for at in 0..self.connections.len() {
             self.break_off(at, "timeout", now_ns);
         }
-        for _ in 0..self.backlog.len() {
-            self.measured.error("unsent");
-        }
-        let window = self.window_ns.end.saturating_sub(self.window_ns.start);
-        self.measured.window_s = window as f64 / 1e9;
+        self.course.finish();
+        Ok(())
     }
 
     fn in_flight(&self) -> usize {
         self.connections.iter().map(Connection::in_flight).sum()
     }
 
-    /// Moves what has become due from the schedule to the backlog, until the window's end.
-    fn notice_due(&mut self, now_ns: u64) {
-        let Pace::Open(schedule) = &mut self.options.pace else { return };
-        while schedule.due_ns() <= now_ns && schedule.due_ns() < self.window_ns.end {
-            let due_ns = schedule.due_ns();
-            if self.window_ns.contains(&due_ns) {
-                self.measured.generator_late.record_ns(now_ns - due_ns);
-            }
-            self.backlog.push_back(due_ns);
-            schedule.advance();
-        }
-    }
-
     fn issue(&mut self, now_ns: u64, sending: bool) {
         self.exhausted = false;
-        match self.options.pace {
+        match self.course.pace {
             Pace::Open(_) => {
                 self.ready.clear();
                 while !self.exhausted {
-                    let Some(&due_ns) = self.backlog.front() else { break };
+                    let Some(&due_ns) = self.course.backlog.front() else { break };
                     let Some(client) = self.next_with_room(now_ns) else { break };
                     if self.send(client, due_ns, now_ns) {
-                        self.backlog.pop_front();
+                        self.course.backlog.pop_front();
                     }
                 }
-                let waiting = self.backlog.len() as u64;
-                self.measured.backlog_max = self.measured.backlog_max.max(waiting);
+                self.course.note_backlog();
             }
             Pace::Closed => {
                 let mut ready = std::mem::take(&mut self.ready);
@@ -282,9 +226,7 @@ impl<W: Workload> Driver<W> {
         if self.touched.last() != Some(&at) {
             self.touched.push(at);
         }
-        if self.window_ns.contains(&intended_ns) {
-            self.measured.send_late.record_ns(now_ns - intended_ns);
-        }
+        self.course.sent(intended_ns, now_ns);
         true
     }
 
@@ -292,7 +234,7 @@ impl<W: Workload> Driver<W> {
         let mut touched = std::mem::take(&mut self.touched);
         for at in touched.drain(..) {
             if self.connections[at].flush(&self.epoll, at as u64).is_err() {
-                self.break_off(at, "connection_lost", self.now_ns());
+                self.break_off(at, "connection_lost", self.course.now_ns());
             }
         }
         self.touched = touched;
@@ -320,18 +262,18 @@ impl<W: Workload> Driver<W> {
         Ok(())
     }
 
-    fn wait(&mut self, drain_until_ns: Option<u64>) -> io::Result<()> {
+    fn wait(&mut self) -> io::Result<()> {
         let mut wake_ns = self.next_scan_ns;
-        match &self.options.pace {
+        match &self.course.pace {
             Pace::Open(schedule) => wake_ns = wake_ns.min(schedule.due_ns()),
             Pace::Closed => {}
         }
-        match drain_until_ns {
-            None => wake_ns = wake_ns.min(self.window_ns.end),
+        match self.course.drain_until_ns {
+            None => wake_ns = wake_ns.min(self.course.window_ns.end),
             // The schedule goes on, but nothing of it is sent any more.
             Some(deadline) => wake_ns = self.next_scan_ns.min(deadline),
         }
-        let wait = Duration::from_nanos(wake_ns.saturating_sub(self.now_ns()));
+        let wait = Duration::from_nanos(wake_ns.saturating_sub(self.course.now_ns()));
         let timeout = Timespec::try_from(wait).expect("invariant: a scan interval at most");
         let mut events = std::mem::take(&mut self.events);
         events.clear();
@@ -340,7 +282,7 @@ impl<W: Workload> Driver<W> {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let now_ns = self.now_ns();
+        let now_ns = self.course.now_ns();
         for event in &events {
             let at = usize::try_from(event.data.u64()).expect("invariant: a connection's number");
             let flags = event.flags;
@@ -362,16 +304,10 @@ impl<W: Workload> Driver<W> {
         if !flags.intersects(epoll::EventFlags::IN | broken) {
             return Ok(());
         }
-        let closed = matches!(self.options.pace, Pace::Closed);
-        let (measured, workload) = (&mut self.measured, &mut self.workload);
-        let (window, completed) = (&self.window_ns, &mut self.completed);
-        let has_series = self.has_series;
+        let closed = self.course.is_closed();
+        let (course, workload) = (&mut self.course, &mut self.workload);
         connection.on_readable(&mut self.scratch, |op, reply| {
-            let failed = record(measured, window, &op, &reply, now_ns);
-            if has_series {
-                tell_apart(&mut measured.series, window, op.intended_ns, now_ns, failed);
-            }
-            *completed += u64::from(!failed);
+            let failed = course.answered(&op, &reply, now_ns);
             workload.complete(op.token, &Outcome::Reply(reply));
             if failed && closed { now_ns + ERROR_REST_NS } else { 0 }
         })
@@ -379,61 +315,10 @@ impl<W: Workload> Driver<W> {
 
     fn break_off(&mut self, at: usize, kind: &str, now_ns: u64) {
         for op in self.connections[at].break_off(now_ns) {
-            self.measured.error(kind);
-            if self.has_series && self.window_ns.contains(&now_ns) {
-                self.measured.series.error(now_ns - self.window_ns.start);
-            }
+            self.course.lost(kind, now_ns);
             self.workload.complete(op.token, &Outcome::Unknown);
         }
     }
-}
-
-/// Counts and times one answer; true if it was an error.
-pub(super) fn record<T>(
-    measured: &mut Measured,
-    window: &std::ops::Range<u64>,
-    op: &InFlight<T>,
-    reply: &Reply<'_>,
-    now_ns: u64,
-) -> bool {
-    if let Some(kind) = reply.error_kind() {
-        measured.error(kind);
-        return true;
-    }
-    if window.contains(&now_ns) {
-        measured.answered_in_window += 1;
-    }
-    if window.contains(&op.intended_ns) {
-        let latency_ns = now_ns.saturating_sub(op.intended_ns);
-        measured.ops += 1;
-        measured.latency.record_ns(latency_ns);
-        match op.class {
-            Class::Read => measured.reads.record_ns(latency_ns),
-            Class::Write => measured.writes.record_ns(latency_ns),
-        }
-    }
-    false
-}
-
-/// Puts one answer into the seconds that it belongs to.
-pub(super) fn tell_apart(
-    series: &mut Series,
-    window: &std::ops::Range<u64>,
-    intended_ns: u64,
-    now_ns: u64,
-    failed: bool,
-) {
-    if window.contains(&now_ns) {
-        let at_ns = now_ns - window.start;
-        if failed { series.error(at_ns) } else { series.answered(at_ns) }
-    }
-    if !failed && window.contains(&intended_ns) {
-        series.latency(intended_ns - window.start, now_ns.saturating_sub(intended_ns));
-    }
-}
-
-pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! Map: [`resp`] writes commands and reads replies, [`schedule`] says when an operation is due,
 //! [`keys`] which key it takes, [`values`] how long its value is, [`workload`] what it does,
 //! [`preset`] names loads; [`target`] is the servers' protocol: [`connection`] and [`driver`] carry
-//! a load by the Redis protocol, `etcd` to etcd; [`report`] and [`series`] keep the
+//! a load by the Redis protocol, `etcd` to etcd, both along a `course`; [`report`] and [`series`] keep the
 //! figures, [`run`] joins several drivers, [`conditions`] judges them, [`export`] writes them for
 //! other programs with the [`machine`], [`page`] draws them, [`compare`] sets runs side by side,
 //! [`sweep`] finds the knee, [`breakdown`] asks the servers where the time of writes went, [`usage`] says
@@ -20,6 +20,7 @@ pub mod cluster_map;
 pub mod compare;
 pub mod conditions;
 pub mod connection;
+mod course;
 pub mod driver;
 #[cfg(feature = "etcd")]
 pub mod etcd;

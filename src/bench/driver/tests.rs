@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
+use std::time::Instant;
 
 use super::super::resp;
 use super::super::schedule::Arrival;
+use super::super::workload::Class;
 use super::*;
 
 /// `PING`s that remember how each ended.

@@ -4,12 +4,11 @@
 
 mod api;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fd::OwnedFd;
@@ -25,15 +24,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use super::connection::InFlight;
-use super::driver::{DriverOptions, Pace, Shared, nanos, record, tell_apart};
+use super::course::{Course, ERROR_REST_NS};
+use super::driver::{DriverOptions, Pace, Shared};
 use super::report::Measured;
 use super::workload::{Outcome, Workload};
 use api::{Kv, Request, Response};
 
 /// How often at least the wish to stop is looked for.
 const SCAN_INTERVAL_NS: u64 = 20_000_000;
-/// A closed-loop client rests this long after an error.
-const ERROR_REST_NS: u64 = 1_000_000;
 
 /// Whether etcd answers there.
 ///
@@ -71,7 +69,7 @@ pub fn drive<W: Workload>(
     runtime()?.block_on(async {
         let mut driver = Driver::connect(options, workload).await?;
         driver.run(shared).await?;
-        Ok((driver.workload, driver.measured))
+        Ok((driver.workload, driver.course.measured))
     })
 }
 
@@ -88,19 +86,14 @@ struct Driver<W: Workload> {
     clients: Vec<Client>,
     cursor: usize,
     in_flight: Slab<(usize, InFlight<W::Token>)>,
-    backlog: VecDeque<u64>,
     exhausted: bool,
     command: Vec<u8>,
     done: UnboundedReceiver<Done>,
     on_done: UnboundedSender<Done>,
     alarm: Alarm,
     workload: W,
-    measured: Measured,
-    completed: u64,
+    course: Course,
     options: DriverOptions,
-    start: Instant,
-    window_ns: std::ops::Range<u64>,
-    has_series: bool,
 }
 
 impl<W: Workload> Driver<W> {
@@ -112,102 +105,56 @@ impl<W: Workload> Driver<W> {
             clients.push(Client { kv, in_flight: 0, rest_until_ns: 0 });
         }
         let (on_done, done) = unbounded_channel();
-        let warmup_ns = nanos(options.warmup);
-        let window_ns = options.window.map_or(u64::MAX, |window| warmup_ns + nanos(window));
         Ok(Self {
             clients,
             cursor: 0,
             in_flight: Slab::new(),
-            backlog: VecDeque::new(),
             exhausted: false,
             command: Vec::new(),
             done,
             on_done,
             alarm: Alarm::new()?,
             workload,
-            measured: Measured::default(),
-            completed: 0,
-            start: Instant::now(),
-            window_ns: warmup_ns..window_ns,
-            has_series: options.window.is_some(),
+            course: Course::new(&options),
             options,
         })
     }
 
-    fn now_ns(&self) -> u64 {
-        nanos(self.start.elapsed())
-    }
-
     async fn run(&mut self, shared: &Shared) -> io::Result<()> {
-        let mut drain_until_ns = None;
         loop {
-            let now_ns = self.now_ns();
-            let stopping = shared.stop.load(Ordering::Relaxed);
-            let sending = !stopping && now_ns < self.window_ns.end;
-            if stopping {
-                self.backlog.clear();
-                self.window_ns.end = self.window_ns.end.min(now_ns);
-            } else {
-                self.notice_due(now_ns);
-            }
-            if !sending {
-                let deadline = *drain_until_ns.get_or_insert(now_ns + nanos(self.options.timeout));
-                let is_idle = self.backlog.is_empty() && self.in_flight.is_empty();
-                if now_ns >= deadline || is_idle {
-                    break;
-                }
-            }
-            self.issue(now_ns, sending);
-            if self.exhausted && self.in_flight.is_empty() && self.options.window.is_none() {
-                self.window_ns.end = now_ns;
+            let now_ns = self.course.now_ns();
+            let sending = self.course.advance(now_ns, shared.stop.load(Ordering::Relaxed));
+            if self.course.is_drained(now_ns, self.in_flight.len()) {
                 break;
             }
-            self.wait(drain_until_ns).await?;
-            shared.completed.store(self.completed, Ordering::Relaxed);
-            shared.errors.store(self.measured.errors_total(), Ordering::Relaxed);
+            self.issue(now_ns, sending);
+            if self.course.ends_with(now_ns, self.exhausted, self.in_flight.len()) {
+                break;
+            }
+            self.wait().await?;
+            self.course.publish(shared);
         }
-        self.finish();
-        Ok(())
-    }
-
-    fn finish(&mut self) {
+        let now_ns = self.course.now_ns();
         for (_, op) in std::mem::take(&mut self.in_flight) {
-            self.measured.error("timeout");
+            self.course.lost("timeout", now_ns);
             self.workload.complete(op.1.token, &Outcome::Unknown);
         }
-        for _ in 0..self.backlog.len() {
-            self.measured.error("unsent");
-        }
-        let window = self.window_ns.end.saturating_sub(self.window_ns.start);
-        self.measured.window_s = window as f64 / 1e9;
-    }
-
-    /// Moves what has become due from the schedule to the backlog, until the window's end.
-    fn notice_due(&mut self, now_ns: u64) {
-        let Pace::Open(schedule) = &mut self.options.pace else { return };
-        while schedule.due_ns() <= now_ns && schedule.due_ns() < self.window_ns.end {
-            let due_ns = schedule.due_ns();
-            if self.window_ns.contains(&due_ns) {
-                self.measured.generator_late.record_ns(now_ns - due_ns);
-            }
-            self.backlog.push_back(due_ns);
-            schedule.advance();
-        }
+        self.course.finish();
+        Ok(())
     }
 
     fn issue(&mut self, now_ns: u64, sending: bool) {
         self.exhausted = false;
-        match self.options.pace {
+        match self.course.pace {
             Pace::Open(_) => {
-                while let Some(&due_ns) = self.backlog.front() {
+                while let Some(&due_ns) = self.course.backlog.front() {
                     let Some(client) = self.next_with_room(now_ns) else { break };
                     if !self.send(client, due_ns, now_ns) {
                         break;
                     }
-                    self.backlog.pop_front();
+                    self.course.backlog.pop_front();
                 }
-                let waiting = self.backlog.len() as u64;
-                self.measured.backlog_max = self.measured.backlog_max.max(waiting);
+                self.course.note_backlog();
             }
             Pace::Closed => {
                 while sending && !self.exhausted {
@@ -237,7 +184,7 @@ impl<W: Workload> Driver<W> {
             return false;
         };
         let Some(request) = Request::of(&self.command) else {
-            self.measured.error("not_for_etcd");
+            self.course.measured.error("not_for_etcd");
             self.workload.complete(token, &Outcome::Unsent);
             return true;
         };
@@ -251,23 +198,21 @@ impl<W: Workload> Driver<W> {
             // Whoever has stopped listening has counted the operation already.
             let _ = on_done.send((at, answered));
         });
-        if self.window_ns.contains(&intended_ns) {
-            self.measured.send_late.record_ns(now_ns - intended_ns);
-        }
+        self.course.sent(intended_ns, now_ns);
         true
     }
 
     /// Waits until an operation ends or the next is due.
-    async fn wait(&mut self, drain_until_ns: Option<u64>) -> io::Result<()> {
-        let now_ns = self.now_ns();
+    async fn wait(&mut self) -> io::Result<()> {
+        let now_ns = self.course.now_ns();
         let mut wake_ns = now_ns + SCAN_INTERVAL_NS;
-        match (drain_until_ns, &self.options.pace) {
+        match (self.course.drain_until_ns, &self.course.pace) {
             (Some(deadline), _) => wake_ns = wake_ns.min(deadline),
             (None, Pace::Open(schedule)) => {
-                wake_ns = wake_ns.min(schedule.due_ns()).min(self.window_ns.end);
+                wake_ns = wake_ns.min(schedule.due_ns()).min(self.course.window_ns.end);
             }
             (None, Pace::Closed) => {
-                wake_ns = wake_ns.min(self.window_ns.end);
+                wake_ns = wake_ns.min(self.course.window_ns.end);
                 let rests = self.clients.iter().map(|client| client.rest_until_ns);
                 let next = rests.filter(|rest| *rest > now_ns).min();
                 wake_ns = next.map_or(wake_ns, |next| wake_ns.min(next));
@@ -288,28 +233,20 @@ impl<W: Workload> Driver<W> {
     }
 
     fn complete(&mut self, (at, response): Done) {
-        let now_ns = self.now_ns();
+        let now_ns = self.course.now_ns();
         let (client, op) = self.in_flight.remove(at);
         let client = &mut self.clients[client];
         client.in_flight -= 1;
         let Some(response) = response else {
-            self.measured.error("timeout");
-            if self.has_series && self.window_ns.contains(&now_ns) {
-                self.measured.series.error(now_ns - self.window_ns.start);
-            }
+            self.course.lost("timeout", now_ns);
             self.workload.complete(op.token, &Outcome::Unknown);
             return;
         };
         let reply = response.as_reply();
-        let failed = record(&mut self.measured, &self.window_ns, &op, &reply, now_ns);
-        if self.has_series {
-            let series = &mut self.measured.series;
-            tell_apart(series, &self.window_ns, op.intended_ns, now_ns, failed);
-        }
-        if failed && matches!(self.options.pace, Pace::Closed) {
+        let failed = self.course.answered(&op, &reply, now_ns);
+        if failed && self.course.is_closed() {
             client.rest_until_ns = now_ns + ERROR_REST_NS;
         }
-        self.completed += u64::from(!failed);
         self.workload.complete(op.token, &Outcome::Reply(reply));
     }
 }
