@@ -164,6 +164,15 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds another node's.
+    pub fn add(&mut self, other: &Self) {
+        self.wal_frames += other.wal_frames;
+        self.wal_bytes += other.wal_bytes;
+        self.writes_acknowledged += other.writes_acknowledged;
+        self.requests_answered += other.requests_answered;
+        self.requests_forwarded += other.requests_forwarded;
+    }
+
     /// What was counted since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {

@@ -206,12 +206,12 @@ impl Fnv128 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn node(id: u64) -> InitialNode {
+    pub(in crate::config) fn node(id: u64) -> InitialNode {
         let port = |base: u64| format!("127.0.0.1:{}", base + id).parse().unwrap();
         InitialNode {
             id: NodeId(id),

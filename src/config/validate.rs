@@ -276,18 +276,8 @@ mod tests {
     use oarlock_types::NodeId;
 
     use super::super::SplitPoint;
+    use super::super::cluster::tests::node;
     use super::*;
-
-    fn node(id: u64) -> InitialNode {
-        let port = |base: u64| format!("127.0.0.1:{}", base + id).parse().unwrap();
-        InitialNode {
-            id: NodeId(id),
-            peer_address: port(100),
-            client_address: port(200),
-            cores: 2,
-            core_ports: Vec::new(),
-        }
-    }
 
     fn three() -> Config {
         let mut config = Config::default();

@@ -173,10 +173,7 @@ impl<'a> Stages<'a> {
     fn counters(&self) -> io::Result<Counters> {
         let mut sum = Counters::default();
         for node in &self.cluster.nodes {
-            let counters = cluster_map::counters(&mut node.client()?)?;
-            sum.wal_frames += counters.wal_frames;
-            sum.wal_bytes += counters.wal_bytes;
-            sum.writes_acknowledged += counters.writes_acknowledged;
+            sum.add(&cluster_map::counters(&mut node.client()?)?);
         }
         Ok(sum)
     }
