@@ -4,6 +4,7 @@
 //! [`Context`], everything that must happen leaves as [`Effects`]. What each message means stands
 //! in the file of that matter; here is what they share.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -128,6 +129,8 @@ pub struct Group {
     pub(crate) read_attempts: u64,
     /// A rebuilt replica votes for nobody before its log holds this entry; else zero.
     pub(crate) votes_from: Index,
+    /// Members that others told to a rebuilt replica which is no voter yet.
+    pub(crate) told_members: BTreeSet<NodeId>,
 }
 
 impl Group {
@@ -169,6 +172,7 @@ impl Group {
             // An answer to an attempt of an earlier life must not be taken for one of this life.
             read_attempts: ctx.support.incarnation().get() << 40,
             votes_from: Index(0),
+            told_members: BTreeSet::new(),
         };
         group.evict();
         group.finish(ctx, Duration::ZERO);

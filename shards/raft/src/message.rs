@@ -171,6 +171,9 @@ pub enum Rebuild {
     },
     /// From the rebuilt replica: take me in.
     Join,
+    /// The answer of a replica that does not lead: those may know who does. The members may all have
+    /// changed since the one that asks knew them.
+    Members(Configuration),
 }
 
 /// Asks for a (pre-)vote.

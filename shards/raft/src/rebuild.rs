@@ -5,6 +5,7 @@
 //! asked, and that has committed. The replica begins again in that leader's term, its vote given to
 //! that leader, and votes for nobody before its log holds that configuration's entry.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oarlock_types::{Index, NodeId};
@@ -93,8 +94,10 @@ impl Group {
     pub fn ask_to_join(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         let message = Message { term: self.hard.term, body: Body::Rebuild(Rebuild::Join) };
         let members = self.configuration().members();
-        let others = members.filter(|node| *node != self.node);
-        out.send_now.extend(others.map(|node| (node, message.clone())));
+        let mut asked: BTreeSet<NodeId> = members.collect();
+        asked.extend(&self.told_members);
+        asked.remove(&self.node);
+        out.send_now.extend(asked.into_iter().map(|node| (node, message.clone())));
         self.finish(ctx, Duration::ZERO);
     }
 
@@ -106,10 +109,17 @@ impl Group {
         out: &mut Effects,
     ) {
         match rebuild {
+            Rebuild::Leave { .. } | Rebuild::Join if !self.is_leader() => {
+                let body = Body::Rebuild(Rebuild::Members(self.configuration().clone()));
+                out.send_now.push((from, Message { term: self.hard.term, body }));
+            }
             Rebuild::Leave { attempt } => self.on_leave(ctx, from, *attempt, out),
             Rebuild::Join => self.on_join(ctx, from, out),
+            Rebuild::Members(told) if !self.is_settled_voter() => {
+                self.told_members.extend(told.members());
+            }
             // Meant for a replica that is not there any more.
-            Rebuild::Left { .. } => {}
+            Rebuild::Left { .. } | Rebuild::Members(_) => {}
         }
     }
 

@@ -428,6 +428,7 @@ scripts! {
     read_index
     rebuild
     rebuild_needs_a_fresh_removal
+    rebuild_while_members_change
     rebuilt_replica_forgets_no_vote
     release_repeated
     single_server_change

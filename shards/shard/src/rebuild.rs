@@ -225,11 +225,17 @@ impl Shard {
         }
     }
 
-    /// A message to a group without a replica here: it may be the word that a lost one has left.
+    /// A message to a group without a replica here: it may be the word that a lost one has left, or
+    /// who else may know its leader.
     pub(crate) fn message_to_lost(&mut self, from: NodeId, group: GroupId, message: &Message) {
         let incarnation = self.support.incarnation();
         let Some((lost, stage)) = self.rebuilding.lost.get_mut(&group) else { return };
         let Stage::Leaving { attempt } = stage else { return };
+        if let Body::Rebuild(Rebuild::Members(told)) = &message.body {
+            let known: BTreeSet<NodeId> =
+                lost.peers.iter().copied().chain(told.members()).collect();
+            lost.peers = known.into_iter().filter(|node| *node != self.support.node()).collect();
+        }
         let Some(beginning) = Beginning::from_message(from, message, *attempt) else { return };
         let rebuilt = Rebuilt { votes_from: beginning.votes_from, incarnation };
         let origin = Origin { epoch: lost.epoch, rebuilt: Some(rebuilt) };

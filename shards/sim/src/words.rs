@@ -96,6 +96,10 @@ pub(crate) fn text_of(body: &Body) -> String {
             format!("you are out by entry {index} (attempt {attempt})")
         }
         Body::Rebuild(Rebuild::Join) => "take me in again".to_owned(),
+        Body::Rebuild(Rebuild::Members(known)) => {
+            let known: Vec<NodeId> = known.members().collect();
+            format!("I do not lead; I know of {}", list(&known, NodeId::to_string))
+        }
     }
 }
 

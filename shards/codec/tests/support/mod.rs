@@ -138,6 +138,7 @@ fn body() -> impl Strategy<Value = Body> {
             }
         ),
         Just(Body::Rebuild(Rebuild::Join)),
+        configuration().prop_map(|known| Body::Rebuild(Rebuild::Members(known))),
     ]
 }
 

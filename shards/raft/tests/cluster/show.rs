@@ -98,6 +98,7 @@ pub fn body(body: &Body) -> String {
             format!("Left attempt={attempt} at {} {}", index.0, configuration(c))
         }
         Body::Rebuild(Rebuild::Join) => "Join".into(),
+        Body::Rebuild(Rebuild::Members(c)) => format!("Members {}", configuration(c)),
     }
 }
 

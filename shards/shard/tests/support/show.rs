@@ -183,6 +183,7 @@ fn body(body: &Body) -> String {
         Body::Rebuild(Rebuild::Leave { .. }) => "Leave".to_owned(),
         Body::Rebuild(Rebuild::Left { index, .. }) => format!("Left at {index}"),
         Body::Rebuild(Rebuild::Join) => "Join".to_owned(),
+        Body::Rebuild(Rebuild::Members(_)) => "Members".to_owned(),
         Body::ReadIndexReply { index, .. } => {
             format!("ReadIndexReply {:?}", index.map(|index| index.get()))
         }
