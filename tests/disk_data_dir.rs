@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use oarlock::disk::buffer::AlignedBytes;
 use oarlock::disk::data_dir::{DataDir, DataDirError, DataDirOptions, peek_identity};
 use oarlock::disk::layout::CheckpointName;
 use oarlock::disk::probe;
@@ -247,9 +248,9 @@ fn segments_are_read_in_order_one_at_a_time() {
     }
     fs::write(core.path().join("wal-1.seg"), "not a segment's name").unwrap();
     let (mut reads, mut bytes, mut found) =
-        (data.read_segments(CoreId(1)).unwrap(), Vec::new(), Vec::new());
+        (data.read_segments(CoreId(1)).unwrap(), AlignedBytes::default(), Vec::new());
     while let Some((id, _)) = reads.next_into(&mut bytes).unwrap() {
-        assert_eq!(bytes, format!("segment {id}").as_bytes());
+        assert_eq!(bytes.as_slice(), format!("segment {id}").as_bytes());
         found.push(id);
     }
     assert_eq!(found, [2, 16, 300].map(SegmentId));

@@ -115,12 +115,15 @@ fn a_prepared_segment_has_its_header_and_then_zeros_and_can_be_written() {
     let blocks = fs::metadata(&segment.path).unwrap().blocks();
     assert!(blocks * 512 >= SEGMENT_BYTES, "its room is taken, not a hole");
 
-    let DiskOutcome::Bytes { data, file_bytes } =
-        bench.perform(DiskJob::ReadWal { segment: SegmentId(5), offset_bytes: 7, len: 4 }).unwrap()
-    else {
-        panic!("bytes were asked for")
+    let read = |offset_bytes, len| {
+        let read = DiskJob::ReadWal { segment: SegmentId(5), offset_bytes, len };
+        match bench.perform(read).unwrap() {
+            DiskOutcome::Bytes { data } => data,
+            other => panic!("bytes were asked for, not {other:?}"),
+        }
     };
-    assert_eq!((&data[..], file_bytes), (&b"of 5"[..], SEGMENT_BYTES));
+    assert_eq!(read(0, 4096), bytes[..4096]);
+    assert_eq!(read(SEGMENT_BYTES - 4096, 8192), bytes[bytes.len() - 4096..], "to the file's end");
     assert!(segment.file.write_at(&[1; 5], 3).is_err(), "it is open for direct I/O only");
     SegmentFile::open(&bench.core(), SegmentId(5)).unwrap();
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::table;
+use crate::disk::buffer::AlignedBytes;
 use crate::disk::data_dir::peek_identity;
 use crate::disk::identity::Identity;
 use crate::disk::layout::CoreDir;
@@ -145,12 +146,13 @@ fn read_core(dir: &CoreDir, core: CoreId, identity: &Identity) -> io::Result<Cor
     let Identity { cluster, node, disk, .. } = *identity;
     let owner = Owner { cluster, node, disk, core };
     let files = dir.segments()?;
-    let mut bytes = Vec::new();
+    let mut bytes = AlignedBytes::default();
     let mut recovery: Option<Recovery> = None;
     for (id, path) in &files {
         read_segment(path, &mut bytes).map_err(io::Error::other)?;
-        let recovery = recovery.get_or_insert_with(|| Recovery::new(configuration(owner, &bytes)));
-        recovery.feed(*id, &bytes);
+        let recovery =
+            recovery.get_or_insert_with(|| Recovery::new(configuration(owner, bytes.as_slice())));
+        recovery.feed(*id, bytes.as_slice());
     }
     let mut recovery = recovery.unwrap_or_else(|| Recovery::new(configuration(owner, &[])));
     if let Some(newest) = newest_marked(dir) {

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::atomic_file::{replace, sync_directory};
+use super::buffer::AlignedBytes;
 use super::identity::{FORMAT_VERSION, Identity, IdentityFault};
 use super::job::DiskError;
 use super::layout::CoreDir;
@@ -321,7 +322,7 @@ impl SegmentReads {
     /// When it cannot be read.
     pub fn next_into(
         &mut self,
-        into: &mut Vec<u8>,
+        into: &mut AlignedBytes,
     ) -> Result<Option<(SegmentId, PathBuf)>, DiskError> {
         let Some((segment, path)) = self.rest.next() else { return Ok(None) };
         read_segment(&path, into)?;

@@ -43,13 +43,13 @@ pub enum DiskJob {
         /// Which.
         segment: SegmentId,
     },
-    /// Read a piece of a segment. Answered by [`DiskOutcome::Bytes`].
+    /// Read whole blocks of a segment. Answered by [`DiskOutcome::Bytes`].
     ReadWal {
         /// Which.
         segment: SegmentId,
-        /// From this byte.
+        /// From this byte, at which a block begins.
         offset_bytes: u64,
-        /// That many, fewer only at the file's end.
+        /// That many, all of whole blocks; fewer only at the file's end.
         len: usize,
     },
     /// Add a piece to an unfinished checkpoint, which begins with one at offset 0. An empty piece
@@ -109,8 +109,6 @@ pub enum DiskOutcome {
     Bytes {
         /// The bytes.
         data: bytes::Bytes,
-        /// How long the whole file is.
-        file_bytes: u64,
     },
     /// The unfinished checkpoint now ends here.
     Appended {

@@ -5,7 +5,7 @@
 //! zeros. A segment that was used before is not filled again; its frames' salt makes them invalid.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use oarlock_types::SegmentId;
 use rustix::fs::FallocateFlags;
 
 use super::atomic_file::{replace, seal, sync_directory, unseal};
-use super::buffer::{AlignedBytes, BLOCK_BYTES};
+use super::buffer::{AlignedBytes, BLOCK_BYTES, round_up_to_block};
 use super::job::{Action, DiskError, refused};
 use super::layout::CoreDir;
 
@@ -22,6 +22,8 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// How many zeros are written at a time. A WAL write that comes meanwhile waits for them, on some
 /// disks until they are durable: some hundred microseconds at most.
 pub const SLICE_BYTES: usize = 128 << 10;
+/// How much of a segment is read at a time: writes of other logs of the disk go in between.
+const READ_BYTES: usize = 512 << 10;
 /// Segments out of use that are kept; more are removed, to give their room back.
 pub const SPARES_MAX: usize = 8;
 
@@ -236,26 +238,64 @@ pub fn recycle(
 ///
 /// # Errors
 /// When the system refuses.
-pub fn read_segment(path: &Path, into: &mut Vec<u8>) -> Result<(), DiskError> {
-    into.clear();
-    let mut file = File::open(path).map_err(refused(Action::Open, path))?;
-    file.read_to_end(into).map_err(refused(Action::Read, path))?;
-    Ok(())
+pub fn read_segment(path: &Path, into: &mut AlignedBytes) -> Result<(), DiskError> {
+    let file = open_past_cache(path).map_err(refused(Action::Open, path))?;
+    let len = file.metadata().map_err(refused(Action::Read, path))?.len();
+    fill(&file, 0, usize::try_from(len).unwrap_or(usize::MAX), into)
+        .map_err(refused(Action::Read, path))
 }
 
-/// Reads a piece of a file, and tells how long the whole is.
+/// Reads whole blocks of a segment; fewer where it ends before.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn read_piece(
-    path: &Path,
-    offset_bytes: u64,
-    len: usize,
-) -> Result<(bytes::Bytes, u64), DiskError> {
-    let file = File::open(path).map_err(refused(Action::Open, path))?;
-    let file_bytes = file.metadata().map_err(refused(Action::Read, path))?.len();
-    let left = usize::try_from(file_bytes.saturating_sub(offset_bytes)).unwrap_or(usize::MAX);
-    let mut data = vec![0; len.min(left)];
-    file.read_exact_at(&mut data, offset_bytes).map_err(refused(Action::Read, path))?;
-    Ok((data.into(), file_bytes))
+pub fn read_blocks(path: &Path, offset_bytes: u64, len: usize) -> Result<bytes::Bytes, DiskError> {
+    let file = open_past_cache(path).map_err(refused(Action::Open, path))?;
+    let mut data = AlignedBytes::with_capacity(len);
+    fill(&file, offset_bytes, len, &mut data).map_err(refused(Action::Read, path))?;
+    Ok(bytes::Bytes::from_owner(data))
+}
+
+/// A log is written past the page cache, so nothing of it is there, and it is read once: through the
+/// cache that would take three times the CPU and push out what others need.
+fn open_past_cache(path: &Path) -> io::Result<File> {
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+    match direct {
+        // A copy of a log, on a file system that cannot.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(path),
+        opened => opened,
+    }
+}
+
+fn fill(file: &File, offset_bytes: u64, len: usize, into: &mut AlignedBytes) -> io::Result<()> {
+    into.resize(round_up_to_block(len));
+    let mut at = 0;
+    while at < len {
+        let piece = into.as_mut_slice().get_mut(at..).unwrap_or_default();
+        let piece_len = piece.len().min(READ_BYTES);
+        match file.read_at(&mut piece[..piece_len], offset_bytes + at as u64) {
+            Ok(0) => break,
+            Ok(got) => at += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    into.resize(at.min(len));
+    Ok(())
+}
+
+/// Reads a piece of a file; less where it ends before.
+///
+/// # Errors
+/// When the system refuses.
+pub fn read_piece(path: &Path, offset_bytes: u64, len: usize) -> Result<bytes::Bytes, DiskError> {
+    // Not filled with zeros first: that took a quarter of a large read's time.
+    let mut data = Vec::with_capacity(len);
+    let mut read = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset_bytes))?;
+        file.take(len as u64).read_to_end(&mut data)
+    };
+    read().map_err(refused(Action::Read, path))?;
+    Ok(data.into())
 }

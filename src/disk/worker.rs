@@ -21,7 +21,9 @@ use super::buffer::AlignedBytes;
 use super::checkpoint::Parts;
 use super::job::{Action, DiskDone, DiskError, DiskJob, DiskOutcome, DiskRequest, refused, space};
 use super::layout::CoreDir;
-use super::segments::{Preparation, SEGMENT_BYTES, SLICE_BYTES, SPARES_MAX, read_piece, recycle};
+use super::segments::{
+    Preparation, SEGMENT_BYTES, SLICE_BYTES, SPARES_MAX, read_blocks, read_piece, recycle,
+};
 use crate::abort::AbortOnPanic;
 
 /// Takes answers to the core that they are for. Gives an answer back when that core's inbox is
@@ -249,9 +251,8 @@ impl Work {
                 Ok(DiskOutcome::Recycled)
             }
             DiskJob::ReadWal { segment, offset_bytes, len } => {
-                let (data, file_bytes) =
-                    read_piece(&directory.segment(segment), offset_bytes, len)?;
-                Ok(DiskOutcome::Bytes { data, file_bytes })
+                let data = read_blocks(&directory.segment(segment), offset_bytes, len)?;
+                Ok(DiskOutcome::Bytes { data })
             }
             DiskJob::CheckpointAppend { name, offset_bytes, data } => {
                 let size_bytes = self.parts.append(core, directory, name, offset_bytes, &data)?;
@@ -262,9 +263,8 @@ impl Work {
                 Ok(DiskOutcome::Finished { size_bytes })
             }
             DiskJob::CheckpointRead { name, offset_bytes, len } => {
-                let (data, file_bytes) =
-                    read_piece(&directory.checkpoint(name), offset_bytes, len)?;
-                Ok(DiskOutcome::Bytes { data, file_bytes })
+                let data = read_piece(&directory.checkpoint(name), offset_bytes, len)?;
+                Ok(DiskOutcome::Bytes { data })
             }
             DiskJob::CheckpointDelete { name } => {
                 self.parts.delete(core, directory, name)?;

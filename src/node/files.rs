@@ -194,7 +194,7 @@ fn name_of(file: CheckpointFile) -> CheckpointName {
 
 fn shard_outcome(outcome: DiskOutcome) -> FileDone {
     match outcome {
-        DiskOutcome::Bytes { data, .. } => FileDone::Read(data.into()),
+        DiskOutcome::Bytes { data } => FileDone::Read(data),
         DiskOutcome::Appended { .. }
         | DiskOutcome::Finished { .. }
         | DiskOutcome::Deleted

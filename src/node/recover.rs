@@ -23,6 +23,7 @@ use oarlock_types::{
 };
 use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
+use crate::disk::buffer::AlignedBytes;
 use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
 use crate::disk::layout::{CheckpointName, CoreDir};
@@ -205,9 +206,9 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
         recovery.expect_up_to(newest);
     }
     let mut reads = SegmentReads::new(&parts.directory)?;
-    let mut bytes = Vec::new();
+    let mut bytes = AlignedBytes::default();
     while let Some((segment, _)) = reads.next_into(&mut bytes)? {
-        recovery.feed(segment, &bytes);
+        recovery.feed(segment, bytes.as_slice());
     }
     let recovered = recovery.finish();
     if let Some((segment, offset)) = recovered.torn {

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use oarlock_raft::{LogRead, SnapshotRead};
+use oarlock_raft::SnapshotRead;
 use oarlock_types::{GroupId, Limits, Mono};
-use oarlock_wal::{EntriesRead, FrameSpan};
+use oarlock_wal::FrameSpan;
 
+use crate::log_reads::LogReads;
 use crate::output::{CheckpointFile, FileDone, FileJob, JobToken};
 use crate::shard::Shard;
+
+/// A core ticks about so often: budgets that are used up wait for that at most.
+const BURSTS_PER_S: u64 = 20;
 
 /// What the answer to a job is for.
 #[derive(Debug)]
@@ -24,22 +28,42 @@ pub(crate) enum Purpose {
     Load(CheckpointFile),
     /// A piece for a follower.
     Send(GroupId, SnapshotRead),
-    /// A frame of the log for a follower.
-    Log(GroupId, Box<LogReading>),
+    /// Frames of the log for followers.
+    Log(FrameSpan),
     /// A frame whose live records are to be written anew.
     Rewrite(FrameSpan),
 }
 
-/// A read of old entries that spans several frames.
+/// So many bytes per second, in bursts of what a tick's time brings. A little more may be taken than
+/// there is: then it is owed.
 #[derive(Debug)]
-pub(crate) struct LogReading {
-    pub(crate) wanted: LogRead,
-    pub(crate) current: EntriesRead,
-    pub(crate) rest: VecDeque<EntriesRead>,
-    pub(crate) entries: Vec<oarlock_raft::Entry>,
+pub(crate) struct Budget {
+    bytes_per_s: u64,
+    bytes: i64,
+    at: Mono,
 }
 
-/// Jobs under way and the budget of what is sent as snapshots.
+impl Budget {
+    fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, bytes: 0, at: Mono(0) }
+    }
+
+    /// Whether anything may be taken now.
+    pub(crate) fn allows(&mut self, now: Mono) -> bool {
+        let elapsed_us = u64::try_from(now.since(self.at).as_micros()).unwrap_or(u64::MAX);
+        let earned = elapsed_us.saturating_mul(self.bytes_per_s / 1000) / 1000;
+        let most = self.bytes_per_s / BURSTS_PER_S;
+        self.at = now;
+        self.bytes = self.bytes.saturating_add_unsigned(earned).min(most.cast_signed());
+        self.bytes > 0
+    }
+
+    pub(crate) fn take(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub_unsigned(bytes);
+    }
+}
+
+/// Jobs under way, and the budgets of what is sent to followers that are behind.
 #[derive(Debug)]
 pub(crate) struct Files {
     next: u64,
@@ -48,10 +72,9 @@ pub(crate) struct Files {
     pub(crate) making: usize,
     /// Pieces that wait for the sending budget.
     pub(crate) unsent: VecDeque<(GroupId, SnapshotRead)>,
-    /// Bytes that may be sent now.
-    pub(crate) budget_bytes: u64,
-    pub(crate) budget_at: Mono,
-    pub(crate) bytes_per_s_max: u64,
+    pub(crate) snapshot_budget: Budget,
+    pub(crate) log_reads: LogReads,
+    pub(crate) log_budget: Budget,
 }
 
 impl Files {
@@ -61,9 +84,9 @@ impl Files {
             under_way: BTreeMap::new(),
             making: 0,
             unsent: VecDeque::new(),
-            budget_bytes: limits.snapshot_chunk_bytes as u64,
-            budget_at: Mono(0),
-            bytes_per_s_max: limits.snapshot_bytes_per_s_max,
+            snapshot_budget: Budget::new(limits.snapshot_bytes_per_s_max),
+            log_reads: LogReads::default(),
+            log_budget: Budget::new(limits.snapshot_bytes_per_s_max),
         }
     }
 }
@@ -125,64 +148,8 @@ impl Shard {
             Purpose::ReceiveFinish(file) => self.receive_finished(file.group, &done),
             Purpose::Load(file) => self.load_piece(file.group, done),
             Purpose::Send(group, wanted) => self.send_piece(group, wanted, done),
-            Purpose::Log(group, reading) => self.frame_read(group, *reading, done),
+            Purpose::Log(span) => self.frames_read(&span, done),
             Purpose::Rewrite(span) => self.frame_to_rewrite(span, &done),
         }
-    }
-
-    /// Old entries that Raft no longer holds in memory, for a follower that is behind.
-    pub(crate) fn read_log(&mut self, group: GroupId, wanted: LogRead) {
-        let mut places: VecDeque<EntriesRead> =
-            self.wal.locate(group, wanted.from, wanted.to).into_iter().collect();
-        match places.pop_front() {
-            Some(current) => {
-                let reading = LogReading { wanted, current, rest: places, entries: Vec::new() };
-                self.start_job(
-                    Purpose::Log(group, Box::new(reading)),
-                    FileJob::ReadFrames(current.span),
-                );
-            }
-            None => self.log_read_failed(group, wanted),
-        }
-    }
-
-    fn frame_read(&mut self, group: GroupId, mut reading: LogReading, done: FileDone) {
-        let found = match done {
-            FileDone::Read(bytes) => self.wal.entries_of(&reading.current, &bytes).ok(),
-            FileDone::Written | FileDone::Failed => None,
-        };
-        match (found, reading.rest.pop_front()) {
-            (Some(entries), next) => {
-                for entry in entries {
-                    let cut = reading.entries.partition_point(|e| e.at.index < entry.at.index);
-                    reading.entries.truncate(cut);
-                    reading.entries.push(entry);
-                }
-                let bytes: usize =
-                    reading.entries.iter().map(oarlock_raft::Entry::size_bytes).sum();
-                match next {
-                    Some(next) if bytes < self.limits.append_bytes_max => {
-                        reading.current = next;
-                        let purpose = Purpose::Log(group, Box::new(reading));
-                        self.start_job(purpose, FileJob::ReadFrames(next.span));
-                    }
-                    Some(_) | None => self.log_read_done(group, reading.wanted, reading.entries),
-                }
-            }
-            (None, _) => self.log_read_failed(group, reading.wanted),
-        }
-    }
-
-    fn log_read_done(
-        &mut self,
-        group: GroupId,
-        wanted: LogRead,
-        entries: Vec<oarlock_raft::Entry>,
-    ) {
-        self.with_group(group, |raft, ctx, out| raft.log_read(ctx, wanted.to_node, entries, out));
-    }
-
-    fn log_read_failed(&mut self, group: GroupId, wanted: LogRead) {
-        self.with_group(group, |raft, ctx, out| raft.log_read_failed(ctx, wanted.to_node, out));
     }
 }

@@ -1,10 +1,10 @@
 //! One core's engine: many groups, one log, no clock, no socket, no file.
 //!
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
-//! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `relief` keeps
-//! the log short, `upkeep` is what happens a few times a second, [`rebuild`] brings back replicas that have lost their log, [`pulse`]
-//! and [`support_table`] are liveness for the whole node, [`output`] what the driver is asked to do,
-//! [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
+//! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `log_reads` reads old
+//! entries back, `relief` keeps the log short, `upkeep` is what happens a few times a second,
+//! [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
+//! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
 
 mod administration;
@@ -12,6 +12,7 @@ mod admission;
 mod checkpoints;
 mod effects;
 mod files;
+mod log_reads;
 pub mod losses;
 mod observe;
 pub mod output;

@@ -91,7 +91,7 @@ pub enum FileDone {
     /// Written, or finished, and durable as far as the job promised.
     Written,
     /// What was read.
-    Read(Vec<u8>),
+    Read(bytes::Bytes),
     /// It failed; the driver has said why in the log.
     Failed,
 }

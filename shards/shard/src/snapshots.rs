@@ -1,6 +1,7 @@
 //! Checkpoints on their way between replicas: sent piece by piece from the leader's file, received
 //! into a file, loaded in slices, marked in the log, and only then put in place.
 
+use bytes::Bytes;
 use oarlock_codec::Record;
 use oarlock_raft::{SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite};
 use oarlock_store::{Loader, Store};
@@ -49,23 +50,17 @@ impl Shard {
         self.files.unsent.retain(is_other);
         if wanted.offset_bytes.is_some() {
             self.files.unsent.push_back((group, wanted));
-            self.feed_snapshots();
         } else {
             // The offer needs the meta data alone.
-            self.send_piece(group, wanted, FileDone::Read(Vec::new()));
+            self.send_piece(group, wanted, FileDone::Read(Bytes::new()));
         }
     }
 
     /// Starts the reads that the sending budget allows.
     pub(crate) fn feed_snapshots(&mut self) {
-        let elapsed_us =
-            u64::try_from(self.now.since(self.files.budget_at).as_micros()).unwrap_or(u64::MAX);
-        let earned = elapsed_us.saturating_mul(self.files.bytes_per_s_max / 1000) / 1000;
         let chunk = self.limits.snapshot_chunk_bytes;
-        let most = (self.files.bytes_per_s_max / 10).max(chunk as u64);
-        self.files.budget_at = self.now;
-        self.files.budget_bytes = self.files.budget_bytes.saturating_add(earned).min(most);
-        while self.files.budget_bytes >= chunk as u64
+        while !self.files.unsent.is_empty()
+            && self.files.snapshot_budget.allows(self.now)
             && let Some((group, wanted)) = self.files.unsent.pop_front()
         {
             let newest = self.replicas.get(&group).map(|replica| &replica.checkpoint);
@@ -75,10 +70,10 @@ impl Shard {
                 continue;
             };
             let size_bytes = meta.size_bytes;
-            self.files.budget_bytes -= chunk as u64;
             let file = CheckpointFile { group, position: wanted.position };
             let offset_bytes = wanted.offset_bytes.unwrap_or(0);
             let len_bytes = up_to(size_bytes, offset_bytes, chunk);
+            self.files.snapshot_budget.take(len_bytes as u64);
             let job = FileJob::Read { file, offset_bytes, len_bytes };
             self.start_job(Purpose::Send(group, wanted), job);
         }
@@ -101,7 +96,7 @@ impl Shard {
             core: self.addr.core,
             meta,
             offset_bytes: wanted.offset_bytes.unwrap_or(0),
-            data: data.into(),
+            data,
         };
         self.with_group(group, |raft, ctx, out| {
             raft.snapshot_read(ctx, wanted.to_node, chunk, out);

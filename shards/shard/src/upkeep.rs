@@ -41,7 +41,6 @@ impl Shard {
         }
         changes.clear();
         self.upkeep.changes = changes;
-        self.feed_snapshots();
         self.push_rebuilding();
         if self.now.since(self.upkeep.swept_at) >= SWEEP_INTERVAL {
             self.upkeep.swept_at = self.now;

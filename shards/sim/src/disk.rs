@@ -285,7 +285,7 @@ impl Disk {
 fn piece(bytes: Option<&Vec<u8>>, offset_bytes: u64, len_bytes: usize) -> FileDone {
     let from = usize::try_from(offset_bytes).expect("invariant: it fits");
     match bytes.and_then(|bytes| bytes.get(from..)) {
-        Some(rest) => FileDone::Read(rest[..len_bytes.min(rest.len())].to_vec()),
+        Some(rest) => FileDone::Read(rest[..len_bytes.min(rest.len())].to_vec().into()),
         None => FileDone::Failed,
     }
 }

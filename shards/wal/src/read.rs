@@ -15,7 +15,7 @@ use crate::layout::{self, FrameKey};
 use crate::segments::FrameSpan;
 use crate::wal::Wal;
 
-/// Reads of stragglers are joined up to this length.
+/// Reads are joined up to this length.
 const READ_BYTES_MAX: usize = 1 << 20;
 /// What a straggler's create, hard state or checkpoint is counted with.
 const SINGLE_BYTES: u64 = 128;
@@ -31,6 +31,28 @@ pub struct EntriesRead {
     pub from: Index,
     /// The last entry.
     pub to: Index,
+}
+
+impl EntriesRead {
+    /// What it gives: `log` is what its frames hold of its group, unless that is damaged; `damage`
+    /// ended the walk through the frames.
+    fn found(
+        &self,
+        log: Option<BTreeMap<Index, Entry>>,
+        damage: Option<ReadError>,
+    ) -> Option<Result<Vec<Entry>, ReadError>> {
+        let FrameSpan { segment, offset, len, .. } = self.span;
+        if let Some(ReadError::Damaged { offset: at, .. }) = damage
+            && at < offset + len as u64
+        {
+            return damage.filter(|_| at >= offset).map(Err);
+        }
+        let Some(mut log) = log else { return Some(Err(ReadError::Damaged { segment, offset })) };
+        let wanted = (self.from.get()..=self.to.get()).map(Index);
+        let found: Vec<Entry> = wanted.map_while(|index| log.remove(&index)).collect();
+        let missing = ReadError::Missing { group: self.group, index: self.from };
+        Some(if found.is_empty() { Err(missing) } else { Ok(found) })
+    }
 }
 
 /// A group that holds the oldest segment.
@@ -77,12 +99,12 @@ pub enum ReadError {
 }
 
 impl Wal {
-    /// What to read for the entries `from..=to` of `group`, in order. Ends early where entries are
-    /// not durable yet or are about to be replaced; empty if `from` itself is not to be had.
+    /// What to read for the first of the entries `from..=to` of `group`, and for as many behind it as
+    /// stand close by. Ends early where entries are not durable yet or are about to be replaced; nothing
+    /// if `from` itself is not to be had.
     #[must_use]
-    pub fn locate(&self, group: GroupId, from: Index, to: Index) -> Vec<EntriesRead> {
-        let mut reads = Vec::new();
-        let Some(index) = self.index.groups.get(&group) else { return reads };
+    pub fn locate(&self, group: GroupId, from: Index, to: Index) -> Option<EntriesRead> {
+        let index = self.index.groups.get(&group)?;
         let notes = self.queue.iter().flat_map(|frame| &frame.notes);
         let replaced = notes.filter(|note| note.group == group).map(|note| match note.what {
             What::Entries { first, .. } if !note.moved => first,
@@ -91,42 +113,76 @@ impl Wal {
             What::Entries { .. } | What::HardState | What::Checkpoint { .. } => Index(u64::MAX),
         });
         let to = replaced.min().map_or(to, |first| to.min(first.prev()));
-        let mut wanted = from;
-        for run in index.runs.iter().filter(|run| run.last >= from) {
-            if run.first > wanted || wanted > to || run.lsn_first > self.durable {
-                break;
-            }
-            let until = run.last.min(to);
-            let Some(span) = self.segments.span(run.lsn_first, run.lsn_last.min(self.durable))
-            else {
-                break;
-            };
-            reads.push(EntriesRead { span, group, from: wanted, to: until });
-            wanted = until.next();
+        let run = index.runs.get(index.runs.partition_point(|run| run.last < from))?;
+        if run.first > from || from > to || run.lsn_first > self.durable {
+            return None;
         }
-        reads
+        let span = self.segments.span(run.lsn_first, run.lsn_last.min(self.durable))?;
+        Some(EntriesRead { span, group, from, to: run.last.min(to) })
     }
 
-    /// The entries of a read that [`Wal::locate`] asked for: all of them, or fewer at the end if
-    /// the last frame was in flight then.
+    /// The frames of `first`, and those behind them up to the last of `others` that one read of at
+    /// most a MiB can reach: groups that catch up together stand in the same frames.
+    #[must_use]
+    pub fn join<'a>(
+        &self,
+        first: &EntriesRead,
+        others: impl IntoIterator<Item = &'a EntriesRead>,
+    ) -> FrameSpan {
+        let others = others.into_iter().map(|read| &read.span);
+        let behind = others.filter(|span| {
+            span.segment == first.span.segment && span.first_lsn >= first.span.first_lsn
+        });
+        let mut ends: Vec<Lsn> = behind.map(|span| span.last_lsn).collect();
+        ends.sort_unstable();
+        let mut joined = first.span;
+        for end in ends {
+            match self.segments.span(joined.first_lsn, end.max(joined.last_lsn)) {
+                Some(longer) if longer.len <= READ_BYTES_MAX => joined = longer,
+                Some(_) | None => break,
+            }
+        }
+        joined
+    }
+
+    /// The entries of each of `reads`, whose frames are all among those of `span`: all of them, or
+    /// fewer at the end if the last frame was in flight when [`Wal::locate`] named it. Nothing for a
+    /// read that was not come to, since a frame before its own is damaged.
     ///
     /// # Errors
-    /// When the bytes are not what was written.
-    pub fn entries_of(&self, read: &EntriesRead, bytes: &[u8]) -> Result<Vec<Entry>, ReadError> {
-        let mut entries =
-            collect(self.config.key(read.span.segment), &read.span, bytes, read.group)?;
-        let mut wanted = read.from;
-        let mut found = Vec::new();
-        while wanted <= read.to
-            && let Some(entry) = entries.remove(&wanted)
-        {
-            found.push(entry);
-            wanted = wanted.next();
+    /// For each by itself, when the bytes are not what was written.
+    pub fn entries_of(
+        &self,
+        span: &FrameSpan,
+        bytes: &[u8],
+        reads: &[EntriesRead],
+    ) -> Vec<Option<Result<Vec<Entry>, ReadError>>> {
+        let mut of_group: BTreeMap<GroupId, Vec<usize>> = BTreeMap::new();
+        for (place, read) in reads.iter().enumerate() {
+            of_group.entry(read.group).or_default().push(place);
         }
-        if found.is_empty() {
-            return Err(ReadError::Missing { group: read.group, index: read.from });
-        }
-        Ok(found)
+        let mut logs: Vec<Option<BTreeMap<Index, Entry>>> =
+            vec![Some(BTreeMap::new()); reads.len()];
+        let walked = each_record(self.config.key(span.segment), span, bytes, |lsn, step| {
+            let group = match step {
+                Step::Record(raw) => raw.group,
+                Step::Bad { group } => group,
+                Step::Lost => return None,
+            };
+            for place in of_group.get(&group).into_iter().flatten().copied() {
+                if reads[place].span.has(lsn) {
+                    let mut log = logs[place].take();
+                    if let (Some(log), Step::Record(raw)) = (&mut log, &step)
+                        && replay_entries(log, raw).is_some()
+                    {
+                        logs[place] = Some(std::mem::take(log));
+                    }
+                }
+            }
+            Some(())
+        });
+        let damage = walked.err();
+        reads.iter().zip(logs).map(|(read, log)| read.found(log, damage)).collect()
     }
 
     /// Which groups hold the oldest segment, unless it is the one that is being written.
@@ -210,7 +266,7 @@ impl Wal {
         let key = self.config.key(read.segment);
         let notes = self.queue.iter().flat_map(|frame| &frame.notes);
         let busy: BTreeSet<GroupId> = notes.map(|note| note.group).collect();
-        let in_read = |lsn: Lsn| read.first_lsn <= lsn && lsn <= read.last_lsn;
+        let in_read = |lsn: Lsn| read.has(lsn);
         let mut copies: Vec<Record> = Vec::new();
         let mut wanted: BTreeSet<(Lsn, GroupId, RecordKind)> = BTreeSet::new();
         let mut runs: Vec<(GroupId, Run)> = Vec::new();
@@ -292,22 +348,6 @@ fn replay_entries(log: &mut BTreeMap<Index, Entry>, raw: &RawRecord<'_>) -> Opti
         RecordKind::HardState | RecordKind::Checkpoint => {}
     }
     Some(())
-}
-
-fn collect(
-    key: FrameKey,
-    span: &FrameSpan,
-    bytes: &[u8],
-    group: GroupId,
-) -> Result<BTreeMap<Index, Entry>, ReadError> {
-    let mut log = BTreeMap::new();
-    each_record(key, span, bytes, |_, step| match step {
-        Step::Record(raw) if raw.group == group => replay_entries(&mut log, &raw),
-        Step::Bad { group: bad } if bad == group => None,
-        Step::Lost => None,
-        Step::Record(_) | Step::Bad { .. } => Some(()),
-    })?;
-    Ok(log)
 }
 
 /// Calls `take` for each step through the records of the frames of `span`, whose heads must all be

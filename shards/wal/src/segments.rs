@@ -43,6 +43,14 @@ pub struct FrameSpan {
     pub last_lsn: Lsn,
 }
 
+impl FrameSpan {
+    /// Whether frame `lsn` is one of them.
+    #[must_use]
+    pub fn has(&self, lsn: Lsn) -> bool {
+        (self.first_lsn..=self.last_lsn).contains(&lsn)
+    }
+}
+
 /// All of a log's segments in order of use.
 #[derive(Debug, Default)]
 pub(crate) struct Segments {

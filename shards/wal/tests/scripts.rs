@@ -3,7 +3,7 @@
 //!
 //! Commands: `append G first..last@term [size=N]`, `vote G term node`, `create G`, `destroy G`,
 //! `checkpoint G index@term keep=N|none`, `seal`, `durable`, `flush`, `prepare`, `retire`,
-//! `stragglers`, `rewrite`, `locate G from to`, `fail`, `queue`, `tear sectors=a,b` (of the frame in
+//! `stragglers`, `rewrite`, `locate G from to`, `catch-up G from to…`, `fail`, `queue`, `tear sectors=a,b` (of the frame in
 //! flight), `flip segment offset bit`, `drop segment`, `truncate segment bytes`, `alien segment`,
 //! `recover`, `restart`, `hexdump segment offset length`, `bytes G`, `tail G end bytes`, `reach G`,
 //! `range G`, `sizes`.
@@ -19,7 +19,7 @@ use oarlock_codec::Record;
 use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload, SnapshotMeta};
 use oarlock_types::{ClusterId, CoreId, DiskId, GroupId, Index, Lsn, NodeId, SegmentId, Term};
 use oarlock_wal::layout::{BLOCK_BYTES, SECTOR_BYTES};
-use oarlock_wal::{FrameWrite, Owner, Recovered, Recovery, Wal, WalConfig};
+use oarlock_wal::{EntriesRead, FrameWrite, Owner, Recovered, Recovery, Wal, WalConfig};
 
 type Outcome = Result<String, Box<dyn Error>>;
 
@@ -242,16 +242,55 @@ impl Script {
                 let mut args = command.consume_args();
                 let group = group(args.next_pos())?;
                 let (from, to) = (number(args.next_pos())?, number(args.next_pos())?);
-                for read in self.wal.locate(group, Index(from), Index(to)) {
-                    let at = usize::try_from(read.span.offset)?;
-                    let bytes = &self.disk[&read.span.segment][at..at + read.span.len];
-                    let found = spans(&self.wal.entries_of(&read, bytes)?);
-                    let (segment, len) = (read.span.segment, read.span.len);
-                    let _ = writeln!(text, "{segment} at {at}, {len} bytes:{found}");
+                let mut from = Index(from);
+                while let Some(read) = self.wal.locate(group, from, Index(to)) {
+                    text += &self.read_together(&[read])?;
+                    from = read.to.next();
                 }
             }
         }
         Ok(if text.is_empty() { "nothing\n".to_owned() } else { text })
+    }
+
+    /// `catch-up g1 1 5 g2 3 4`: the first of what each group wants, by one read.
+    fn catch_up(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let mut reads = Vec::new();
+        while let Some(name) = args.next_pos() {
+            let of_group = group(Some(name))?;
+            let (from, to) = (number(args.next_pos())?, number(args.next_pos())?);
+            reads.push(self.wal.locate(of_group, Index(from), Index(to)).ok_or("not there")?);
+        }
+        self.read_together(&reads)
+    }
+
+    fn read_together(&self, reads: &[EntriesRead]) -> Outcome {
+        let first = reads.first().ok_or("nothing to read")?;
+        let span = self.wal.join(first, reads);
+        let (joined, alone): (Vec<_>, Vec<_>) = reads.iter().partition(|read| {
+            read.span.segment == span.segment
+                && span.has(read.span.first_lsn)
+                && span.has(read.span.last_lsn)
+        });
+        let at = usize::try_from(span.offset)?;
+        let bytes = &self.disk[&span.segment][at..at + span.len];
+        let mut text = format!("{} at {at}, {} bytes:", span.segment, span.len);
+        for (read, found) in joined.iter().zip(self.wal.entries_of(&span, bytes, &joined)) {
+            if reads.len() > 1 {
+                let _ = write!(text, " {}:", read.group);
+            }
+            match found {
+                Some(Ok(entries)) => text += &spans(&entries),
+                Some(Err(error)) => {
+                    let _ = write!(text, " {error}");
+                }
+                None => text += " not come to",
+            }
+        }
+        for read in alone {
+            let _ = write!(text, " {}: stands elsewhere", read.group);
+        }
+        Ok(text + "\n")
     }
 
     fn measure(&mut self, command: &Command) -> Outcome {
@@ -336,6 +375,7 @@ impl Runner for Script {
             "seal" | "durable" | "tear" | "fail" | "flush" => self.write(command),
             "retire" | "stragglers" | "rewrite" | "locate" => self.compact(command),
             "flip" | "truncate" | "alien" | "drop" => self.harm(command),
+            "catch-up" => self.catch_up(command),
             "recover" | "restart" | "hexdump" => self.look(command),
             "prepare" => Ok(self.prepare(None)),
             "bytes" | "tail" | "reach" | "range" | "sizes" => self.measure(command),
@@ -371,6 +411,7 @@ scripts! {
     retire_waits,
     short_segment,
     stragglers_move,
+    groups_that_are_read_together,
     locate_beside_a_copy,
     measures,
     moved_creation_behind_damage,

@@ -109,7 +109,7 @@ impl Disk {
                 let from = usize::try_from(offset_bytes).unwrap();
                 let found = self.files.get(&file).and_then(|bytes| bytes.get(from..));
                 match found {
-                    Some(rest) => FileDone::Read(rest[..len_bytes.min(rest.len())].to_vec()),
+                    Some(rest) => FileDone::Read(rest[..len_bytes.min(rest.len())].to_vec().into()),
                     None => FileDone::Failed,
                 }
             }
@@ -117,7 +117,7 @@ impl Disk {
                 self.frame_reads_count += 1;
                 let from = usize::try_from(span.offset).unwrap();
                 match self.segments.get(&span.segment) {
-                    Some(bytes) => FileDone::Read(bytes[from..from + span.len].to_vec()),
+                    Some(bytes) => FileDone::Read(bytes[from..from + span.len].to_vec().into()),
                     None => FileDone::Failed,
                 }
             }

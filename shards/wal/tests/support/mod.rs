@@ -299,10 +299,14 @@ impl Bench {
                 continue;
             };
             let mut found = Vec::new();
-            for read in self.wal.locate(*group, first.at.index, last.at.index) {
+            let mut from = first.at.index;
+            while let Some(read) = self.wal.locate(*group, from, last.at.index) {
                 let at = usize::try_from(read.span.offset).expect("small");
                 let bytes = &self.disk[&read.span.segment][at..at + read.span.len];
-                found.extend(self.wal.entries_of(&read, bytes).expect("the disk is sound"));
+                for entries in self.wal.entries_of(&read.span, bytes, &[read]) {
+                    found.extend(entries.expect("it is come to").expect("the disk is sound"));
+                }
+                from = read.to.next();
             }
             assert_eq!(found, known.entries, "{group}");
         }
