@@ -7,7 +7,7 @@ mod support;
 
 use bytes::Bytes;
 use oarlock_store::{Command, Request};
-use oarlock_types::{GroupId, Limits, Mono, NodeId};
+use oarlock_types::{CoreId, GroupId, Limits, Mono, NodeId};
 use support::{World, plan};
 
 fn world(groups: u64, limits: Limits) -> World {
@@ -129,4 +129,40 @@ fn a_log_of_sparse_frames_stays_short() {
         // What made the groups and their votes is copied now and then: a frame each time.
         assert!(disk.frame_reads_count < 10, "{}: {} reads", node.id, disk.frame_reads_count);
     }
+}
+
+/// A node that was away lacks entries of all its groups, and they stand in the same frames: what it
+/// lacks is read about once, not once for each group.
+#[test]
+fn a_node_that_comes_back_has_the_log_read_once_for_all_groups() {
+    const GROUPS: u64 = 32;
+    let limits = Limits { log_cache_bytes_max: 4096, ..Limits::default() };
+    let mut world = world(GROUPS, limits);
+    form(&mut world, 32);
+    world.crash(NodeId(3), 0);
+    assert!(world.run_while(5000, |w| led(w) < 32));
+    let value = Bytes::from(vec![b'v'; 700]);
+    let written = |world: &World| {
+        world.nodes[..2].iter().map(|node| node.disks[0].frames_bytes).sum::<usize>()
+    };
+    let before = written(&world);
+    for _ in 0..100 {
+        for group in (1..=GROUPS).map(GroupId) {
+            let leader = world.leader(group).unwrap();
+            let command = Command::SetRange { key: "k".into(), offset: 0, value: value.clone() };
+            world.ask(leader, group, 1, Request::one(command));
+        }
+        world.run_ms(2);
+    }
+    let lacking = written(&world) - before;
+    world.restart(NodeId(3));
+    let behind = |world: &mut World| {
+        let of = |world: &mut World, id| world.statuses(NodeId(id), CoreId(0));
+        let (has, here) = (of(world, 3), of(world, 1));
+        has.len() < here.len() || has.iter().zip(&here).any(|(h, l)| h.applied < l.applied)
+    };
+    assert!(world.run_while(10_000, behind), "it has caught up");
+    let read: usize = world.nodes.iter().map(|node| node.disks[0].frames_read_bytes).sum();
+    assert!(read > lacking / 4, "{read} bytes were read of {lacking}: the log was not needed");
+    assert!(read < 3 * lacking, "{read} bytes were read to send what stands in {lacking}");
 }

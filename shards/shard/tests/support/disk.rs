@@ -28,6 +28,10 @@ pub struct Disk {
     pub frames_count: u64,
     /// How often frames were read back, for followers and for copying.
     pub frame_reads_count: u64,
+    /// Bytes of frames that were written.
+    pub frames_bytes: usize,
+    /// Bytes of frames that were read back.
+    pub frames_read_bytes: usize,
     /// The most segments that there were.
     pub segments_count_max: usize,
 }
@@ -45,6 +49,8 @@ impl Disk {
             full: false,
             frames_count: 0,
             frame_reads_count: 0,
+            frames_bytes: 0,
+            frames_read_bytes: 0,
             segments_count_max: 0,
         }
     }
@@ -71,6 +77,7 @@ impl Disk {
         let segment = self.segments.get_mut(&write.segment).expect("a frame goes to a segment");
         segment[at..at + len].copy_from_slice(&bytes[..len]);
         self.frames_count += 1;
+        self.frames_bytes += len;
     }
 
     /// The records of a frame, in order, each with whether it was moved.
@@ -115,6 +122,7 @@ impl Disk {
             }
             FileJob::ReadFrames(span) => {
                 self.frame_reads_count += 1;
+                self.frames_read_bytes += span.len;
                 let from = usize::try_from(span.offset).unwrap();
                 match self.segments.get(&span.segment) {
                     Some(bytes) => FileDone::Read(bytes[from..from + span.len].to_vec().into()),
