@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("types", &[], &["bytes", "rkyv"]),
     ("raft", &["types"], &["bytes", "rkyv"]),
+    ("placement", &["types"], &[]),
     ("store", &["types"], &["bytes", "crc32fast", "rkyv", "xxhash-rust"]),
     ("codec", &["types", "raft", "store"], &["bytes", "crc32fast", "rkyv", "thiserror"]),
     ("wal", &["types", "raft", "codec"], &["bytes", "crc32fast", "thiserror"]),
@@ -432,7 +433,7 @@ fn every_edge_case_names_tests_that_exist() {
 #[test]
 fn every_golden_script_is_run() {
     let mut idle = Vec::new();
-    for package in ["raft", "shard", "wal"] {
+    for package in ["placement", "raft", "shard", "wal"] {
         let folder = format!("shards/{package}/tests/scripts");
         let list = read(&format!("shards/{package}/tests/scripts.rs"));
         let list = list.rsplit("scripts! {").next().unwrap();
