@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+#[path = "../shards/sim/tests/chromium/mod.rs"]
+mod chromium;
 mod common;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
+use chromium::browser;
 use common::{Cluster, Options, PROGRAM, folder};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn node(name: &str) -> (Cluster, String) {
     let cluster =
@@ -58,9 +61,9 @@ fn a_breakdown_tells_where_the_time_of_writes_went() {
     let cluster = Cluster::start("bench-stages", Options { cores: 1, ..Options::default() });
     let address = cluster.local.node(1).client_address.to_string();
     let folder = folder("bench-stages");
-    let file = folder.path().join("run.json");
-    let more = ["--breakdown", "--seconds", "2", "--json", file.to_str().unwrap()];
-    let (out, _) = run(&address, &more, 0);
+    let (file, page) = (folder.path().join("run.json"), folder.path().join("run.html"));
+    let files = ["--json", file.to_str().unwrap(), "--html", page.to_str().unwrap()];
+    let (out, _) = run(&address, &[&["--breakdown", "--seconds", "2"], &files[..]].concat(), 0);
     let all = json(&file);
     let stages = all["breakdown"]["stages_us"].as_object().unwrap();
     let wanted = [
@@ -94,6 +97,56 @@ fn a_breakdown_tells_where_the_time_of_writes_went() {
         (stages["total"]["p50"].as_f64(), all["write_latency_us"]["p50"].as_f64());
     assert!(server.unwrap() < client.unwrap() * 1.1, "{server:?} of {client:?}");
     assert!(stages["wal_write"]["p50"].as_f64() < server, "a disk is part of it");
+    let compared = bench(&["compare", files[1], files[1]]);
+    let compared = String::from_utf8(compared.stdout).unwrap();
+    let row = compared.lines().find(|line| line.starts_with("wal_write p99 µs")).unwrap();
+    let p99 = stages["wal_write"]["p99"].to_string();
+    assert!(row.contains(&p99) && row.ends_with(&format!("{p99} (1.00x)")), "{compared}");
+    check_in_a_browser(&page, &all);
+}
+
+/// The stages stand on the page as the run's document has them, and the pointer finds what it tells.
+fn check_in_a_browser(page: &Path, all: &Value) {
+    let Some(mut browser) = browser("bench") else { return };
+    browser.open(page);
+    let row = "[...document.querySelectorAll('tr')].find(row =>
+        row.cells[0].textContent === 'wal_write p99 µs').cells[1].textContent";
+    let stages = &all["breakdown"]["stages_us"];
+    assert_eq!(browser.value(row), stages["wal_write"]["p99"].to_string());
+    let names =
+        browser.value("[...document.querySelectorAll('.bars rect')].map(r => r.dataset.name)");
+    let of_write =
+        ["parse", "inbox", "propose", "wal_wait", "wal_write", "commit", "apply", "reply"];
+    assert_eq!(names, json!([&of_write[..], &["network"]].concat()));
+    // A part is as long beside another as it is in the mean write.
+    let width = |name: &str| {
+        format!("document.querySelector('[data-name={name}]').getBoundingClientRect().width")
+    };
+    let drawn = browser.value(&format!("{} / {}", width("wal_write"), width("reply")));
+    let part = |name: &str| stages[name]["part_of_mean_write"].as_f64().unwrap();
+    let measured = part("wal_write") / part("reply");
+    assert!((drawn.as_f64().unwrap() / measured - 1.0).abs() < 0.1, "{drawn} for {measured}");
+    // Each figure in turn under the pointer: charts tell their values, bars their parts.
+    let figures = browser.value("document.querySelectorAll('figure').length").as_u64().unwrap();
+    assert_eq!(figures, 4);
+    for figure in 0..figures {
+        let middle = browser.value(&format!(
+            "(() => {{ const svg = document.querySelectorAll('figure svg')[{figure}];
+                svg.scrollIntoView({{block: 'center'}}); const box = svg.getBoundingClientRect();
+                return [box.x + box.width / 3, box.y + box.height * 0.6]; }})()"
+        ));
+        let (x, y) = (middle[0].as_f64().unwrap(), middle[1].as_f64().unwrap());
+        browser.mouse("mouseMoved", x, y, &json!({}));
+        let told = browser.value(&format!(
+            "(figure => figure.className === 'bars'
+                ? document.elementFromPoint({x}, {y}).textContent
+                : figure.querySelector('.told').textContent
+            )(document.querySelectorAll('figure')[{figure}])"
+        ));
+        assert!(told.as_str().unwrap().contains(": "), "figure {figure} tells {told}");
+    }
+    browser.mouse("mouseMoved", 0.0, 0.0, &json!({}));
+    assert_eq!(browser.thrown, Vec::<String>::new());
 }
 
 #[test]

@@ -130,14 +130,23 @@ impl Breakdown {
         self.stage(stage).map_or(0.0, |histogram| histogram.mean() * share)
     }
 
-    /// For machines: each stage's figures, in microseconds.
+    /// What all stages add up to in the mean write, in microseconds.
+    fn together(&self) -> f64 {
+        Stage::ALL.iter().map(|stage| self.contribution(*stage)).sum()
+    }
+
+    /// For machines: each stage's figures, in microseconds, beside what the clients saw of their
+    /// writes. The parts of the mean write add up to what the stages take `together`.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub fn json(&self, writes: &Latencies) -> Value {
+        let tenths = |us: f64| (us * 10.0).round() / 10.0;
         let stages = self.stages.iter().map(|(name, histogram)| {
             let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max());
+            let stage = Stage::ALL.iter().find(|stage| stage.name() == name);
             let figures = json!({
                 "count": histogram.len(),
-                "mean": (histogram.mean() * 10.0).round() / 10.0,
+                "mean": tenths(histogram.mean()),
+                "part_of_mean_write": stage.map(|stage| tenths(self.contribution(*stage))),
                 "p50": at(0.5),
                 "p99": at(0.99),
                 "p999": at(0.999),
@@ -145,7 +154,12 @@ impl Breakdown {
             });
             (name.clone(), figures)
         });
-        json!({ "stages_us": stages.collect::<Map<_, _>>(), "forwarded_share": self.forwarded_share() })
+        json!({
+            "stages_us": stages.collect::<Map<_, _>>(),
+            "together_mean_us": tenths(self.together()),
+            "clients_write_mean_us": tenths(writes.mean_us()),
+            "forwarded_share": self.forwarded_share(),
+        })
     }
 
     /// For people: a line for each stage, beside what the clients saw of their writes.
@@ -159,7 +173,7 @@ impl Breakdown {
             "{:<26}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
             "stages of a write in µs", "p50", "p99", "p99.9", "max", "mean", "share"
         ));
-        let whole: f64 = Stage::ALL.iter().map(|stage| self.contribution(*stage)).sum();
+        let whole = self.together();
         for stage in Stage::ALL {
             let Some(histogram) = self.stage(*stage) else { continue };
             let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max());
@@ -201,7 +215,7 @@ fn stages(answer: &Answer) -> Option<Vec<(String, Histogram<u64>)>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use oarlock_types::Mono;
 
     use super::*;
@@ -222,6 +236,12 @@ mod tests {
         Breakdown { stages, forwarded, answered: 10 }
     }
 
+    /// A mean write of 100 µs, 20 of them on the way between nodes, and what all of it took.
+    pub(crate) fn sample() -> Breakdown {
+        use Stage::{Network, Parse, Total, WalWrite};
+        breakdown(&[(Parse, 10), (WalWrite, 70), (Network, 40), (Total, 105)], 5)
+    }
+
     #[test]
     fn what_a_node_answers_is_read_back_and_earlier_counts_are_taken_off() {
         let before = breakdown(&[(Stage::Parse, 50), (Stage::Commit, 9)], 1);
@@ -237,7 +257,7 @@ mod tests {
 
     #[test]
     fn shares_are_of_the_sum_and_the_way_between_nodes_counts_for_those_that_took_it() {
-        let all = breakdown(&[(Stage::Parse, 10), (Stage::WalWrite, 70), (Stage::Network, 40)], 5);
+        let all = sample();
         let text = all.text(&Latencies::default());
         let share = |name: &str| {
             let line = text.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
@@ -248,8 +268,19 @@ mod tests {
             ("10".into(), "70".into(), "20".into())
         );
         assert!(text.contains("together 100 µs of the mean write"), "{text}");
-        assert_eq!(all.json()["stages_us"]["wal_write"]["p99"], 70);
-        assert_eq!(all.json()["forwarded_share"], 0.5);
+        let mut writes = Latencies::default();
+        writes.record_ns(120_000);
+        let json = all.json(&writes);
+        assert_eq!(json["stages_us"]["wal_write"]["p99"], 70);
+        let part = |name: &str| &json["stages_us"][name]["part_of_mean_write"];
+        assert_eq!((part("wal_write"), part("network")), (&70.0.into(), &20.0.into()));
+        assert_eq!(part("total"), 0.0, "it is the others");
+        assert_eq!(
+            (&json["together_mean_us"], &json["forwarded_share"]),
+            (&100.0.into(), &0.5.into())
+        );
+        let clients = json["clients_write_mean_us"].as_f64().unwrap();
+        assert!((119.0..121.0).contains(&clients), "{clients}");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::node::stages::Stage;
+
 /// A run under the name that it is told by.
 #[derive(Clone, Debug)]
 pub struct Named {
@@ -71,30 +73,72 @@ pub fn read(name: &str, text: &str) -> Result<Named, String> {
 /// The figures of all runs; behind those of all but the first how many times the first's they are.
 #[must_use]
 pub fn figures(runs: &[Named]) -> Vec<Row> {
+    let is_told = |(_, place): &&(&str, &str)| place.matches('/').count() == 1 || has(runs, place);
+    FIGURES.iter().filter(is_told).map(|(name, place)| row(runs, name, place)).collect()
+}
+
+/// Where the time of writes went on the servers, stage by stage; nothing if no run asked for it.
+#[must_use]
+pub fn stages(runs: &[Named]) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (name, place) in FIGURES {
-        let found: Vec<Option<f64>> =
-            runs.iter().map(|run| run.json.pointer(place).and_then(Value::as_f64)).collect();
-        let is_told = place.matches('/').count() == 1;
-        if !is_told && found.iter().all(|value| value.is_none_or(|value| value == 0.0)) {
-            continue;
-        }
-        let first = found.first().copied().flatten().filter(|first| *first > 0.0);
-        let cell = |(at, value): (usize, &Option<f64>)| match (value, first) {
-            (None, _) => "-".to_owned(),
-            (Some(value), Some(first)) if at > 0 => {
-                format!("{} ({:.2}x)", plain(*value), value / first)
+    for stage in Stage::ALL {
+        let place = |figure: &str| format!("{STAGES}/{}/{figure}", stage.name());
+        if has(runs, &place("count")) {
+            for figure in ["p50", "p99"] {
+                rows.push(row(runs, &format!("{} {figure} µs", stage.name()), &place(figure)));
             }
-            (Some(value), _) => plain(*value),
-        };
-        let cells = found.iter().enumerate().map(cell).collect();
-        rows.push(Row { name: name.to_owned(), cells });
+        }
+    }
+    for (name, place) in [
+        ("stages together, mean µs", "/breakdown/together_mean_us"),
+        ("writes as clients saw them, mean µs", "/breakdown/clients_write_mean_us"),
+        ("share that went from node to node", "/breakdown/forwarded_share"),
+    ] {
+        if has(runs, place) {
+            rows.push(row(runs, name, place));
+        }
     }
     rows
 }
 
+/// What each stage adds to a run's mean write, in microseconds and in a write's order; nothing if the
+/// run did not ask for it.
+#[must_use]
+pub fn parts_of_mean_write(run: &Named) -> Vec<(&'static str, f64)> {
+    let part = |stage: &Stage| {
+        let place = format!("{STAGES}/{}/part_of_mean_write", stage.name());
+        Some((stage.name(), run.json.pointer(&place)?.as_f64()?.max(0.0)))
+    };
+    Stage::ALL.iter().filter(|stage| **stage != Stage::Total).filter_map(part).collect()
+}
+
+/// Where a run's document has its stages.
+const STAGES: &str = "/breakdown/stages_us";
+
+fn number(run: &Named, place: &str) -> Option<f64> {
+    run.json.pointer(place).and_then(Value::as_f64)
+}
+
+/// Whether any run has something there that is not 0.
+fn has(runs: &[Named], place: &str) -> bool {
+    runs.iter().any(|run| number(run, place).is_some_and(|value| value != 0.0))
+}
+
+fn row(runs: &[Named], name: &str, place: &str) -> Row {
+    let found = runs.iter().map(|run| number(run, place));
+    let first = runs.first().and_then(|run| number(run, place)).filter(|first| *first > 0.0);
+    let cell = |(at, value): (usize, Option<f64>)| match (value, first) {
+        (None, _) => "-".to_owned(),
+        (Some(value), Some(first)) if at > 0 => format!("{} ({:.2}x)", plain(value), value / first),
+        (Some(value), _) => plain(value),
+    };
+    Row { name: name.to_owned(), cells: found.enumerate().map(cell).collect() }
+}
+
 fn plain(value: f64) -> String {
-    if value < 100.0 && value.fract() != 0.0 {
+    if value < 1.0 && value.fract() != 0.0 {
+        format!("{value:.2}")
+    } else if value < 100.0 && value.fract() != 0.0 {
         format!("{value:.1}")
     } else {
         format!("{value:.0}")
@@ -136,7 +180,7 @@ fn told(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::export;
+    use super::super::{breakdown, export};
     use super::*;
 
     fn runs() -> Vec<Named> {
@@ -156,6 +200,24 @@ mod tests {
         assert!(row("p99 µs")[1].ends_with("(2.00x)"), "{:?}", row("p99 µs"));
         assert_eq!(row("errors")[1], "1 (1.00x)");
         assert!(rows.iter().all(|row| !row.name.starts_with("reads")), "there were none");
+    }
+
+    #[test]
+    fn stages_stand_side_by_side_where_a_run_asked_for_them() {
+        assert_eq!(stages(&runs()), []);
+        let (mut run, measured) = export::tests::sample(1);
+        run.breakdown = Some(breakdown::tests::sample());
+        let asked = Named { name: "c".into(), json: export::json(&run, &measured) };
+        let rows = stages(&[asked.clone(), runs().remove(0), asked.clone()]);
+        let row = |name: &str| &rows.iter().find(|row| row.name == name).unwrap().cells;
+        assert_eq!(*row("wal_write p99 µs"), ["70", "-", "70 (1.00x)"]);
+        assert_eq!(row("stages together, mean µs")[0], "100");
+        assert_eq!(row("writes as clients saw them, mean µs")[0], "505");
+        assert_eq!(rows[0].name, "parse p50 µs", "a write's order");
+        assert!(rows.iter().all(|row| !row.name.starts_with("commit")), "none was counted");
+        let parts = parts_of_mean_write(&asked);
+        let counted: Vec<_> = parts.into_iter().filter(|(_, us)| *us > 0.0).collect();
+        assert_eq!(counted, [("parse", 10.0), ("wal_write", 70.0), ("network", 20.0)]);
     }
 
     #[test]

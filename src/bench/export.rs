@@ -49,7 +49,7 @@ pub fn json(run: &Run, measured: &Measured) -> Value {
         all.extend(more);
     }
     if let Some(breakdown) = &run.breakdown {
-        whole["breakdown"] = breakdown.json();
+        whole["breakdown"] = breakdown.json(&measured.writes);
     }
     whole
 }

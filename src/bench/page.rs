@@ -2,11 +2,13 @@
 //! by side, or a sweep. It reads the documents of [`super::export::json`], also those of older files,
 //! and draws what they have. The page's own parts stand in `src/bench/page/`. Pure.
 
+pub mod bars;
 pub mod chart;
 
 use serde_json::Value;
 
 use super::compare::{self, Named, Row};
+use bars::{Bar, Bars};
 use chart::{Axis, Chart, Line, Scale, escape, tell_us};
 
 /// The page of one run, or of several.
@@ -15,6 +17,7 @@ pub fn of_runs(runs: &[Named]) -> String {
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let mut body = charts(runs);
     body += &table("Figures", "", runs, &compare::figures(runs));
+    body += &stages(runs);
     if runs.len() > 1 {
         body += &table("Settings that differ", "plain", runs, &compare::settings(runs, true));
     }
@@ -45,6 +48,7 @@ pub fn of_sweep(sweep: &Value) -> String {
     body += &against_load(&steps, knee).svg();
     body += &curves(&steps).svg();
     body += &table("Figures at each rate", "", &steps, &compare::figures(&steps));
+    body += &stages(&steps);
     let first = steps.get(..1).unwrap_or_default();
     body += &table("Configuration and machine", "plain", first, &compare::settings(first, false));
     body += &commands(first);
@@ -161,6 +165,32 @@ fn over_time(name: &str, run: &Named, key: &str) -> Line {
     Line { name: name.to_owned(), points: seconds.filter_map(point).collect() }
 }
 
+/// Where the time of writes went on the servers, of those runs that asked for it.
+fn stages(runs: &[Named]) -> String {
+    let rows = compare::stages(runs);
+    if rows.is_empty() {
+        return String::new();
+    }
+    let figure = |run: &Named, key: &str| run.json["breakdown"][key].as_f64();
+    let bar = |run: &Named| {
+        let (server, clients) =
+            (figure(run, "together_mean_us")?, figure(run, "clients_write_mean_us")?);
+        let forwarded = 100.0 * figure(run, "forwarded_share")?;
+        let name = format!(
+            "{}: {} together; clients saw {} (dashed). {forwarded:.0} % went from node to node",
+            run.name,
+            tell_us(server),
+            tell_us(clients)
+        );
+        Some(Bar { name, parts: compare::parts_of_mean_write(run), mark: Some(clients) })
+    };
+    let bars: Vec<Bar> = runs.iter().filter_map(bar).collect();
+    let title = "The mean write on the servers";
+    let drawn =
+        if bars.is_empty() { String::new() } else { Bars { title, tell: tell_us, bars }.svg() };
+    table("Stages of a write", "", runs, &rows) + &drawn
+}
+
 fn tell_second(second: f64) -> String {
     format!("{second:.0} s")
 }
@@ -215,7 +245,7 @@ fn commands(runs: &[Named]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{export, sweep};
+    use super::super::{breakdown, export, sweep};
     use super::*;
 
     fn run(name: &str, slower: u64) -> Named {
@@ -262,6 +292,23 @@ mod tests {
         assert_eq!(lines(&page), [two, two, two].concat());
         assert!(page.contains("(2.00x)") && page.contains("Settings that differ"));
         assert!(!page.contains("<b>.json"));
+    }
+
+    #[test]
+    fn stages_are_drawn_and_told_for_the_runs_that_asked() {
+        let (mut asked, measured) = export::tests::sample(1);
+        asked.breakdown = Some(breakdown::tests::sample());
+        let asked = Named { name: "<asked>".into(), json: export::json(&asked, &measured) };
+        let plain = run("plain", 1);
+        let page = of_runs(&[plain.clone(), asked.clone()]);
+        check_self_contained(&page);
+        assert!(page.contains("<td>wal_write p99 µs</td><td>-</td><td>70</td>"), "{page}");
+        assert!(page.contains("<title>network: 20 µs, 20 %</title>"), "{page}");
+        assert!(page.contains("&lt;asked&gt;: 100 µs together; clients saw 505"), "{page}");
+        assert_eq!(page.matches("<rect").count(), 9, "a part for each stage, of one run");
+        assert!(!of_runs(&[plain]).contains("Stages"), "nobody asked");
+        let steps = vec![run("", 1).json, asked.json];
+        assert!(of_sweep(&sweep::json(&[], 3.0, steps)).contains("<title>network: 20 µs, 20 %"));
     }
 
     #[test]

@@ -57,7 +57,7 @@ const TOP: f64 = 14.0;
 /// The lowest place of a line.
 const FLOOR: f64 = HEIGHT - 46.0;
 /// So many line colours does the page's style have.
-const COLOURS: usize = 8;
+const COLOURS: usize = 9;
 /// The last nine that a percentile axis tells apart.
 const NINES_MAX: f64 = 7.0;
 
@@ -217,7 +217,7 @@ fn draw(out: &mut String, chart: &Chart, line: &Line, colour: usize, frame: &Fra
     }
 }
 
-fn text(out: &mut String, class: &str, (x, y): (f64, f64), text: &str) {
+pub(super) fn text(out: &mut String, class: &str, (x, y): (f64, f64), text: &str) {
     let text = escape(text);
     add(out, format_args!("<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>\n"));
 }
@@ -229,7 +229,7 @@ pub fn escape(text: &str) -> String {
     pairs.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-fn add(out: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn add(out: &mut String, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("invariant: writing to a string does not fail");
 }
 

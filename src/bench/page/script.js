@@ -1,6 +1,6 @@
 "use strict";
 // Tells the values nearest to the pointer, of every line of the chart.
-for (const figure of document.querySelectorAll("figure")) {
+for (const figure of document.querySelectorAll("figure:not(.bars)")) {
   const svg = figure.querySelector("svg");
   const told = figure.querySelector(".told");
   const cursor = svg.querySelector(".cursor");

@@ -28,9 +28,12 @@ pub struct CompareArgs {
 pub(super) fn run(args: &CompareArgs) -> io::Result<()> {
     let runs = args.files.iter().map(read).collect::<io::Result<Vec<_>>>()?;
     let mut text = render("", &runs, &compare::figures(&runs));
-    let differing = compare::settings(&runs, true);
-    if !differing.is_empty() {
-        text += &format!("\n{}", render("differs", &runs, &differing));
+    for (title, rows) in
+        [("stages of a write", compare::stages(&runs)), ("differs", compare::settings(&runs, true))]
+    {
+        if !rows.is_empty() {
+            text += &format!("\n{}", render(title, &runs, &rows));
+        }
     }
     crate::cli::print(&text);
     match &args.html {
