@@ -6,6 +6,7 @@
 #[path = "../shards/sim/tests/chromium/mod.rs"]
 mod chromium;
 mod common;
+mod hdr_log;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -172,8 +173,46 @@ fn a_run_is_written_whole_in_every_format() {
     let curve = json["latency_percentiles_us"].as_array().unwrap();
     assert_eq!(curve.last().unwrap()[1], json["latency_us"]["max"]);
     assert_eq!(std::fs::read_to_string(rows).unwrap().lines().count(), 3);
-    let log = std::fs::read_to_string(log).unwrap();
-    assert_eq!(log.lines().filter(|line| !line.starts_with('#')).count(), 2, "{log}");
+    check_hdr_log(&hdr_log::read(&std::fs::read_to_string(log).unwrap()), &json);
+}
+
+/// The log says of each second what the run's document says of it.
+#[track_caller]
+fn check_hdr_log(log: &hdr_log::Log, json: &Value) {
+    assert_eq!(log.version, "1.3");
+    let started = json["started_unix_s"].as_f64().unwrap();
+    let warmup = json["config"]["warmup_seconds"].as_f64().unwrap();
+    let start = log.start_time.unwrap() - started - warmup;
+    assert!((-0.001..1.001).contains(&start) && log.base_time == log.start_time, "{log:?}");
+    let series = json["series"].as_array().unwrap();
+    assert_eq!(log.intervals.len(), series.len());
+    for (at, (interval, second)) in log.intervals.iter().zip(series).enumerate() {
+        let figure = |name: &str| second[name].as_f64().unwrap_or_default();
+        assert_eq!((interval.start_s, interval.length_s), (at as f64, figure("length_s")));
+        for (share, name) in [(0.5, "p50_us"), (0.9, "p90_us"), (0.99, "p99_us"), (1.0, "max_us")] {
+            let us = interval.histogram.quantile(share) as f64 / 1e3;
+            assert!((us - figure(name)).abs() < 0.051, "{name} of second {at}: {us} in {second}");
+        }
+        assert!((interval.max - figure("max_us") / 1e3).abs() < 0.001, "{}", interval.max);
+        assert_eq!(
+            (interval.tag.as_deref(), interval.histogram.max() > 0),
+            (None, figure("ops") > 0.0)
+        );
+    }
+    let due: u64 = log.intervals.iter().map(|interval| interval.histogram.count()).sum();
+    assert_eq!(due, json["ops"].as_u64().unwrap());
+}
+
+#[test]
+fn a_second_without_an_operation_has_an_empty_histogram() {
+    let (_cluster, address) = node("bench-idle");
+    let folder = folder("bench-idle");
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (all, log) = (file("a.json"), file("a.hdr"));
+    run(&address, &["--rate", "0.5", "--seconds", "3", "--json", &all, "--hdr", &log], 0);
+    let log = hdr_log::read(&std::fs::read_to_string(log).unwrap());
+    assert!(log.intervals.iter().any(|interval| interval.histogram.count() == 0), "{log:?}");
+    check_hdr_log(&log, &json(all.as_ref()));
 }
 
 #[test]

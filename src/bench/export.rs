@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 use serde_json::{Value, json};
 
 use super::breakdown::Breakdown;
@@ -87,28 +88,40 @@ pub fn csv(measured: &Measured) -> String {
     out
 }
 
-/// Writes one histogram for each second as an HdrHistogram interval log: nanoseconds, to two digits.
+/// The columns of [`hdr_log`], as the reference implementation names them.
+const HDR_LEGEND: &str =
+    "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"";
+
+/// One histogram for each second, of nanoseconds to two digits, as an HdrHistogram log of version 1.3.
+///
+/// The crate's own writer has no legend, and a reader in C takes the line of the legend for the last of
+/// the header.
 ///
 /// # Errors
-/// If the writer fails.
-pub fn hdr_log(run: &Run, measured: &Measured, mut out: &mut impl io::Write) -> io::Result<()> {
-    let start = run.started + run.warmup;
+/// If a histogram cannot be encoded.
+pub fn hdr_log(run: &Run, measured: &Measured) -> io::Result<String> {
+    let start = (run.started + run.warmup).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let start_s = start.as_secs_f64();
+    let mut log = format!(
+        "#[Histogram log format version 1.3]\n\
+         #[oarlock bench: nanoseconds from the intended time of sending; Interval_Max in ms]\n\
+         #[StartTime: {start_s:.3} (seconds since epoch)]\n\
+         #[BaseTime: {start_s:.3} (seconds since epoch)]\n\
+         {HDR_LEGEND}\n"
+    );
     let mut serializer = V2DeflateSerializer::new();
-    let mut log = IntervalLogWriterBuilder::new()
-        .add_comment("[Histogram log format version 1.2]")
-        .add_comment("[oarlock bench: nanoseconds from the intended time of sending]")
-        .with_start_time(start)
-        .with_base_time(start)
-        // As HdrHistogram's own writer has it: the maximum column is in milliseconds.
-        .with_max_value_divisor(1e6)
-        .begin_log_with(&mut out, &mut serializer)?;
+    let mut bytes = Vec::new();
     for (at, second) in measured.series.0.iter().enumerate() {
-        let length = Duration::from_secs_f64(length_s(at, measured.window_s));
-        let offset = Duration::from_secs(at as u64);
-        log.write_histogram(&second.latency, offset, length, None)
-            .map_err(|error| io::Error::other(error.to_string()))?;
+        bytes.clear();
+        serializer.serialize(&second.latency, &mut bytes).map_err(io::Error::other)?;
+        let length_s = length_s(at, measured.window_s);
+        // The divisor that the reference implementation has by itself.
+        let max_ms = second.latency.max() as f64 / 1e6;
+        let histogram = STANDARD.encode(&bytes);
+        writeln!(log, "{at}.000,{length_s:.3},{max_ms:.3},{histogram}")
+            .expect("invariant: writing to a string does not fail");
     }
-    Ok(())
+    Ok(log)
 }
 
 #[cfg(test)]
@@ -188,17 +201,16 @@ pub(crate) mod tests {
     #[test]
     fn the_hdr_log_reads_back_as_what_was_measured() {
         let (run, measured) = sample(1);
-        let mut log = Vec::new();
-        hdr_log(&run, &measured, &mut log).unwrap();
+        let log = hdr_log(&run, &measured).unwrap();
         let mut all = Histogram::<u64>::new(2).unwrap();
         let mut starts = Vec::new();
         let mut base = None;
-        for entry in IntervalLogIterator::new(&log) {
+        for entry in IntervalLogIterator::new(log.as_bytes()) {
             match entry.unwrap() {
                 LogEntry::StartTime(_) => {}
                 LogEntry::BaseTime(time) => base = Some(time.as_secs()),
                 LogEntry::Interval(interval) => {
-                    let bytes = decode(interval.encoded_histogram());
+                    let bytes = STANDARD.decode(interval.encoded_histogram()).unwrap();
                     let part: Histogram<u64> =
                         Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
                     starts.push((interval.start_timestamp().as_secs(), part.len()));
@@ -211,21 +223,5 @@ pub(crate) mod tests {
         let p99_us = all.value_at_quantile(0.99) as f64 / 1000.0;
         let measured_us = measured.latency.quantile_us(0.99);
         assert!((p99_us / measured_us - 1.0).abs() < 0.011, "{p99_us} for {measured_us}");
-    }
-
-    /// Base64, the few lines of it that a test needs.
-    fn decode(text: &str) -> Vec<u8> {
-        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let (mut bits, mut count, mut out) = (0u32, 0, Vec::new());
-        for byte in text.bytes().filter(|byte| *byte != b'=') {
-            let six = alphabet.iter().position(|letter| *letter == byte).unwrap();
-            bits = bits << 6 | u32::try_from(six).unwrap();
-            count += 6;
-            if count >= 8 {
-                count -= 8;
-                out.push((bits >> count & 0xff).try_into().unwrap());
-            }
-        }
-        out
     }
 }

@@ -314,9 +314,7 @@ fn write(args: &LoadArgs, run: &Run, measured: &Measured) -> io::Result<()> {
         write_file(file, export::csv(measured).as_bytes())?;
     }
     if let Some(file) = &args.hdr {
-        let mut log = Vec::new();
-        export::hdr_log(run, measured, &mut log)?;
-        write_file(file, &log)?;
+        write_file(file, export::hdr_log(run, measured)?.as_bytes())?;
     }
     if let Some(file) = &args.html {
         let run = Named { name: args.addresses.join(", "), json: export::json(run, measured) };
