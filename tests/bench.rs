@@ -7,12 +7,13 @@
 mod chromium;
 mod common;
 mod hdr_log;
+mod paced;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use chromium::browser;
-use common::{Cluster, Options, PROGRAM, folder};
+use common::{Cluster, Options, PROGRAM, folder, turn};
 use serde_json::{Value, json};
 
 fn node(name: &str) -> (Cluster, String) {
@@ -321,6 +322,43 @@ fn a_sweep_rises_and_names_the_knee() {
         let err = String::from_utf8(output.stderr).unwrap();
         assert!(err.starts_with("oarlock bench sweep: ") && err.contains(wrong[0]), "{err}");
     }
+}
+
+/// The rates lie on both sides of what the server can: of the second, 3 % too many, nearly all is
+/// answered, but ever later; the third it does not answer.
+#[test]
+fn a_sweep_finds_the_knee_of_a_server_of_known_capacity() {
+    const CAPACITY: f64 = 200.0;
+    const FACTOR: f64 = 1.25;
+    let _turn = turn();
+    let address = paced::serve(200).to_string();
+    let folder = folder("bench-knee");
+    let all = folder.path().join("a.json");
+    let load = ["--addr", &address, "--clients", "4", "--seconds", "3", "--warmup-seconds", "0.1"];
+    let rates = ["--from", "165", "--to", "1000", "--factor", "1.25", "--arrival", "fixed"];
+    let args = [&["sweep"], &load[..], &rates, &["--json", all.to_str().unwrap()]].concat();
+    let mut tries = 0;
+    let (out, sweep) = loop {
+        let output = bench(&args);
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{out}");
+        let sweep = json(&all)["sweep"].clone();
+        // Below its capacity this server takes 5 ms for each: where it took more, it had no CPU, and
+        // its capacity was not what is known of it.
+        let below_us = sweep["steps"][0]["latency_us"]["p99"].as_f64().unwrap();
+        tries += 1;
+        if below_us < 20_000.0 || tries == 4 {
+            break (out, sweep);
+        }
+    };
+    let knee = sweep["knee_rate_ops_s"].as_f64().expect(&out);
+    assert!(knee <= CAPACITY && CAPACITY < knee * FACTOR, "{knee} of {CAPACITY}: {out}");
+    assert!(out.contains(&format!("Knee: {knee} per second")), "{out}");
+    // The last rate is far beyond: what was answered of it is the capacity itself.
+    assert_eq!(sweep["is_saturated"], true, "{out}");
+    let last = sweep["steps"].as_array().unwrap().last().unwrap();
+    let answered = last["rate_ops_s"].as_f64().unwrap();
+    assert!((0.9..1.02).contains(&(answered / CAPACITY)), "{answered} of {CAPACITY}: {out}");
 }
 
 #[cfg(not(feature = "etcd"))]
