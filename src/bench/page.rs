@@ -192,7 +192,8 @@ fn stages(runs: &[Named]) -> String {
 }
 
 fn tell_second(second: f64) -> String {
-    format!("{second:.0} s")
+    let text = format!("{second:.2}");
+    format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 fn tell_percentile(percentile: f64) -> String {
@@ -282,6 +283,25 @@ mod tests {
         assert!(page.contains("<td>clients</td><td>64</td>"));
         assert!(page.contains("<td>kernel</td>") && page.contains("bench --rate 100"));
         assert!(page.contains("100 %: 1 ms"), "the longest of the curve");
+    }
+
+    #[test]
+    fn no_two_places_of_a_time_axis_are_told_alike() {
+        // Of a run of a few seconds the axis has halves of them.
+        assert_eq!(
+            [0.0, 0.5, 1.0, 1.5, 20.0].map(tell_second),
+            ["0 s", "0.5 s", "1 s", "1.5 s", "20 s"]
+        );
+        let mut short = run("mine", 1);
+        short.json["series"].as_array_mut().unwrap().truncate(3);
+        let page = of_runs(&[short]);
+        let chart = page.split("<figure>").find(|chart| chart.contains("seconds of the window"));
+        let below =
+            |text: &str| text.split('<').next().unwrap().rsplit('>').next().unwrap().to_owned();
+        let told: Vec<String> =
+            chart.unwrap().split("<text class=\"below\"").skip(1).map(below).collect();
+        assert!(told.len() > 4 && told.iter().all(|text| text.ends_with(" s")), "{told:?}");
+        assert!(told.windows(2).all(|two| two[0] != two[1]), "{told:?}");
     }
 
     #[test]
