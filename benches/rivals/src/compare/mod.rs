@@ -29,7 +29,7 @@ use durability::Durability;
 use generator::{Figure, Figures, Generator, Outcome};
 use load::{HIGHEST_P99_US, Load, SEARCH_TRIES, Times};
 use stop::Stop;
-use summary::{Run, Summary, verdicts};
+use summary::{Run, Summary, keeps_up, verdicts};
 use system::{Running, Setup, System};
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -266,7 +266,7 @@ impl Comparison<'_> {
         mut unit: Vec<System>,
     ) -> Result<(), Box<dyn Error>> {
         unit.retain(|system| load.is_for(*system));
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             unit.reverse();
         }
         if unit.is_empty() {
@@ -388,8 +388,7 @@ impl Comparison<'_> {
 /// Whether p99 is short enough and everything is answered, and whether at least the second is so.
 fn judge(figures: &Figures, rate: f64) -> (bool, bool) {
     let figure = |figure| figures.get(&figure).copied();
-    let keeps_up = figure(Figure::Rate).is_some_and(|answered| answered >= rate * 0.95)
-        && figure(Figure::Errors) == Some(0.0);
+    let keeps_up = keeps_up(rate, figure(Figure::Rate), figure(Figure::Errors));
     (keeps_up && figure(Figure::P99Us).is_some_and(|p99| p99 < HIGHEST_P99_US), keeps_up)
 }
 

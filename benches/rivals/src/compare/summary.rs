@@ -61,6 +61,11 @@ pub struct Summary<'a>(pub &'a [Run]);
 /// A server that answers less than this of what is due does not sustain it.
 const SUSTAINED: f64 = 0.95;
 
+/// Whether what is due is answered, without an error.
+pub fn keeps_up(due: f64, answered: Option<f64>, errors: Option<f64>) -> bool {
+    answered.is_some_and(|answered| answered >= due * SUSTAINED) && errors == Some(0.0)
+}
+
 impl<'a> Summary<'a> {
     /// The runs of a load on a system.
     pub fn runs(self, load: Load, system: System) -> impl Iterator<Item = &'a Run> {
@@ -85,12 +90,8 @@ impl<'a> Summary<'a> {
     /// Whether a system answers what an open loop's load has due, without errors, in most rounds.
     pub fn sustains(self, load: Load, system: System) -> bool {
         let Some(due) = load.rate() else { return true };
-        let is_at_least = |figure, least| {
-            self.spread(load, system, figure).is_some_and(|spread| spread.median >= least)
-        };
-        let errors = self.spread(load, system, Figure::Errors);
-        is_at_least(Figure::Rate, due * SUSTAINED)
-            && errors.is_some_and(|errors| errors.median == 0.0)
+        let median = |figure| self.spread(load, system, figure).map(|spread| spread.median);
+        keeps_up(due, median(Figure::Rate), median(Figure::Errors))
     }
 }
 

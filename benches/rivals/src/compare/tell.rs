@@ -11,6 +11,7 @@ use super::summary::{Run, Spread, Summary};
 use super::system::System;
 
 /// A heading, words under it, and a table.
+#[derive(Default)]
 struct Part {
     title: String,
     words: String,
@@ -19,6 +20,24 @@ struct Part {
 }
 
 impl Part {
+    /// Of a load: a column for each figure behind the rows' names, without the rows that have none.
+    fn of_load(
+        title: String,
+        words: String,
+        (first, columns): (&str, &[Column]),
+        rows: impl Iterator<Item = (String, Vec<Option<String>>)>,
+    ) -> Option<Self> {
+        let head = std::iter::once(first).chain(columns.iter().map(|(_, name, _)| *name));
+        let rows =
+            rows.filter(|(_, cells)| cells.iter().any(Option::is_some)).map(|(name, cells)| {
+                let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".to_owned()));
+                std::iter::once(name).chain(cells).collect()
+            });
+        let (head, rows) = (head.map(str::to_owned).collect(), rows.collect());
+        let part = Self { title, words, head, rows };
+        (!part.rows.is_empty() || !part.words.is_empty()).then_some(part)
+    }
+
     fn markdown(&self) -> String {
         let mut out = format!("## {}\n\n", self.title);
         if !self.words.is_empty() {
@@ -109,7 +128,7 @@ pub fn run(run: &Run) -> String {
     if let Some(error) = &run.error {
         return format!("failed: {error}");
     }
-    let tell = |(figure, name, _): &(Figure, &str, bool)| {
+    let tell = |(figure, name, _): &Column| {
         run.figures.get(figure).map(|value| format!("{name} {}", plain(*value)))
     };
     columns(run.load).iter().filter_map(tell).collect::<Vec<_>>().join(", ")
@@ -154,7 +173,7 @@ fn about(document: &Document) -> Part {
         versions.join("; "),
         document.command.join(" "),
     );
-    Part { title: "What this is".to_owned(), words, head: Vec::new(), rows: Vec::new() }
+    Part { title: "What this is".to_owned(), words, ..Part::default() }
 }
 
 fn targets(document: &Document) -> Part {
@@ -198,9 +217,12 @@ fn way(system: System) -> &'static str {
     }
 }
 
-/// What is told of a load, with the words for it; the second is whether ratios are told, too.
-fn columns(load: Load) -> &'static [(Figure, &'static str, bool)] {
-    const LATENCY: &[(Figure, &str, bool)] = &[
+/// A figure, the words for it, and whether ratios of it are told, too.
+type Column = (Figure, &'static str, bool);
+
+/// What is told of a load.
+fn columns(load: Load) -> &'static [Column] {
+    const LATENCY: &[Column] = &[
         (Figure::Rate, "answers/s", true),
         (Figure::P50Us, "p50 µs", true),
         (Figure::P99Us, "p99 µs", true),
@@ -211,7 +233,7 @@ fn columns(load: Load) -> &'static [(Figure, &'static str, bool)] {
         (Figure::WrittenPerByte, "bytes written per byte", true),
         (Figure::GeneratorShare, "generator's CPU to servers'", false),
     ];
-    const MIXED: &[(Figure, &str, bool)] = &[
+    const MIXED: &[Column] = &[
         (Figure::Rate, "answers/s", true),
         (Figure::ReadsP99Us, "reads p99 µs", true),
         (Figure::WritesP50Us, "writes p50 µs", true),
@@ -237,67 +259,47 @@ fn columns(load: Load) -> &'static [(Figure, &'static str, bool)] {
 }
 
 fn ratios(document: &Document, summary: Summary<'_>, load: Load) -> Option<Part> {
-    let columns: Vec<_> = columns(load).iter().filter(|(_, _, is_told)| *is_told).collect();
-    let mut rows = Vec::new();
-    let systems = || document.config.systems.iter().copied();
-    for one in systems().filter(|system| system.is_oarlock()) {
-        for other in systems().filter(|system| !system.is_oarlock()) {
-            let ratios: Vec<Option<Spread>> = columns
-                .iter()
-                .map(|(figure, _, _)| summary.ratio(load, *figure, one, other))
-                .collect();
-            if ratios.iter().any(Option::is_some) {
-                let name = format!("{} / {}", way(one), other.name());
-                let cells = ratios.into_iter().map(|ratio| ratio.map_or("–".to_owned(), told));
-                rows.push(std::iter::once(name).chain(cells).collect());
-            }
-        }
-    }
-    let mut head = vec!["Oarlock / other".to_owned()];
-    head.extend(columns.iter().map(|(_, name, _)| (*name).to_owned()));
+    let columns: Vec<Column> =
+        columns(load).iter().copied().filter(|(_, _, is_told)| *is_told).collect();
+    let (oarlock, others): (Vec<System>, Vec<System>) =
+        document.config.systems.iter().partition(|system| system.is_oarlock());
+    let pairs = oarlock.iter().flat_map(|one| others.iter().map(|other| (*one, *other)));
+    let rows = pairs.map(|(one, other)| {
+        let ratio = |(figure, ..): &Column| summary.ratio(load, *figure, one, other).map(told);
+        (format!("{} / {}", way(one), other.name()), columns.iter().map(ratio).collect())
+    });
     let title = format!("Ratios: {}", load.name());
-    (!rows.is_empty()).then(|| Part { title, words: String::new(), head, rows })
+    Part::of_load(title, String::new(), ("Oarlock / other", &columns), rows)
 }
 
 fn medians(document: &Document, summary: Summary<'_>, load: Load) -> Option<Part> {
     let columns = columns(load);
-    let mut rows = Vec::new();
-    let mut failures = Vec::new();
-    for system in document.config.systems.iter().copied() {
-        let failed: Vec<&str> =
-            summary.runs(load, system).filter_map(|run| run.error.as_deref()).collect();
-        if let Some(first) = failed.first() {
-            let name = system.name();
-            failures
-                .push(format!("{name}: {} runs failed, the first with: {first}.", failed.len()));
+    let systems = document.config.systems.iter().copied();
+    let failure = |system: System| {
+        let mut failed =
+            summary.runs(load, system).filter_map(|run| run.error.as_deref()).peekable();
+        let first = (*failed.peek()?).to_owned();
+        let name = system.name();
+        Some(format!("{name}: {} runs failed, the first with: {first}.", failed.count()))
+    };
+    let failures: Vec<String> = systems.clone().filter_map(failure).collect();
+    let rows = systems.map(|system| {
+        let mut name = system.name().to_owned();
+        if !summary.sustains(load, system) {
+            name += " (does not sustain it)";
         }
-        let found = |figure| summary.spread(load, system, figure);
-        let cells: Vec<Option<Spread>> =
-            columns.iter().map(|(figure, _, _)| found(*figure)).collect();
-        if cells.iter().any(Option::is_some) {
-            let name = if summary.sustains(load, system) {
-                system.name().to_owned()
-            } else {
-                format!("{} (does not sustain it)", system.name())
-            };
-            let cells =
-                cells.into_iter().map(|cell| cell.map_or("–".to_owned(), |s| plain(s.median)));
-            rows.push(std::iter::once(name).chain(cells).collect());
-        }
-    }
-    let mut head = vec!["median".to_owned()];
-    head.extend(columns.iter().map(|(_, name, _)| (*name).to_owned()));
+        let median = |(figure, ..): &Column| {
+            summary.spread(load, system, *figure).map(|spread| plain(spread.median))
+        };
+        (name, columns.iter().map(median).collect())
+    });
     let title = format!("Medians: {}", load.name());
-    let is_empty = rows.is_empty() && failures.is_empty();
-    (!is_empty).then(|| Part { title, words: failures.join("\n\n"), head, rows })
+    Part::of_load(title, failures.join("\n\n"), ("median", columns), rows)
 }
 
 fn durability(document: &Document) -> Part {
     let rows = document.durability.iter().map(|seen| {
-        let name = match seen.system {
-            System::OarlockAny | System::OarlockMap => "Oarlock",
-            other => other.name(),
-        };
+        let name = if seen.system.is_oarlock() { "Oarlock" } else { seen.system.name() };
         vec![
             name.to_owned(),
             plain(seen.writes),
@@ -327,12 +329,7 @@ fn left_out(document: &Document) -> Option<Part> {
         .map(|(system, why)| vec![system.name().to_owned(), why.clone()])
         .collect();
     let title = "Left out".to_owned();
-    (!rows.is_empty()).then(|| Part {
-        title,
-        words: String::new(),
-        head: words(&["", "why"]),
-        rows,
-    })
+    (!rows.is_empty()).then(|| Part { title, head: words(&["", "why"]), rows, ..Part::default() })
 }
 
 fn how(document: &Document) -> Part {
