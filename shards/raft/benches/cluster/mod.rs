@@ -1,6 +1,7 @@
 //! Three replicas of one group in memory, whose disks confirm at once: what benches and counts of
 //! instructions measure.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,7 +34,8 @@ impl Support for Faithful {
 pub(crate) struct Cluster {
     groups: Vec<Group>,
     out: Effects,
-    mail: Vec<(NodeId, NodeId, Message)>,
+    /// Delivered in order, as a link between two nodes does.
+    mail: VecDeque<(NodeId, NodeId, Message)>,
     /// Entries that were applied, of all three together.
     pub(crate) applied: usize,
 }
@@ -65,7 +67,8 @@ impl Cluster {
             Group::new(config, restored, &context(Mono(0)))
         };
         let groups = (1..=3).map(group).collect();
-        let mut cluster = Self { groups, out: Effects::default(), mail: Vec::new(), applied: 0 };
+        let mut cluster =
+            Self { groups, out: Effects::default(), mail: VecDeque::new(), applied: 0 };
         let due = cluster.groups[0].deadline();
         cluster.groups[0].timer(&context(due), &mut cluster.out);
         cluster.settle(0);
@@ -93,7 +96,7 @@ impl Cluster {
     }
 
     fn run(&mut self) {
-        while let Some((from, to, message)) = self.mail.pop() {
+        while let Some((from, to, message)) = self.mail.pop_front() {
             let at = usize::try_from(to.get() - 1).expect("three nodes");
             self.groups[at].step(&context(Mono::from_ms(1000)), from, message, &mut self.out);
             self.settle(at);
