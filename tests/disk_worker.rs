@@ -117,10 +117,10 @@ fn a_prepared_segment_has_its_header_and_then_zeros_and_can_be_written() {
 
     let read = |offset_bytes, len| {
         let read = DiskJob::ReadWal { segment: SegmentId(5), offset_bytes, len };
-        match bench.perform(read).unwrap() {
-            DiskOutcome::Bytes { data } => data,
-            other => panic!("bytes were asked for, not {other:?}"),
-        }
+        let DiskOutcome::Bytes { data } = bench.perform(read).unwrap() else {
+            panic!("bytes were asked for")
+        };
+        data
     };
     assert_eq!(read(0, 4096), bytes[..4096]);
     assert_eq!(read(SEGMENT_BYTES - 4096, 8192), bytes[bytes.len() - 4096..], "to the file's end");

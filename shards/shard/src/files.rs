@@ -51,10 +51,13 @@ impl Budget {
     /// Whether anything may be taken now.
     pub(crate) fn allows(&mut self, now: Mono) -> bool {
         let elapsed_us = u64::try_from(now.since(self.at).as_micros()).unwrap_or(u64::MAX);
-        let earned = elapsed_us.saturating_mul(self.bytes_per_s / 1000) / 1000;
+        let earned = elapsed_us.saturating_mul(self.bytes_per_s) / 1_000_000;
         let most = self.bytes_per_s / BURSTS_PER_S;
-        self.at = now;
-        self.bytes = self.bytes.saturating_add_unsigned(earned).min(most.cast_signed());
+        // The time that has not made a byte yet counts on.
+        if earned > 0 {
+            self.at = now;
+            self.bytes = self.bytes.saturating_add_unsigned(earned).min(most.cast_signed());
+        }
         self.bytes > 0
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use oarlock_raft::LogRead;
+use oarlock_raft::{Entry, LogRead};
 use oarlock_types::{GroupId, NodeId};
 use oarlock_wal::{EntriesRead, FrameSpan};
 
@@ -55,7 +55,6 @@ impl Shard {
         let Some(first) = reads.next() else { return };
         let span = self.wal.join(&first, reads.wanted.values());
         reads.is_reading = true;
-        self.files.log_budget.take(span.len as u64);
         self.start_job(Purpose::Log(span), FileJob::ReadFrames(span));
     }
 
@@ -86,6 +85,9 @@ impl Shard {
                 self.log_read_failed(follower);
                 continue;
             };
+            // What is read beside it is not counted: the less a follower lacks, the more that is.
+            let bytes: usize = entries.iter().map(Entry::size_bytes).sum();
+            self.files.log_budget.take(bytes as u64);
             let (group, node) = follower;
             self.with_group(group, |raft, ctx, out| raft.log_read(ctx, node, entries, out));
         }

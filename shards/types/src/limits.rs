@@ -29,8 +29,8 @@ pub struct Limits {
     pub log_cache_bytes_max: usize,
     /// Bytes of one snapshot chunk.
     pub snapshot_chunk_bytes: usize,
-    /// Bytes per second that one core sends as snapshots, and that it reads of its log for followers
-    /// that are behind, each by itself.
+    /// Bytes per second that one core sends as snapshots, and as old entries that it reads of its log
+    /// for followers that are behind, each by itself.
     pub snapshot_bytes_per_s_max: u64,
     /// A group is checkpointed when its log outgrows its state, under this many bytes only if it
     /// makes its core's log long.
