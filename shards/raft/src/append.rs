@@ -202,14 +202,17 @@ impl Sender<'_> {
                 }
             }
             AppendOutcome::Rejected { prev, hint } => {
-                // A refusal of another message than the one that is waited for is an old one.
+                // A refusal of another message than the one that is waited for is an old one. A probe
+                // of what had matched is refused by whom a torn tail took what it acknowledged: it
+                // gets that again.
                 let current = match &p.state {
                     ProgressState::Probe { .. } => prev == p.next.prev(),
                     ProgressState::Replicate => prev > p.matched && prev < p.next,
                     ProgressState::Snapshot(_) => false,
                 };
-                if current && prev > p.matched {
+                if current {
                     let index = hint.index.min(prev.prev());
+                    p.matched = p.matched.min(index);
                     let bound = self.log.may_match(LogPosition { index, ..hint });
                     p.probe_from(bound.index.next());
                 }
