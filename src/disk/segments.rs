@@ -256,8 +256,8 @@ pub fn read_blocks(path: &Path, offset_bytes: u64, len: usize) -> Result<bytes::
     Ok(bytes::Bytes::from_owner(data))
 }
 
-/// A log is written past the page cache, so nothing of it is there, and it is read once: through the
-/// cache that would take three times the CPU and push out what others need.
+/// A log is written past the page cache, so nothing of it is there, and it is read once: the
+/// cache would only copy it, and push out what others need.
 fn open_past_cache(path: &Path) -> io::Result<File> {
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
     match direct {
