@@ -3,7 +3,7 @@
 
 use crate::model::{BY_LEADER, Model, leader_amounts};
 use crate::plan::Planner;
-use crate::scale::{is_gain, percent};
+use crate::scale::is_gain;
 use crate::task::{Action, Reason};
 use crate::view::Standing;
 
@@ -51,13 +51,7 @@ impl Model<'_> {
         let share = usize::from(gains[1] > gains[0]);
         let scale = &self.scales.by_leader[share];
         let (from, to) = (&self.nodes[heir.from], &self.nodes[heir.node]);
-        Reason::UnevenNodes {
-            share: scale.share,
-            from: from.id,
-            from_percent: percent(scale.level(from.by_leader(share))),
-            to: to.id,
-            to_percent: percent(scale.level(to.by_leader(share))),
-        }
+        scale.uneven_nodes((from.id, from.by_leader(share)), (to.id, to.by_leader(share)))
     }
 }
 

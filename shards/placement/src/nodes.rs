@@ -7,7 +7,7 @@ use oarlock_types::CoreAddr;
 
 use crate::model::{BY_REPLICA, Model, replica_amounts};
 use crate::plan::Planner;
-use crate::scale::{Between, is_gain, percent};
+use crate::scale::{Between, is_gain};
 use crate::task::{Action, Reason};
 
 /// Receivers of each zone that are tried for a replica. A range has fewer replicas than that in a
@@ -163,13 +163,7 @@ impl Model<'_> {
         });
         let share = most.unwrap_or(0);
         let scale = &self.scales.by_replica[share];
-        Reason::UnevenNodes {
-            share: scale.share,
-            from: from.id,
-            from_percent: percent(scale.level(from.by_replica(share))),
-            to: to.id,
-            to_percent: percent(scale.level(to.by_replica(share))),
-        }
+        scale.uneven_nodes((from.id, from.by_replica(share)), (to.id, to.by_replica(share)))
     }
 }
 

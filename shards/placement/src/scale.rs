@@ -5,7 +5,9 @@
 //! potentials, and one of them by more than its slack, so that moves end and none is the reverse of
 //! another.
 
-use crate::task::Share;
+use oarlock_types::NodeId;
+
+use crate::task::{Reason, Share};
 
 /// Gains below this are rounding.
 const NOISE: f64 = 1e-12;
@@ -33,6 +35,17 @@ pub(crate) struct Holding {
 }
 
 impl Scale {
+    /// That one node has more of this share than the other.
+    pub(crate) fn uneven_nodes(&self, from: (NodeId, Holding), to: (NodeId, Holding)) -> Reason {
+        Reason::UnevenNodes {
+            share: self.share,
+            from: from.0,
+            from_percent: percent(self.level(from.1)),
+            to: to.0,
+            to_percent: percent(self.level(to.1)),
+        }
+    }
+
     pub(crate) fn new(share: Share, sum: f64, weights: f64, floor: f64, percent: u32) -> Self {
         let slack = f64::from(percent) / 100.0;
         Self { share, total: sum + floor * weights, weights, floor, slack }

@@ -63,10 +63,7 @@ impl Shard {
     pub(crate) fn frames_read(&mut self, span: &FrameSpan, done: FileDone) {
         let reads = &mut self.files.log_reads;
         reads.is_reading = false;
-        let within = reads
-            .wanted
-            .iter()
-            .filter(|(_, read)| span.has(read.span.first_lsn) && span.has(read.span.last_lsn));
+        let within = reads.wanted.iter().filter(|(_, read)| span.encloses(&read.span));
         let (followers, wanted): (Vec<_>, Vec<_>) = within.map(|(f, read)| (*f, *read)).unzip();
         let found = match done {
             FileDone::Read(bytes) => self.wal.entries_of(span, &bytes, &wanted),

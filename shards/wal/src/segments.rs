@@ -49,6 +49,12 @@ impl FrameSpan {
     pub fn has(&self, lsn: Lsn) -> bool {
         (self.first_lsn..=self.last_lsn).contains(&lsn)
     }
+
+    /// Whether all of `other` are.
+    #[must_use]
+    pub fn encloses(&self, other: &Self) -> bool {
+        self.has(other.first_lsn) && self.has(other.last_lsn)
+    }
 }
 
 /// All of a log's segments in order of use.

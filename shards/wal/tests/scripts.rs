@@ -267,11 +267,8 @@ impl Script {
     fn read_together(&self, reads: &[EntriesRead]) -> Outcome {
         let first = reads.first().ok_or("nothing to read")?;
         let span = self.wal.join(first, reads);
-        let (joined, alone): (Vec<_>, Vec<_>) = reads.iter().partition(|read| {
-            read.span.segment == span.segment
-                && span.has(read.span.first_lsn)
-                && span.has(read.span.last_lsn)
-        });
+        let (joined, alone): (Vec<_>, Vec<_>) =
+            reads.iter().partition(|read| span.encloses(&read.span));
         let at = usize::try_from(span.offset)?;
         let bytes = &self.disk[&span.segment][at..at + span.len];
         let mut text = format!("{} at {at}, {} bytes:", span.segment, span.len);
