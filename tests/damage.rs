@@ -14,13 +14,17 @@ use common::{Cluster, Load, Options, Shape, eventually, files};
 use oarlock::bench::cluster_map;
 use oarlock::bench::processes::LocalCluster;
 use oarlock::bench::verify::Recorded;
+use oarlock::disk::layout::CoreDir;
+use oarlock::disk::segments::newest_marked;
+use oarlock_types::{CoreId, SegmentId};
 
 const BLOCK: usize = 4096;
 const DAMAGED: u64 = 3;
 /// No frame of these tests is longer.
 const FRAME_BYTES_MAX: u64 = 1 << 20;
 
-/// A cluster whose node 3 was killed after some load; what was written is on all three.
+/// A cluster whose node 3 was killed after some load; what was written is on all three, and a
+/// segment is ready that nothing was written to.
 fn stopped(name: &str, limits: Vec<(&'static str, u64)>) -> (Cluster, Recorded) {
     let options = Options { cores: 1, ranges: 4, limits, ..Options::default() };
     let mut cluster = Cluster::start(name, options);
@@ -29,6 +33,11 @@ fn stopped(name: &str, limits: Vec<(&'static str, u64)>) -> (Cluster, Recorded) 
     let (recorded, _) = load.stop();
     let committed = cluster.local.committed(DAMAGED).unwrap();
     cluster.wait_for_applied(DAMAGED, &committed);
+    let directory = CoreDir::new(&cluster.data_dir(DAMAGED), CoreId(0));
+    eventually("a segment is made ahead", || {
+        let newest = newest_marked(&directory);
+        newest.filter(|newest| *newest > SegmentId(1)).ok_or_else(|| format!("{newest:?} is newest"))
+    });
     cluster.kill(DAMAGED);
     (cluster, recorded)
 }
