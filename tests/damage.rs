@@ -36,7 +36,9 @@ fn stopped(name: &str, limits: Vec<(&'static str, u64)>) -> (Cluster, Recorded) 
     let directory = CoreDir::new(&cluster.data_dir(DAMAGED), CoreId(0));
     eventually("a segment is made ahead", || {
         let newest = newest_marked(&directory);
-        newest.filter(|newest| *newest > SegmentId(1)).ok_or_else(|| format!("{newest:?} is newest"))
+        newest
+            .filter(|newest| *newest > SegmentId(1))
+            .ok_or_else(|| format!("{newest:?} is newest"))
     });
     cluster.kill(DAMAGED);
     (cluster, recorded)

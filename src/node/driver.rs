@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
-use oarlock_shard::{Output, Shard, SharedSupport};
+use oarlock_shard::{Output, Shard, SharedSupport, Split, Wanted};
 use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId};
 
 use super::clock::Clock;
@@ -419,6 +419,15 @@ impl Driver {
             tracing::error!(
                 "{}: the log of {group} cannot be read back: it is written anew from memory; the \
                  disk may be failing",
+                self.addr
+            );
+        }
+        for Split { parent, child, .. } in output.splits.drain(..) {
+            tracing::info!("{}: {} is cut in two, {} begins there", self.addr, parent.0, child.0);
+        }
+        for Wanted { group, from, .. } in output.wanted.drain(..) {
+            tracing::warn!(
+                "{}: {from} wants a replica of {group} that has no place here",
                 self.addr
             );
         }

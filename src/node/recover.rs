@@ -124,7 +124,8 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |meta: &SnapshotMeta, loader| load_checkpoint(parts, group, meta, loader);
-        match ReplicaSeed::recovered(group, found, &parts.limits, wait, load) {
+        let formed = parts.map.group(group).map(RangeDescriptor::bounds);
+        match ReplicaSeed::recovered(group, found, &parts.limits, wait, formed, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
                 if let Some(rebuilt) = origin.rebuilt {
@@ -157,16 +158,19 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     for range in held.into_iter().filter(|range| unserved.contains(&range.group)) {
         shard.note_lost(lost_replica(range, parts.addr.node, &files));
     }
+    // No split can be asked for yet, so nothing waits for one.
+    let unmade = shard.restore_split_states();
+    debug_assert!(unmade.is_empty(), "invariant: {unmade:?} are none of the map");
     shard.sweep_checkpoints(files);
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
 }
 
 fn lost_replica(range: &RangeDescriptor, node: NodeId, files: &[CheckpointFile]) -> LostReplica {
-    let (group, epoch) = (range.group, range.epoch);
+    let (group, formed) = (range.group, Some(range.bounds()));
     let peers = range.replicas.iter().map(|replica| replica.node).filter(|peer| *peer != node);
     let files = files.iter().copied().filter(|file| file.group == group);
-    LostReplica { group, epoch, peers: peers.collect(), files: files.collect() }
+    LostReplica { group, formed, peers: peers.collect(), files: files.collect() }
 }
 
 fn checkpoint_files(parts: &RecoverParts) -> Vec<CheckpointFile> {
@@ -294,7 +298,7 @@ fn load_file(path: &Path, size_bytes: u64, mut loader: Loader) -> Result<Store, 
 
 fn create(parts: &RecoverParts, range: &RangeDescriptor, wait: Duration) -> ReplicaSeed {
     let voters = Configuration::simple(range.replicas.iter().map(|replica| replica.node));
-    ReplicaSeed::fresh(range.group, range.epoch, voters, &parts.limits, wait)
+    ReplicaSeed::fresh(range.group, range.bounds(), voters, &parts.limits, wait)
 }
 
 /// The first of a range's replicas stands for election first, so that leaders are spread.

@@ -6,12 +6,13 @@
 //! group. `docs/FORMAT.md` draws every layout byte by byte.
 //!
 //! Map: [`peer`] is what nodes say to each other, [`frame`] gives it a header and a checksum,
-//! [`record`] is what a core's log holds, `archive` the one place that calls rkyv.
+//! [`record`] is what a core's log holds, [`split`] what an entry says that cuts a range, `archive` the one place that calls rkyv.
 
 mod archive;
 pub mod frame;
 pub mod peer;
 pub mod record;
+pub mod split;
 
 pub use frame::{Decoder, Frame, FrameError, Framed, Header, Kind};
 pub use peer::{
@@ -19,3 +20,4 @@ pub use peer::{
     LinkProbe, Refusal,
 };
 pub use record::{BadRecord, RawRecord, Record, RecordKind};
+pub use split::SplitEntry;

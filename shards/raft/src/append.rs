@@ -233,6 +233,7 @@ impl Group {
         if !self.meet_term(ctx, term, out) {
             return;
         }
+        let split_at = self.split_at;
         self.with_sender(ctx, |sender, leader| {
             let Some(p) = leader.find(from) else { return };
             p.bound = reply.bound;
@@ -243,6 +244,10 @@ impl Group {
             sender.take_outcome(p, reply.outcome);
             p.active_at = ctx.now;
             sender.fill(p, out);
+            // The group that a split makes waits for whoever has not heard that it has committed.
+            if (p.commit_sent.next()..=sender.commit).contains(&split_at) {
+                sender.notice(p, out);
+            }
         });
         self.advance_commit(ctx, out);
         self.finish_barrier(ctx, out);
@@ -391,6 +396,9 @@ impl Group {
             if index <= self.log.last().index {
                 self.log.truncate(index, self.hard.term);
                 self.configurations.retain(|(at, _)| *at < index);
+                if self.split_at >= index {
+                    self.split_at = Index(0); // the one before it was applied
+                }
                 out.append.retain(|e| e.at.index < index);
                 out.status_changed = true;
             }

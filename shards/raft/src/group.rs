@@ -18,7 +18,8 @@ use crate::progress::ProgressState;
 use crate::reads::Asked;
 use crate::release::{Binding, Releases};
 use crate::{
-    Body, Configuration, Context, Effects, Entry, HardState, LogPosition, Message, SnapshotMeta,
+    Body, Configuration, Context, Effects, Entry, HardState, LogPosition, Message, Payload,
+    SnapshotMeta,
 };
 
 /// What a replica is given at birth.
@@ -131,6 +132,8 @@ pub struct Group {
     pub(crate) votes_from: Index,
     /// Members that others told to a rebuilt replica which is no voter yet.
     pub(crate) told_members: BTreeSet<NodeId>,
+    /// The newest entry of the log that cuts the range; zero if none is known.
+    pub(crate) split_at: Index,
 }
 
 impl Group {
@@ -144,9 +147,14 @@ impl Group {
             vec![(checkpoint.configuration_index, checkpoint.configuration.clone())];
         let log = Log::new(checkpoint.position, log_start, entries);
         let mut index = log.cached_first().max(checkpoint.position.index.next());
+        let mut split_at = Index(0);
         while let Some(entry) = log.get(index) {
-            if let crate::Payload::Config(configuration) = &entry.payload {
-                configurations.push((index, configuration.clone()));
+            match &entry.payload {
+                Payload::Config(configuration) => {
+                    configurations.push((index, configuration.clone()))
+                }
+                Payload::Split(_) => split_at = index,
+                Payload::Noop | Payload::Commands(_) => {}
             }
             index = index.next();
         }
@@ -173,6 +181,7 @@ impl Group {
             read_attempts: ctx.support.incarnation().get() << 40,
             votes_from: Index(0),
             told_members: BTreeSet::new(),
+            split_at,
         };
         group.evict();
         group.finish(ctx, Duration::ZERO);
@@ -203,6 +212,9 @@ impl Group {
                 self.on_read_index_reply(ctx, sequence, index, out);
             }
             Body::Rebuild(rebuild) => self.on_rebuild(ctx, from, &rebuild, out),
+            Body::Absent => self.on_absent(from, out),
+            // Meant for a node that had no replica, which has one by now.
+            Body::Create => {}
         }
         self.finish(ctx, Duration::ZERO);
     }
@@ -326,9 +338,13 @@ impl Group {
 
     /// Appends to the log, from memory to disk, and brings a configuration into force.
     pub(crate) fn append_entry(&mut self, entry: Entry, out: &mut Effects) {
-        if let crate::Payload::Config(configuration) = &entry.payload {
-            self.configurations.push((entry.at.index, configuration.clone()));
-            out.status_changed = true;
+        match &entry.payload {
+            Payload::Config(configuration) => {
+                self.configurations.push((entry.at.index, configuration.clone()));
+                out.status_changed = true;
+            }
+            Payload::Split(_) => self.split_at = entry.at.index,
+            Payload::Noop | Payload::Commands(_) => {}
         }
         self.log.append(entry.clone());
         out.append.push(entry);

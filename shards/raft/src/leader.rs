@@ -92,6 +92,8 @@ pub enum ProposeError {
     Transferring,
     /// Too much is uncommitted already.
     WindowFull,
+    /// The range is being cut in two.
+    Splitting,
 }
 
 impl fmt::Display for ProposeError {
@@ -101,6 +103,7 @@ impl fmt::Display for ProposeError {
             Self::NotLeader { leader: None } => write!(f, "the group has no known leader"),
             Self::Transferring => write!(f, "leadership is being handed over"),
             Self::WindowFull => write!(f, "too much is uncommitted, try again"),
+            Self::Splitting => write!(f, "the range is being cut in two, try again"),
         }
     }
 }
@@ -122,6 +125,9 @@ impl Group {
         };
         if leader.transfer.is_some() {
             return Err(ProposeError::Transferring);
+        }
+        if self.is_splitting() {
+            return Err(ProposeError::Splitting);
         }
         if leader.uncommitted_bytes >= bytes_max {
             return Err(ProposeError::WindowFull);
@@ -147,10 +153,15 @@ impl Group {
         at
     }
 
-    /// The votes are there: opens the term with an entry of its own.
+    /// The votes are there.
     pub(crate) fn become_leader(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         assert!(matches!(self.role, Role::Candidate(_)), "invariant: leaders are elected");
         assert_eq!(self.hard, self.durable_hard, "invariant: the own vote is durable");
+        self.lead(ctx, out);
+    }
+
+    /// Opens the term with an entry of its own.
+    pub(crate) fn lead(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         self.refuse_asked(out);
         let last = self.log.last().index;
         let mut uncommitted_bytes = 0;

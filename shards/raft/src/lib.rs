@@ -9,7 +9,7 @@
 //! matter; `follower`, `candidate` and `leader` are the roles; `vote` answers for votes, `append`
 //! moves the log, `log` and `progress` remember it on both ends, `reads` answers reads, `release`
 //! binds and frees, `transfer` hands over, `membership` changes who takes part, `snapshot` brings
-//! stragglers back, `rebuild` takes back who has lost its log, `invariants` says what always holds.
+//! stragglers back, `rebuild` takes back who has lost its log, `split` cuts a range in two, `invariants` says what always holds.
 
 pub mod configuration;
 pub mod effects;
@@ -29,6 +29,7 @@ mod reads;
 mod rebuild;
 mod release;
 mod snapshot;
+mod split;
 mod transfer;
 mod vote;
 
@@ -46,5 +47,6 @@ pub use message::{
 pub use progress::{ProgressState, SnapshotSend};
 pub use rebuild::Beginning;
 pub use release::Binding;
+pub use split::SPLIT_BASE;
 pub use support::{Context, Grant, Received, Support};
 pub use transfer::TransferError;

@@ -27,6 +27,8 @@ pub enum ChangeError {
     TermNotOpened,
     /// Another change is not finished yet.
     ChangeOpen,
+    /// The range is being cut in two.
+    Splitting,
     /// There must be a voter, and nobody may be voter and learner at once.
     Invalid,
 }
@@ -38,6 +40,7 @@ impl fmt::Display for ChangeError {
             Self::NotLeader { leader: None } => write!(f, "the group has no known leader"),
             Self::Transferring => write!(f, "leadership is being handed over"),
             Self::TermNotOpened => write!(f, "the leader is too new, try again"),
+            Self::Splitting => write!(f, "the range is being cut in two, try again"),
             Self::ChangeOpen => write!(f, "another change is not finished yet, try again"),
             Self::Invalid => write!(f, "a group needs a voter, and no voter may be a learner too"),
         }
@@ -57,18 +60,7 @@ impl Group {
         learners: Vec<NodeId>,
         out: &mut Effects,
     ) -> Result<LogPosition, ChangeError> {
-        let Role::Leader(leader) = &self.role else {
-            return Err(ChangeError::NotLeader { leader: self.leader });
-        };
-        if leader.transfer.is_some() {
-            return Err(ChangeError::Transferring);
-        }
-        if self.commit < leader.term_start {
-            return Err(ChangeError::TermNotOpened);
-        }
-        if self.change_open() && Guard::OneChangeAtATime.is_on() {
-            return Err(ChangeError::ChangeOpen);
-        }
+        self.may_change()?;
         let voters: BTreeSet<NodeId> = voters.into_iter().collect();
         let learners: BTreeSet<NodeId> = learners.into_iter().collect();
         if voters.is_empty() || !voters.is_disjoint(&learners) {
@@ -90,6 +82,26 @@ impl Group {
     pub(crate) fn is_electable(&self) -> bool {
         let is_voter = self.open_configurations().any(|known| known.is_voter(self.node));
         is_voter || !Guard::LearnersDoNotStand.is_on()
+    }
+
+    /// Whether a change of the members or of the range may begin now.
+    pub(crate) fn may_change(&self) -> Result<(), ChangeError> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(ChangeError::NotLeader { leader: self.leader });
+        };
+        if leader.transfer.is_some() {
+            return Err(ChangeError::Transferring);
+        }
+        if self.commit < leader.term_start {
+            return Err(ChangeError::TermNotOpened);
+        }
+        if self.is_splitting() {
+            return Err(ChangeError::Splitting);
+        }
+        if self.change_open() && Guard::OneChangeAtATime.is_on() {
+            return Err(ChangeError::ChangeOpen);
+        }
+        Ok(())
     }
 
     fn change_open(&self) -> bool {

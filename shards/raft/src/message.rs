@@ -53,7 +53,7 @@ impl Entry {
     pub fn size_bytes(&self) -> usize {
         32 + match &self.payload {
             Payload::Noop => 0,
-            Payload::Commands(bytes) => bytes.len(),
+            Payload::Commands(bytes) | Payload::Split(bytes) => bytes.len(),
             Payload::Config(config) => 8 * config.members().count(),
         }
     }
@@ -68,6 +68,9 @@ pub enum Payload {
     Commands(Bytes),
     /// A configuration, in force from the moment that it is appended.
     Config(Configuration),
+    /// Cuts the range in two, in the shard's words; Raft does not look inside. Nothing is proposed
+    /// behind it before it is applied.
+    Split(Bytes),
 }
 
 /// A message of one group from one replica to another. Sender and receiver stand in the envelope.
@@ -97,7 +100,9 @@ impl Message {
             | Body::ReleaseReply(_)
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
-            | Body::Rebuild(_) => 0,
+            | Body::Rebuild(_)
+            | Body::Absent
+            | Body::Create => 0,
         };
         96 + payload
     }
@@ -149,6 +154,10 @@ pub enum Body {
     },
     /// Of a replica that has lost a part of its log.
     Rebuild(Rebuild),
+    /// The answer of a node that has no replica of the group, and never had one.
+    Absent,
+    /// The answer to that, for a member: begin with nothing, in this term, with your vote given to me.
+    Create,
 }
 
 /// What a replica that is being rebuilt, and its leader, say.

@@ -79,13 +79,18 @@ impl Shard {
     }
 
     pub(crate) fn start_checkpoint_with(&mut self, group: GroupId, tail_bytes: u64) {
+        if self.splits.needs_log_of(group) {
+            return;
+        }
         let busy = self.files.making >= MAKING_MAX;
         self.drop_overtaken(group);
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let mut meta = replica.raft.applied_meta();
         meta.size_bytes = 0;
         let position = meta.position;
-        let nothing_new = position.index <= replica.checkpoint.position.index;
+        // What a split made is in no file, though nothing has been applied to it yet.
+        let is_saved = replica.base.is_none();
+        let nothing_new = is_saved && position.index <= replica.checkpoint.position.index;
         let rests = self.now < replica.checkpoint_from;
         if busy || rests || nothing_new || replica.making.is_some() || replica.incoming.is_some() {
             return;
@@ -159,7 +164,9 @@ impl Shard {
         replica.checkpoint_wait = Duration::ZERO;
         let old = std::mem::replace(&mut replica.checkpoint, making.meta.clone());
         replica.raft.compact(making.meta, making.keep_from);
-        if old.position.index > Index(0) {
+        let was_in_file = replica.base.take().is_none() && old.position.index > Index(0);
+        self.splits.saved(group);
+        if was_in_file {
             self.delete(CheckpointFile { group, position: old.position });
         }
     }

@@ -38,6 +38,7 @@ impl Shard {
         let snapshot_writes = std::mem::take(&mut effects.snapshot_writes);
         // From here on steps may nest: the buffer goes back first.
         self.effects = effects;
+        self.carry_out_splits();
         if status_changed && let Some(replica) = self.replicas.get(&group) {
             self.out.leaders.push((group, replica.raft.leader()));
             self.forget_if_left(group);
@@ -88,8 +89,15 @@ impl Shard {
                 let body = Body::ReleaseReply(release);
                 let message = oarlock_raft::Message { term: message.term, body };
                 self.out.messages.push((from.node, GroupMessage { group, message }));
-            } else {
+            } else if self.is_lost(group) {
                 self.message_to_lost(from.node, group, &message);
+            } else if message.body == Body::Create {
+                self.want_replica(group, from.node, message.term);
+            } else if let Body::Append(_) | Body::Snapshot(_) | Body::PreVote(_) | Body::Vote(_) =
+                message.body
+            {
+                let message = oarlock_raft::Message { term: message.term, body: Body::Absent };
+                self.out.messages.push((from.node, GroupMessage { group, message }));
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `log_reads` reads old
 //! entries back, `relief` keeps the log short, `upkeep` is what happens a few times a second,
-//! [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
+//! [`split`] cuts ranges in two, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
 
@@ -24,13 +24,14 @@ mod requests;
 mod seed;
 pub mod shard;
 mod snapshots;
+pub mod split;
 pub mod status;
 pub mod support_changes;
 pub mod support_table;
 mod timers;
 mod upkeep;
 
-pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output};
+pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output, Split, Wanted};
 pub use seed::ReplicaSeed;
 pub use shard::{Shard, ShardConfig};
 pub use support_table::SupportTable;

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oarlock_types::{GroupId, Incarnation};
+use oarlock_types::{GroupId, Incarnation, Index};
 use oarlock_wal::{Affected, Recovered, RecoveredGroup};
 
-use crate::rebuild::Origin;
+use crate::rebuild::{Origin, SplitBase};
+use crate::seed::base_of;
 
 /// Lost replicas, by group, and the life of the node in which each was found so.
 pub type Lost = BTreeMap<GroupId, Incarnation>;
@@ -63,12 +64,37 @@ impl Losses {
         let held = held.iter().copied();
         found.extend(held.filter(|group| is_log_missing || is_suspect(group)));
         // What an earlier start has written down is no news, though the log may still show it.
+        add_unmade(recovered, &lost, &mut found);
         let news: Vec<GroupId> =
             found.iter().copied().filter(|group| !lost.contains_key(group)).collect();
         lost.extend(found.into_iter().map(|group| (group, incarnation)));
         let is_whole_core = recovered.damage.iter().any(|damage| damage.affected == Affected::All);
         let destroyed = if is_whole_core { Vec::new() } else { damaged };
         Self { lost, known, news, destroyed, is_log_missing }
+    }
+}
+
+/// Adds the replicas whose state a split made and the cut range's log can not make again.
+fn add_unmade(recovered: &Recovered, lost: &Lost, found: &mut BTreeSet<GroupId>) {
+    let groups = &recovered.groups;
+    loop {
+        let is_made = |base: SplitBase| {
+            let is_there = !lost.contains_key(&base.parent) && !found.contains(&base.parent);
+            groups.get(&base.parent).filter(|_| is_there).is_some_and(|cut| {
+                let saved = cut.checkpoint.as_ref().map_or(Index(0), |meta| meta.position.index);
+                let last = cut.entries.last().map_or(Index(0), |entry| entry.at.index);
+                (saved.next()..=last).contains(&base.index)
+            })
+        };
+        let is_unmade = |(group, cut): (&GroupId, &RecoveredGroup)| {
+            let is_unmade = base_of(cut).is_some_and(|base| !is_made(base));
+            (is_unmade && !found.contains(group)).then_some(*group)
+        };
+        let unmade: Vec<GroupId> = groups.iter().filter_map(is_unmade).collect();
+        if unmade.is_empty() {
+            return;
+        }
+        found.extend(unmade);
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a turn asks the driver to do, and the words in which the driver answers.
 
 use oarlock_codec::{GroupMessage, Refusal};
-use oarlock_raft::LogPosition;
+use oarlock_raft::{Configuration, LogPosition};
 use oarlock_store::Reply;
-use oarlock_types::{GroupId, NodeId};
+use oarlock_types::{GroupId, NodeId, RangeBounds, Term};
 use oarlock_wal::FrameSpan;
 
 /// What became of a request.
@@ -23,6 +23,35 @@ pub struct Output {
     /// Groups whose part of the log could not be read back. It is being written anew from memory;
     /// people should hear that the disk changes what it holds.
     pub unreadable: Vec<GroupId>,
+    /// Ranges that were cut in two.
+    pub splits: Vec<Split>,
+    /// Replicas that others want made here: [`crate::Shard::create`].
+    pub wanted: Vec<Wanted>,
+}
+
+/// A range that was cut in two. Told by each replica that applies it, also when a restart applies it
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The range that was cut, and what is left of it.
+    pub parent: (GroupId, RangeBounds),
+    /// The new range.
+    pub child: (GroupId, RangeBounds),
+    /// The members of both.
+    pub members: Configuration,
+    /// This replica led the one and now leads the other.
+    pub leads: bool,
+}
+
+/// A replica that another one wants a member to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The group.
+    pub group: GroupId,
+    /// Who says so.
+    pub from: NodeId,
+    /// In which term: the vote in it is given to whom says so.
+    pub term: Term,
 }
 
 impl Output {
@@ -34,6 +63,8 @@ impl Output {
             && self.file_jobs.is_empty()
             && self.leaders.is_empty()
             && self.unreadable.is_empty()
+            && self.splits.is_empty()
+            && self.wanted.is_empty()
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Beginning, Body, Message, Rebuild, Restored};
 use oarlock_store::Store;
-use oarlock_types::{GroupId, Incarnation, Index, Mono, NodeId, RangeEpoch, Term};
+use oarlock_types::{GroupId, Incarnation, Index, Mono, NodeId, RangeBounds, RangeEpoch, Term};
 
 use crate::checkpoints::Mark;
 use crate::output::CheckpointFile;
@@ -27,8 +27,8 @@ const ASK_INTERVAL_MS: u64 = 200;
 pub struct LostReplica {
     /// Its group.
     pub group: GroupId,
-    /// The range's epoch.
-    pub epoch: RangeEpoch,
+    /// The bounds with which the cluster was formed, if the range was there then.
+    pub formed: Option<RangeBounds>,
     /// The nodes of the group's other replicas.
     pub peers: Vec<NodeId>,
     /// What is left of its checkpoints.
@@ -89,6 +89,17 @@ pub struct Origin {
     pub epoch: RangeEpoch,
     /// Set if it was rebuilt.
     pub rebuilt: Option<Rebuilt>,
+    /// Set if a split made its state, and no checkpoint holds that yet.
+    pub base: Option<SplitBase>,
+}
+
+/// What makes the state of a replica that a split has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SplitBase {
+    /// The group whose range was cut.
+    pub parent: GroupId,
+    /// The entry of its log that cut it.
+    pub index: Index,
 }
 
 /// What a rebuilt replica must not forget.
@@ -112,16 +123,28 @@ impl Origin {
     /// A replica that was made with its group.
     #[must_use]
     pub fn first(epoch: RangeEpoch) -> Self {
-        Self { epoch, rebuilt: None }
+        Self { epoch, rebuilt: None, base: None }
     }
 
-    /// As bytes: the epoch, and for a rebuilt one the index and the incarnation.
+    /// A replica that a split made.
+    #[must_use]
+    pub fn split(base: SplitBase) -> Self {
+        Self { epoch: RangeEpoch(0), rebuilt: None, base: Some(base) }
+    }
+
+    /// As bytes: the epoch; the index and the incarnation of a rebuilt one, else zeros; the group and the
+    /// index of a split. What would be zeros to the end is left out.
     #[must_use]
     pub fn to_details(self) -> Bytes {
         let mut bytes = self.epoch.get().to_le_bytes().to_vec();
         if let Some(Rebuilt { votes_from, incarnation }) = self.rebuilt {
             bytes.extend(votes_from.get().to_le_bytes());
             bytes.extend(incarnation.get().to_le_bytes());
+        }
+        if let Some(SplitBase { parent, index }) = self.base {
+            bytes.resize(24, 0);
+            bytes.extend(parent.get().to_le_bytes());
+            bytes.extend(index.get().to_le_bytes());
         }
         bytes.into()
     }
@@ -133,11 +156,16 @@ impl Origin {
             let bytes = details.get(at..at + 8)?.try_into().ok()?;
             Some(u64::from_le_bytes(bytes))
         };
-        let rebuilt = number(8).zip(number(16)).map(|(index, incarnation)| Rebuilt {
+        // No life of a node has the number zero.
+        let rebuilt = number(8).zip(number(16).filter(|life| *life > 0));
+        let rebuilt = rebuilt.map(|(index, incarnation)| Rebuilt {
             votes_from: Index(index),
             incarnation: Incarnation(incarnation),
         });
-        Self { epoch: RangeEpoch(number(0).unwrap_or(1)), rebuilt }
+        let base = number(24).zip(number(32));
+        let base =
+            base.map(|(parent, index)| SplitBase { parent: GroupId(parent), index: Index(index) });
+        Self { epoch: RangeEpoch(number(0).unwrap_or(1)), rebuilt, base }
     }
 }
 
@@ -163,6 +191,10 @@ impl Shard {
     pub fn note_lost(&mut self, lost: LostReplica) {
         debug_assert!(!self.has_replica(lost.group), "invariant: a lost replica is not taken up");
         self.rebuilding.lost.insert(lost.group, (lost, Stage::Damaged));
+    }
+
+    pub(crate) fn is_lost(&self, group: GroupId) -> bool {
+        self.rebuilding.lost.contains_key(&group)
     }
 
     /// The replicas of this core that are lost or being rebuilt.
@@ -238,7 +270,8 @@ impl Shard {
         }
         let Some(beginning) = Beginning::from_message(from, message, *attempt) else { return };
         let rebuilt = Rebuilt { votes_from: beginning.votes_from, incarnation };
-        let origin = Origin { epoch: lost.epoch, rebuilt: Some(rebuilt) };
+        let epoch = lost.formed.as_ref().map_or(RangeEpoch(0), |bounds| bounds.epoch);
+        let origin = Origin { epoch, rebuilt: Some(rebuilt), base: None };
         let (configuration, details) = (beginning.configuration.clone(), origin.to_details());
         let hard_state = beginning.hard_state;
         *stage = Stage::Beginning { beginning };
@@ -262,8 +295,9 @@ impl Shard {
             entries: Vec::new(),
             first_election_delay: self.limits.support_duration,
         };
-        let store = Store::new(Self::store_limits(&self.limits));
-        let seed = ReplicaSeed { group, epoch: lost.epoch, restored, store };
+        let mut store = Store::new(Self::store_limits(&self.limits));
+        store.set_bounds(lost.formed.unwrap_or_default());
+        let seed = ReplicaSeed { group, restored, store, base: None };
         self.add_replica(seed, false);
         let incarnation = self.support.incarnation();
         self.set_rebuilt(group, Rebuilt { votes_from: beginning.votes_from, incarnation });
@@ -286,7 +320,14 @@ mod tests {
     fn an_origin_reads_back_as_it_was_written() {
         let first = Origin::first(RangeEpoch(7));
         let rebuilt = Rebuilt { votes_from: Index(9), incarnation: Incarnation(3) };
-        for origin in [first, Origin { rebuilt: Some(rebuilt), ..first }] {
+        let base = Some(SplitBase { parent: GroupId(5), index: Index(77) });
+        let rebuilt = Some(rebuilt);
+        let others = [
+            Origin { rebuilt, ..first },
+            Origin { base, ..first },
+            Origin { rebuilt, base, ..first },
+        ];
+        for origin in [first].into_iter().chain(others) {
             assert_eq!(Origin::from_details(&origin.to_details()), origin);
         }
         assert_eq!(Origin::from_details(b""), Origin::first(RangeEpoch(1)));

@@ -14,7 +14,6 @@ use oarlock_wal::{FrameSpan, Straggler};
 use crate::checkpoints::CHECKPOINT_WAIT_MIN;
 use crate::files::Purpose;
 use crate::output::{FileDone, FileJob};
-use crate::rebuild::Origin;
 use crate::replica::Replica;
 use crate::shard::Shard;
 
@@ -150,6 +149,7 @@ impl Shard {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         if replica.making.is_some()
             || replica.incoming.is_some()
+            || self.splits.needs_log_of(group)
             || self.now < replica.checkpoint_from
         {
             return;
@@ -158,7 +158,7 @@ impl Shard {
         let hard_state = replica.raft.hard_state();
         let meta = replica.raft.applied_meta();
         let configuration = meta.configuration;
-        let details = Origin { epoch: replica.epoch, rebuilt: replica.rebuilt }.to_details();
+        let details = replica.origin().to_details();
         // The checkpoint that there is holds all: only the entries that stayed behind it go.
         let rest =
             (meta.position == replica.checkpoint.position).then(|| replica.checkpoint.clone());

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use oarlock_raft::{Group, LogPosition, ProgressState, SnapshotMeta};
 use oarlock_store::{Request, Store};
-use oarlock_types::{Index, Mono, RangeEpoch, WallMs};
+use oarlock_types::{Index, Mono, WallMs};
 
 use crate::checkpoints::Making;
-use crate::rebuild::Rebuilt;
+use crate::rebuild::{Origin, Rebuilt, SplitBase};
 use crate::requests::LaneKey;
 use crate::snapshots::Incoming;
 use crate::support_changes::SupportChange;
@@ -18,9 +18,10 @@ use crate::support_changes::SupportChange;
 pub(crate) struct Replica {
     pub(crate) raft: Group,
     pub(crate) store: Store,
-    pub(crate) epoch: RangeEpoch,
     /// Set if it was rebuilt.
     pub(crate) rebuilt: Option<Rebuilt>,
+    /// Set if a split made its state, which no checkpoint holds yet.
+    pub(crate) base: Option<SplitBase>,
     /// The deadline that the timers know of; never later than the group's own.
     pub(crate) armed: Mono,
     /// What the store holds.
@@ -64,7 +65,7 @@ impl Replica {
     pub(crate) fn new(
         raft: Group,
         store: Store,
-        epoch: RangeEpoch,
+        base: Option<SplitBase>,
         checkpoint: SnapshotMeta,
     ) -> Self {
         let armed = raft.deadline();
@@ -72,8 +73,8 @@ impl Replica {
         Self {
             raft,
             store,
-            epoch,
             rebuilt: None,
+            base,
             armed,
             applied,
             queued: Vec::new(),
@@ -85,6 +86,22 @@ impl Replica {
             checkpoint_wait: Duration::ZERO,
             incoming: None,
         }
+    }
+
+    /// Whether it was made by another's word and holds nothing yet. One that is rebuilt waits for what
+    /// its leader gives it.
+    pub(crate) fn is_blank(&self) -> bool {
+        let holds_nothing = self.raft.last().index == Index(0) && self.applied == Index(0);
+        let is_receiving = self.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
+        holds_nothing
+            && !is_receiving
+            && self.rebuilt.is_none()
+            && self.store.bounds().epoch.get() == 0
+    }
+
+    /// How it came to be, as its creation in the log says.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { epoch: self.store.bounds().epoch, rebuilt: self.rebuilt, base: self.base }
     }
 
     /// Whether a follower that can be reached is receiving the newest checkpoint from here.

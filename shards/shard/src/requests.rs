@@ -28,6 +28,7 @@ pub(crate) type LaneKey = (CoreAddr, u64, GroupId);
 pub(crate) struct WaitingRead {
     token: u64,
     group: GroupId,
+    epoch: RangeEpoch,
     request: Request,
     bytes: usize,
 }
@@ -92,7 +93,7 @@ impl Shard {
         request: Request,
     ) -> Result<(), Refusal> {
         let replica = self.replicas.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
-        if replica.epoch != epoch && Guard::EpochIsChecked.is_on() {
+        if replica.store.bounds().epoch != epoch && Guard::EpochIsChecked.is_on() {
             return Err(Refusal::StaleEpoch);
         }
         if !replica.raft.is_leader() {
@@ -100,7 +101,7 @@ impl Shard {
         }
         let bytes = request.size_bytes();
         if request.is_read() {
-            return self.read(token, group, request, bytes);
+            return self.read(token, group, epoch, request, bytes);
         }
         if self.disk_full {
             return Err(Refusal::DiskFull);
@@ -122,6 +123,7 @@ impl Shard {
         &mut self,
         token: u64,
         group: GroupId,
+        epoch: RangeEpoch,
         request: Request,
         bytes: usize,
     ) -> Result<(), Refusal> {
@@ -130,7 +132,7 @@ impl Shard {
         }
         self.next_read += 1;
         let id = self.next_read;
-        self.reads.insert(id, WaitingRead { token, group, request, bytes });
+        self.reads.insert(id, WaitingRead { token, group, epoch, request, bytes });
         self.with_group(group, |raft, ctx, out| raft.read(ctx, id, out));
         Ok(())
     }
@@ -138,10 +140,19 @@ impl Shard {
     /// Proposes this turn's writes: one entry per group, several where one would grow too large.
     pub(crate) fn propose_queued(&mut self) {
         let mut groups = std::mem::take(&mut self.queued);
+        let mut held = Vec::new();
         for group in groups.drain(..) {
+            let raft = self.replicas.get(&group).map(|replica| &replica.raft);
+            if raft.is_some_and(|raft| raft.is_leader() && raft.is_splitting()) {
+                held.push(group); // it is not known yet which range will have their keys
+                continue;
+            }
             let Some(stamp) = self.next_stamp(group) else { continue };
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             let mut queued = std::mem::take(&mut replica.queued);
+            if queued.is_empty() {
+                continue; // a split has sent them back
+            }
             let mut entry = Vec::new();
             let mut bytes = 0;
             for write in queued.drain(..) {
@@ -157,6 +168,7 @@ impl Shard {
                 replica.queued = queued;
             }
         }
+        groups.append(&mut held);
         self.queued = groups;
     }
 
@@ -199,7 +211,9 @@ impl Shard {
                 return;
             }
             Some(Err(ProposeError::NotLeader { leader })) => Refusal::NotLeader { leader },
-            Some(Err(ProposeError::Transferring | ProposeError::WindowFull)) => Refusal::Busy,
+            Some(Err(
+                ProposeError::Transferring | ProposeError::WindowFull | ProposeError::Splitting,
+            )) => Refusal::Busy,
             None => Refusal::NoSuchGroup,
         };
         self.admission.release(tokens.len(), bytes);
@@ -211,6 +225,9 @@ impl Shard {
     /// Carries out a committed entry and answers whoever proposed it here.
     // WRITE 8/9: the store applies, the same on every replica.
     pub(crate) fn apply(&mut self, group: GroupId, entry: &Entry) {
+        if let Payload::Split(bytes) = &entry.payload {
+            self.cut(group, entry.at, bytes);
+        }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let mut replies = std::mem::take(&mut self.replies);
         match &entry.payload {
@@ -219,6 +236,7 @@ impl Shard {
                 replica.store.apply(entry.at.index, batch, &mut replies);
             }
             Payload::Noop | Payload::Config(_) => replica.store.pass(entry.at.index),
+            Payload::Split(_) => {}
         }
         assert_eq!(replica.applied.next(), entry.at.index, "invariant: applied once, in order");
         replica.applied = entry.at.index;
@@ -250,6 +268,13 @@ impl Shard {
             let Some(read) = self.reads.remove(&id) else { continue };
             self.admission.release(1, read.bytes);
             let outcome = match (self.replicas.get(&read.group), index) {
+                // The range may have been cut while the read waited.
+                (Some(replica), Some(_))
+                    if replica.store.bounds().epoch != read.epoch
+                        && Guard::EpochIsChecked.is_on() =>
+                {
+                    Err(Refusal::StaleEpoch)
+                }
                 (Some(replica), Some(index)) => {
                     assert!(replica.raft.applied() >= index, "invariant: a leader applies at once");
                     Ok(replica.store.read(&read.request, self.wall))

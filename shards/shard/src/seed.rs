@@ -4,25 +4,32 @@
 
 use std::time::Duration;
 
-use oarlock_raft::{Configuration, HardState, Restored, SnapshotMeta};
+use oarlock_raft::{Configuration, HardState, Restored, SPLIT_BASE, SnapshotMeta};
 use oarlock_store::{Loader, Store};
-use oarlock_types::{GroupId, Index, Limits, RangeEpoch};
+use oarlock_types::{GroupId, Index, Limits, RangeBounds};
 use oarlock_wal::RecoveredGroup;
 
-use crate::rebuild::Origin;
+use crate::rebuild::{Origin, SplitBase};
 use crate::shard::Shard;
+
+/// What makes the state of a replica that the log gives back, if no checkpoint holds it.
+pub(crate) fn base_of(found: &RecoveredGroup) -> Option<SplitBase> {
+    let base = Origin::from_details(&found.details).base;
+    let is_in_file = |meta: &SnapshotMeta| meta.position > SPLIT_BASE || meta.size_bytes > 0;
+    base.filter(|_| !found.checkpoint.as_ref().is_some_and(is_in_file))
+}
 
 /// A replica to be taken up, new or from the log.
 #[derive(Debug)]
 pub struct ReplicaSeed {
     /// Its group.
     pub group: GroupId,
-    /// The range's epoch.
-    pub epoch: RangeEpoch,
     /// What Raft remembers.
     pub restored: Restored,
     /// The state at the checkpoint that `restored` names.
     pub store: Store,
+    /// Set if the state is what a split leaves it, and is on this disk only as the range that was cut.
+    pub base: Option<SplitBase>,
 }
 
 impl ReplicaSeed {
@@ -30,7 +37,7 @@ impl ReplicaSeed {
     #[must_use]
     pub fn fresh(
         group: GroupId,
-        epoch: RangeEpoch,
+        bounds: RangeBounds,
         configuration: Configuration,
         limits: &Limits,
         first_election_delay: Duration,
@@ -42,10 +49,13 @@ impl ReplicaSeed {
             entries: Vec::new(),
             first_election_delay,
         };
-        Self { group, epoch, restored, store: Store::new(Shard::store_limits(limits)) }
+        let mut store = Store::new(Shard::store_limits(limits));
+        store.set_bounds(bounds);
+        Self { group, restored, store, base: None }
     }
 
-    /// A replica as the log gives it back; `load` feeds its checkpoint, if it has one.
+    /// A replica as the log gives it back; `load` feeds its checkpoint, if it has one. `formed` are the
+    /// bounds with which the cluster was formed, if the range was there then.
     ///
     /// # Errors
     /// What `load` says: the checkpoint is not there, or not whole.
@@ -54,17 +64,21 @@ impl ReplicaSeed {
         found: RecoveredGroup,
         limits: &Limits,
         first_election_delay: Duration,
+        formed: Option<RangeBounds>,
         load: impl FnOnce(&SnapshotMeta, Loader) -> Result<Store, E>,
     ) -> Result<Self, E> {
-        let epoch = Origin::from_details(&found.details).epoch;
+        let base = base_of(&found);
         let fresh = || Shard::fresh_checkpoint(found.configuration.clone());
         let checkpoint = found.checkpoint.clone().unwrap_or_else(fresh);
         let end = checkpoint.position.index;
-        let store = if end > Index(0) {
+        let mut store = if end > Index(0) && base.is_none() {
             load(&checkpoint, Loader::ending_with(Shard::store_limits(limits), end))?
         } else {
             Store::new(Shard::store_limits(limits))
         };
+        if base.is_none() && store.bounds() == &RangeBounds::default() {
+            store.set_bounds(formed.unwrap_or_default());
+        }
         let restored = Restored {
             hard_state: found.hard_state,
             checkpoint,
@@ -72,6 +86,6 @@ impl ReplicaSeed {
             entries: found.entries,
             first_election_delay,
         };
-        Ok(Self { group, epoch, restored, store })
+        Ok(Self { group, restored, store, base })
     }
 }

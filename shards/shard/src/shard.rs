@@ -23,6 +23,7 @@ use crate::rebuild::{Origin, Rebuilding};
 use crate::replica::Replica;
 use crate::requests::LaneKey;
 use crate::seed::ReplicaSeed;
+use crate::split::Splits;
 use crate::support_changes::ChangeTracker;
 use crate::timers::Timers;
 use crate::upkeep::Upkeep;
@@ -88,6 +89,7 @@ pub struct Shard {
     pub(crate) durable_lsn: Lsn,
     pub(crate) upkeep: Upkeep,
     pub(crate) rebuilding: Rebuilding,
+    pub(crate) splits: Splits,
     pub(crate) writes_acknowledged: u64,
     /// Groups that steps have touched, while somebody observes.
     pub(crate) touched: Option<Vec<GroupId>>,
@@ -125,6 +127,7 @@ impl Shard {
             durable_lsn: Lsn(0),
             upkeep: Upkeep::default(),
             rebuilding: Rebuilding::default(),
+            splits: Splits::default(),
             writes_acknowledged: 0,
             touched: None,
             limits,
@@ -139,13 +142,22 @@ impl Shard {
         self.wall = wall;
     }
 
-    /// Takes up a replica: a new one (its creation goes into this turn's frame) or a restored one.
+    /// Takes up a replica: a new one (its creation goes into this turn's frame) or a restored one. One
+    /// whose state a split made waits for [`Shard::restore_split_states`].
     pub fn add_replica(&mut self, seed: ReplicaSeed, is_new: bool) {
-        let ReplicaSeed { group, epoch, restored, store } = seed;
-        debug_assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
+        if let Some(base) = seed.base {
+            self.splits.wait(base, seed);
+        } else {
+            self.take_up(seed, is_new);
+        }
+    }
+
+    pub(crate) fn take_up(&mut self, seed: ReplicaSeed, is_new: bool) {
+        let ReplicaSeed { group, restored, store, base } = seed;
+        assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
         if is_new {
             let configuration = restored.checkpoint.configuration.clone();
-            let details = Origin::first(epoch).to_details();
+            let details = Origin::first(store.bounds().epoch).to_details();
             self.log(&Record::Create { group, configuration, details });
         }
         let checkpoint = restored.checkpoint.clone();
@@ -160,7 +172,7 @@ impl Shard {
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
         let raft = Group::new(config, restored, &ctx);
         self.timers.arm(raft.deadline(), group);
-        self.replicas.insert(group, Replica::new(raft, store, epoch, checkpoint));
+        self.replicas.insert(group, Replica::new(raft, store, base, checkpoint));
         if let Err(place) = self.ids.binary_search(&group) {
             self.ids.insert(place, group);
         }

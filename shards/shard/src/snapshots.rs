@@ -48,7 +48,9 @@ impl Shard {
         let is_other =
             |&(of, read): &(GroupId, SnapshotRead)| of != group || read.to_node != wanted.to_node;
         self.files.unsent.retain(is_other);
-        if wanted.offset_bytes.is_some() {
+        if self.replicas.get(&group).is_some_and(|replica| replica.base.is_some()) {
+            self.send_piece(group, wanted, FileDone::Failed); // its first checkpoint is being made
+        } else if wanted.offset_bytes.is_some() {
             self.files.unsent.push_back((group, wanted));
         } else {
             // The offer needs the meta data alone.
@@ -106,6 +108,9 @@ impl Shard {
     /// A piece from the leader, or its offer.
     pub(crate) fn write_snapshot(&mut self, group: GroupId, piece: SnapshotWrite) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
+        if replica.base.is_some() {
+            return; // it saves its own state first, and a log may wait for that
+        }
         let known = replica.incoming.as_ref().map(|incoming| incoming.meta.position);
         if known != Some(piece.meta.position) {
             if replica.incoming.as_ref().is_some_and(|i| !matches!(i.stage, Stage::Receiving)) {
@@ -218,6 +223,10 @@ impl Shard {
 
     /// The state stands in memory; its mark goes into the log, which forgets what was before.
     fn loaded(&mut self, group: GroupId) {
+        if self.splits.needs_log_of(group) {
+            self.drop_incoming(group); // it would take the log's place
+            return;
+        }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let Some(incoming) = replica.incoming.as_deref_mut() else { return };
         let stage = std::mem::replace(&mut incoming.stage, Stage::Receiving);
@@ -258,7 +267,9 @@ impl Shard {
         self.graveyard.push(std::mem::replace(&mut replica.store, *store));
         replica.applied = meta.position.index;
         let old = std::mem::replace(&mut replica.checkpoint, meta.clone());
-        if old.position.index > Index(0) && old.position != meta.position {
+        let was_in_file = replica.base.take().is_none() && old.position.index > Index(0);
+        self.splits.saved(group);
+        if was_in_file && old.position != meta.position {
             self.delete(CheckpointFile { group, position: old.position });
         }
         self.forget_outcomes(group, meta.position.index);
@@ -282,7 +293,7 @@ impl Shard {
     }
 
     /// Gives a received checkpoint up; the leader's next offer begins anew.
-    fn drop_incoming(&mut self, group: GroupId) {
+    pub(crate) fn drop_incoming(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let Some(incoming) = replica.incoming.take() else { return };
         if incoming.meta.position != replica.checkpoint.position {

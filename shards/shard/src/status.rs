@@ -77,7 +77,7 @@ impl Shard {
         let raft = &replica.raft;
         Some(ReplicaStatus {
             group,
-            epoch: replica.epoch,
+            epoch: replica.store.bounds().epoch,
             role: raft.role().name(),
             term: raft.term(),
             leader: raft.leader(),

@@ -42,6 +42,7 @@ impl Shard {
         changes.clear();
         self.upkeep.changes = changes;
         self.push_rebuilding();
+        self.save_split_states();
         if self.now.since(self.upkeep.swept_at) >= SWEEP_INTERVAL {
             self.upkeep.swept_at = self.now;
             self.sweep();

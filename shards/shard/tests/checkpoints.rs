@@ -17,7 +17,7 @@ use oarlock_shard::{
 use oarlock_store::{Batch, Command, Loader, Reply, Request, Store, encode};
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Mono, NodeId,
-    RangeEpoch, Term, WallMs,
+    RangeBounds, Term, WallMs,
 };
 use oarlock_wal::{Owner, Wal, WalConfig};
 
@@ -58,8 +58,9 @@ fn follower(limits: Limits) -> Shard {
         entries: Vec::new(),
         first_election_delay: Duration::from_secs(60),
     };
-    let store = Store::new(Shard::store_limits(&limits));
-    shard.add_replica(ReplicaSeed { group: GROUP, epoch: RangeEpoch(1), restored, store }, true);
+    let mut store = Store::new(Shard::store_limits(&limits));
+    store.set_bounds(RangeBounds::everything());
+    shard.add_replica(ReplicaSeed { group: GROUP, restored, store, base: None }, true);
     shard
 }
 

@@ -304,6 +304,20 @@ impl Script {
         Ok(())
     }
 
+    /// `split n1 g1 m g9`: cuts a range at a key; the new group's id.
+    fn split(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("who?")?)?;
+        let parent = group(args.next_pos().ok_or("which group?")?)?;
+        let at = Bytes::from(args.next_pos().ok_or("where?")?.to_owned());
+        let child = group(args.next_pos().ok_or("for which group?")?)?;
+        let w = self.w();
+        if let Err(error) = w.split(id, parent, at, child) {
+            w.trace.line(format!("{id} {parent}: {error}"));
+        }
+        Ok(())
+    }
+
     fn status(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let mut only = Vec::new();
@@ -381,6 +395,7 @@ impl Script {
             "cut" | "join" | "drop" | "deaf" => self.network(command),
             "release" => self.release(command),
             "crash" | "restart" => self.lifecycle(command),
+            "split" => self.split(command),
             "lose" | "rebuild" | "stage" => self.rebuild(command),
             "status" => self.status(command),
             "files" | "segments" => self.show(command),
@@ -463,4 +478,8 @@ scripts! {
     expired_keys
     release_of_absent_group
     rebuild
+    split
+    split_restart
+    split_overtaken
+    split_lagging
 }

@@ -1,5 +1,6 @@
 //! The way of clients' requests to cores and of outcomes back, and requests of the world's own.
 
+use bytes::Bytes;
 use oarlock_codec::{Lane, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::{Command, Request};
@@ -45,14 +46,13 @@ impl World {
     }
 
     pub(crate) fn request_arrives(&mut self, n: usize, sending: Sending) {
-        let Sending { token, group, request, to } = sending;
+        let Sending { token, group, epoch, request, to } = sending;
         if self.nodes[n].process.is_none() {
             // The connection is refused: it was surely not applied.
             self.reply(to, token, Err(Refusal::NotLeader { leader: None }));
             return;
         }
         self.asked.insert(token, (n, self.nodes[n].life));
-        let epoch = RangeEpoch(1);
         self.ask(to, group, Ask::Request { token, group, epoch, lane: None, request });
     }
 
@@ -81,7 +81,8 @@ impl World {
             return;
         }
         let phase = Phase::of_hearing(outcome.is_ok(), from);
-        let told = self.clients.hear(&self.config, token, from, outcome, self.now);
+        let news = (&self.config, &self.ranges);
+        let told = self.clients.hear(news, token, from, outcome, self.now);
         if let Some((client, group, text)) = told {
             self.trace.push(self.now, || What::Client { client, group, phase, text });
         }
@@ -95,7 +96,8 @@ impl World {
         self.next_probe += 1;
         let token = self.next_probe;
         let n = self.place(node);
-        self.request_arrives(n, Sending { token, to: node, group, request });
+        let epoch = self.ranges.bounds(group).epoch;
+        self.request_arrives(n, Sending { token, to: node, group, epoch, request });
         token
     }
 
@@ -122,13 +124,18 @@ impl World {
         }
     }
 
-    /// Asks a group's leader for these members, and makes replicas of those that have none.
+    /// Asks a group's leader for these members.
     pub fn set_members(&mut self, group: GroupId, voters: Vec<NodeId>, learners: Vec<NodeId>) {
         let Some(leader) = self.leader(group) else { return };
-        for member in voters.iter().chain(&learners) {
-            self.ask(*member, group, Ask::Create(group));
-        }
         self.ask(leader, group, Ask::Members { group, voters, learners });
+    }
+
+    /// Asks a group's leader to cut its range at a key; the id of the new group.
+    pub fn cut_range(&mut self, group: GroupId, at: Bytes) -> Option<GroupId> {
+        let leader = self.leader(group)?;
+        let child = self.ranges.next_id(group);
+        self.ask(leader, group, Ask::Split { group, at, child });
+        Some(child)
     }
 
     /// The outcome of a request, once it is there.
@@ -138,7 +145,8 @@ impl World {
 
     /// A write that changes nothing.
     pub(crate) fn probe(&mut self, node: NodeId, group: GroupId) -> u64 {
-        let keys = vec![bytes::Bytes::from_static(b"~probe")];
+        let start = self.ranges.bounds(group).start;
+        let keys = vec![Bytes::from([&start[..], b"\0probe"].concat())];
         self.request(node, group, Request::one(Command::Del { keys }))
     }
 }

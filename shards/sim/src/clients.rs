@@ -10,11 +10,12 @@ use bytes::Bytes;
 use oarlock_codec::Refusal;
 use oarlock_shard::Outcome;
 use oarlock_store::{Command, Expiry, Reply, Request, SetCondition};
-use oarlock_types::{GroupId, NodeId};
+use oarlock_types::{GroupId, NodeId, RangeEpoch};
 
 use crate::config::Config;
 use crate::linearizability::{Action, Answer, Operation};
 use crate::random::Stream;
+use crate::ranges::Ranges;
 use crate::words;
 
 /// How long a client waits for a write without an id.
@@ -29,7 +30,10 @@ const RETRY_US: u64 = 8_000;
 /// A client's operation under way.
 #[derive(Debug)]
 pub(crate) struct Doing {
+    /// Of which family of groups its keys are.
     pub(crate) group: GroupId,
+    /// The group that was asked last.
+    asked: GroupId,
     request: Request,
     /// Its place in the group's history.
     place: usize,
@@ -61,6 +65,8 @@ pub(crate) struct Clients {
     pub(crate) all: Vec<Client>,
     histories: BTreeMap<GroupId, Vec<Entry>>,
     leaders: BTreeMap<GroupId, NodeId>,
+    /// Which range has which keys, as they heard last.
+    ranges: Ranges,
     /// Whose attempt a token is.
     attempts: BTreeMap<u64, usize>,
     next_token: u64,
@@ -80,6 +86,7 @@ pub(crate) struct Sending {
     pub(crate) token: u64,
     pub(crate) to: NodeId,
     pub(crate) group: GroupId,
+    pub(crate) epoch: RangeEpoch,
     pub(crate) request: Request,
 }
 
@@ -91,6 +98,7 @@ impl Clients {
             all: (0..config.clients).map(client).collect(),
             histories: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            ranges: Ranges::new(config),
             attempts: BTreeMap::new(),
             next_token: 0,
             next_value: 0,
@@ -132,16 +140,27 @@ impl Clients {
             // It hears nothing: somebody else may lead.
             doing.is_uncertain = true;
             doing.attempt = None;
-            self.leaders.remove(&doing.group);
+            self.leaders.remove(&doing.asked);
         }
-        (self.attempt(config, at, now), None)
+        let Some(sending) = self.attempt(config, at, now) else {
+            // Its keys are of several ranges by now: no one can do it at one moment.
+            let told = self.give_up(config, at, now);
+            return (None, Some(told));
+        };
+        (Some(sending), None)
     }
 
     fn begin(&mut self, config: &Config, at: usize, now: u64) -> (GroupId, String) {
         let group = GroupId(1 + self.random.below(config.groups));
         self.next_value += 1;
         let number = self.next_value;
-        let (action, request) = draw(config, &mut self.random, number);
+        // What touches several ranges is not asked for: nobody does that at one moment.
+        let (action, request) = loop {
+            let drawn = draw(config, &mut self.random, number);
+            if self.ranges.of_action(group, &drawn.0).is_some() {
+                break drawn;
+            }
+        };
         let told = (group, format!("asks {number}: {}", words::action(&action)));
         let patience = if request.once.is_some() { ONCE_PATIENCE_US } else { PATIENCE_US };
         let history = self.histories.entry(group).or_default();
@@ -149,6 +168,7 @@ impl Clients {
         history.push(Entry { operation, was_applied: None });
         self.all[at].doing = Some(Doing {
             group,
+            asked: group,
             request,
             place: history.len() - 1,
             ends_at: now + patience,
@@ -163,7 +183,10 @@ impl Clients {
         let random = NodeId(1 + self.random.below(config.nodes));
         let Client { doing, acts_at } = &mut self.all[at];
         let doing = doing.as_mut()?;
-        let to = self.leaders.get(&doing.group).copied().unwrap_or(random);
+        let action = &self.histories.get(&doing.group)?.get(doing.place)?.operation.action;
+        let (group, epoch) = self.ranges.of_action(doing.group, action)?;
+        doing.asked = group;
+        let to = self.leaders.get(&group).copied().unwrap_or(random);
         self.next_token += 1;
         let token = self.next_token;
         let repeatable = doing.request.once.is_some() || doing.request.is_read();
@@ -172,13 +195,13 @@ impl Clients {
         doing.attempt_ends_at = now + waits;
         *acts_at = doing.attempt_ends_at.min(doing.ends_at);
         self.attempts.insert(token, at);
-        Some(Sending { token, to, group: doing.group, request: doing.request.clone() })
+        Some(Sending { token, to, group, epoch, request: doing.request.clone() })
     }
 
     /// The outcome of an attempt arrives.
     pub(crate) fn hear(
         &mut self,
-        config: &Config,
+        (config, ranges): (&Config, &Ranges),
         token: u64,
         from: NodeId,
         outcome: Outcome,
@@ -189,7 +212,7 @@ impl Clients {
         let doing = self.all[at].doing.as_mut()?;
         // An answer to an attempt before the present one of an operation with an id is as good.
         let is_present = doing.attempt == Some(token);
-        let group = doing.group;
+        let group = doing.asked;
         match outcome {
             Ok(reply) if is_present => {
                 self.leaders.insert(group, from);
@@ -207,6 +230,9 @@ impl Clients {
                     }
                 }
                 doing.attempt = None;
+                if matches!(refusal, Refusal::StaleEpoch | Refusal::NoSuchGroup) {
+                    self.ranges.clone_from(ranges);
+                }
                 self.leaders.remove(&group);
                 if let Refusal::NotLeader { leader: Some(leader) } = refusal
                     && leader != from
@@ -242,7 +268,7 @@ impl Clients {
         let is_unknown = doing.is_uncertain || doing.attempt.is_some();
         self.entry(doing.group, doing.place).was_applied = (!is_unknown).then_some(false);
         self.unknown += u64::from(is_unknown);
-        self.leaders.remove(&doing.group);
+        self.leaders.remove(&doing.asked);
         self.rest(config, at, now);
         let what = if is_unknown { "outcome unknown" } else { "not applied" };
         (doing.group, format!("gives up: {what}"))
@@ -273,6 +299,12 @@ impl Clients {
 
 fn key(name: &str, number: u64) -> Bytes {
     Bytes::from(format!("{name}{number}"))
+}
+
+/// Keys that clients use, and a split may cut at.
+pub(crate) fn client_keys(config: &Config) -> impl Iterator<Item = Bytes> {
+    let others = [key("a", 0), key("a", 1), key("n", 0)];
+    (0..config.keys).map(|number| key("k", number)).chain(others)
 }
 
 /// An operation and the request that stands for it.

@@ -8,6 +8,7 @@ use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId};
 
 use crate::faults::Fault;
 use crate::random::Stream;
+use crate::ranges::family;
 
 /// How the network and the disks behave when nothing is wrong with them, in microseconds and
 /// thousandths.
@@ -248,7 +249,7 @@ impl Config {
         (1..=self.nodes).map(NodeId)
     }
 
-    /// All groups.
+    /// All groups of the formation.
     pub fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
         (1..=self.groups).map(GroupId)
     }
@@ -256,14 +257,14 @@ impl Config {
     /// The core of each node that a group's replicas sit on.
     #[must_use]
     pub fn core_of(&self, group: GroupId) -> CoreId {
-        let core = (group.get() - 1) % u64::from(self.cores);
+        let core = (family(group).get() - 1) % u64::from(self.cores);
         CoreId(u16::try_from(core).expect("invariant: less than the cores"))
     }
 
     /// Where a group's replicas are at the formation; the first should lead.
     #[must_use]
     pub fn replicas_of(&self, group: GroupId) -> Vec<CoreAddr> {
-        let first = (group.get() - 1) / u64::from(self.cores);
+        let first = (family(group).get() - 1) / u64::from(self.cores);
         let core = self.core_of(group);
         let place = |copy| CoreAddr::new(NodeId((first + copy) % self.nodes + 1), core);
         (0..self.replicas).map(place).collect()

@@ -88,6 +88,8 @@ pub enum Trouble {
     Transfer(GroupId),
     /// A group's members change.
     Members(GroupId),
+    /// A group's range is cut in two.
+    Cut(GroupId),
 }
 
 impl Trouble {
@@ -131,7 +133,8 @@ impl Trouble {
             | Self::ClockRate(..)
             | Self::WallJump(..)
             | Self::Transfer(_)
-            | Self::Members(_) => None,
+            | Self::Members(_)
+            | Self::Cut(_) => None,
         }
     }
 }

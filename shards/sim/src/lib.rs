@@ -8,7 +8,7 @@
 //! Map, in reading order: [`config`] is what a run is made of, [`faults`] what may go wrong, `swarm`
 //! draws schedules of that; [`world`] is virtual time and its events, `turn`, `processes`, `links`,
 //! `pulses`, `worker`, `trouble` and `asking` what they do, `node`, `disk` and `recover` what a node is;
-//! `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
+//! [`ranges`] is who has which keys, `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
 //! of a run, [`mod@run`] a whole one; [`trace`] tells it, `words` in words, [`page`] as a picture.
 
 mod asking;
@@ -24,6 +24,7 @@ pub mod page;
 mod processes;
 mod pulses;
 mod random;
+pub mod ranges;
 mod recover;
 pub mod run;
 mod settle;

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use oarlock_codec::Lane;
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
-use oarlock_shard::{FileDone, FileJob, JobToken, Output, Shard, SharedSupport};
+use oarlock_shard::{FileDone, FileJob, JobToken, Output, Shard, SharedSupport, Wanted};
 use oarlock_store::Request;
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Lsn, Mono, NodeId, RangeEpoch,
@@ -87,8 +88,13 @@ pub(crate) enum Ask {
         voters: Vec<NodeId>,
         learners: Vec<NodeId>,
     },
-    /// A replica that shall join the group: it knows of no member until the log tells it.
-    Create(GroupId),
+    /// A replica that another one wants made.
+    Create(Wanted),
+    Split {
+        group: GroupId,
+        at: Bytes,
+        child: GroupId,
+    },
     /// A lost replica that shall be rebuilt.
     Rebuild(GroupId),
 }
@@ -185,7 +191,7 @@ pub(crate) struct Node {
     pub(crate) crash_after: Option<(u64, bool)>,
     /// Its disk was spoiled: what is on it may not come back.
     pub(crate) is_spoiled: bool,
-    /// The groups that have a replica here, or were told to.
+    /// The groups that have had a replica here.
     pub(crate) placed: BTreeSet<GroupId>,
     /// It lost its disk: its peers do not take it back.
     pub(crate) is_outcast: bool,

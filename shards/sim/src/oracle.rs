@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use oarlock_raft::{
-    AppendOutcome, AppendReply, Body, Configuration, Entry, Group, HardState, Message, Payload,
+    AppendOutcome, AppendReply, Body, Configuration, Entry, Group, HardState, LogPosition, Message,
+    Payload, SPLIT_BASE,
 };
 use oarlock_types::{GroupId, Index, NodeId, Term};
 
@@ -90,6 +91,8 @@ struct Known {
     configurations: BTreeMap<(Index, Term), Configuration>,
     committed: BTreeMap<Index, Committed>,
     states: BTreeMap<Index, u64>,
+    /// What a split made it begin with: on nobody's disk at first, but as what makes it.
+    base: Index,
     /// The newest vote of each node.
     votes: BTreeMap<NodeId, (Term, NodeId)>,
 }
@@ -116,7 +119,7 @@ pub struct Oracle {
 fn hash(entry: &Entry) -> u32 {
     match &entry.payload {
         Payload::Noop => 1,
-        Payload::Commands(bytes) => crc32fast::hash(bytes),
+        Payload::Commands(bytes) | Payload::Split(bytes) => crc32fast::hash(bytes),
         Payload::Config(configuration) => crc32fast::hash(format!("{configuration:?}").as_bytes()),
     }
 }
@@ -130,6 +133,15 @@ impl Oracle {
     pub(crate) fn form(&mut self, group: GroupId, members: Configuration) {
         let known = self.groups.entry(group).or_default();
         known.configurations.insert((Index(0), Term(0)), members);
+    }
+
+    /// A group that a split has made, with its first members: it begins with what the cut range held.
+    pub(crate) fn form_by_split(&mut self, group: GroupId, members: Configuration) {
+        let known = self.groups.entry(group).or_default();
+        let LogPosition { index, term } = SPLIT_BASE;
+        known.configurations.insert((index, term), members);
+        known.committed.insert(index, Committed { term, in_term: term });
+        known.base = index;
     }
 
     /// Looks at a replica after a turn that touched it. Gives what it was before, where its role
@@ -185,7 +197,9 @@ impl Oracle {
             | Body::ReleaseReply(_)
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
-            | Body::Rebuild(_) => return Ok(()),
+            | Body::Rebuild(_)
+            | Body::Absent
+            | Body::Create => return Ok(()),
         };
         let vote = known.votes.entry(from).or_insert((message.term, candidate));
         if vote.0 == message.term && vote.1 != candidate {
@@ -311,6 +325,7 @@ impl Known {
     /// After a restart: all that was on the disk and committed must be there.
     fn came_back(&self, at: &str, seen: &Seen, group: &Group) -> Result<(), Breach> {
         let committed = self.committed.range(..=seen.durable).next_back();
+        let committed = committed.filter(|(index, _)| **index > self.base);
         if let Some((index, known)) = committed
             && seen.term_at(*index) == Some(known.term)
             && group.commit() < *index

@@ -1,12 +1,14 @@
 //! Processes start over what the disks hold, and end in every way: killed, or with the machine.
 
+use oarlock_raft::SPLIT_BASE;
 use oarlock_shard::SharedSupport;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_types::{GroupId, Guard, Incarnation, Mono, NodeId};
 
 use crate::node::{Ask, CLUSTER, Core, Process};
-use crate::oracle::Breach;
+use crate::oracle::{Breach, Seen};
+use crate::ranges::family;
 use crate::recover::{Parts, recover};
 use crate::trace::What;
 use crate::turn::came_back;
@@ -142,7 +144,7 @@ impl World {
     fn look_at_start(&mut self, n: usize) {
         let node = &self.nodes[n];
         let Some(process) = &node.process else { return };
-        for group in self.config.group_ids() {
+        for group in self.ranges.groups() {
             let core = &process.cores[usize::from(self.config.core_of(group).get())];
             let (raft, state) = (core.shard.raft(group), core.shard.applied_state(group));
             let (Some(raft), Some(state)) = (raft, state) else {
@@ -151,10 +153,13 @@ impl World {
                     self.oracle.replica_lost(node.id, group);
                     continue;
                 }
-                // One that was created and had nothing on disk yet may never have been there.
+                // One that was created and had nothing on disk yet may never have been there. What a
+                // split makes of its parent counts as durable before it is: it can be made again.
                 let seen = self.oracle.seen(node.id, group);
+                let is_made =
+                    |seen: &Seen| seen.durable == SPLIT_BASE.index && family(group) != group;
                 assert!(
-                    seen.is_none_or(|seen| seen.durable.get() == 0),
+                    seen.is_none_or(|seen| seen.durable.get() == 0 || is_made(seen)),
                     "what was served comes back or is known to be lost: {} neither has its replica \
                      of {group} nor misses it at {} us",
                     node.id,
@@ -212,7 +217,7 @@ impl World {
         node.is_spoiled = true;
         node.is_outcast = true;
         let id = node.id;
-        for group in self.config.group_ids() {
+        for group in self.ranges.groups() {
             self.oracle.replica_lost(id, group);
         }
         self.tell(id, || "has blank disks".to_owned());

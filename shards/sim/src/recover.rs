@@ -11,11 +11,12 @@ use oarlock_shard::losses::{Evidence, Losses};
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::{Loader, Store};
-use oarlock_types::{CoreAddr, GroupId, Incarnation, Mono, Random, RangeEpoch, WallMs};
+use oarlock_types::{CoreAddr, GroupId, Incarnation, Mono, Random, RangeBounds, WallMs};
 use oarlock_wal::Recovery;
 
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::ranges::family;
 
 const FIRST_ELECTION: Duration = Duration::from_millis(50);
 const OTHER_ELECTION: Duration = Duration::from_millis(1000);
@@ -78,7 +79,8 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         let origin = Origin::from_details(&found.details);
         let wait = config.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |checkpoint: &SnapshotMeta, loader| load(disk, group, checkpoint, loader);
-        match ReplicaSeed::recovered(group, found, &config.limits, wait, load) {
+        let formed = formed(group);
+        match ReplicaSeed::recovered(group, found, &config.limits, wait, formed, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
                 if let Some(rebuilt) = origin.rebuilt {
@@ -93,25 +95,39 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
     }
     for group in ours {
         if !known.contains(&group) && !disk.lost.contains_key(&group) {
-            let replicas = config.replicas_of(group);
-            let is_first = replicas.first() == Some(&addr);
-            let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
-            let wait = base + random.between(Duration::ZERO, FIRST_ELECTION + spread);
-            let voters = Configuration::simple(replicas.iter().map(|replica| replica.node));
-            let epoch = RangeEpoch(1);
-            let seed = ReplicaSeed::fresh(group, epoch, voters, &config.limits, wait);
-            shard.add_replica(seed, true);
+            shard.add_replica(form(parts, group, spread, &mut random), true);
         }
     }
-    for group in parts.held.iter().copied().filter(|group| unserved.contains(group)) {
+    let mut lose = |shard: &mut Shard, group| {
         // Members may have moved anywhere since the formation.
         let peers = config.node_ids().filter(|node| *node != addr.node).collect();
         let files = disk.files.keys().copied().filter(|file| file.group == group).collect();
-        shard.note_lost(LostReplica { group, epoch: RangeEpoch(1), peers, files });
+        shard.note_lost(LostReplica { group, formed: formed(group), peers, files });
         told.push(format!("{group} is lost on {addr}"));
+    };
+    for group in parts.held.iter().copied().filter(|group| unserved.contains(group)) {
+        lose(&mut shard, group);
+    }
+    for group in shard.restore_split_states() {
+        lose(&mut shard, group);
     }
     shard.sweep_checkpoints(disk.files.keys().copied());
     Back { shard, told }
+}
+
+/// A replica of the formation.
+fn form(parts: &Parts<'_>, group: GroupId, spread: Duration, random: &mut Random) -> ReplicaSeed {
+    let replicas = parts.config.replicas_of(group);
+    let is_first = replicas.first() == Some(&parts.addr);
+    let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
+    let wait = base + random.between(Duration::ZERO, FIRST_ELECTION + spread);
+    let voters = Configuration::simple(replicas.iter().map(|replica| replica.node));
+    ReplicaSeed::fresh(group, RangeBounds::everything(), voters, &parts.config.limits, wait)
+}
+
+/// The bounds of a range at the formation, if it was there.
+fn formed(group: GroupId) -> Option<RangeBounds> {
+    (family(group) == group).then(RangeBounds::everything)
 }
 
 fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {

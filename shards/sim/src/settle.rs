@@ -2,13 +2,11 @@
 //! every client has its answer, every queue is empty, every member has all that is committed; then
 //! the histories are judged. What does not come to pass is told with who waits for what.
 
-use std::collections::BTreeSet;
-
 use oarlock_raft::{Configuration, Group};
 use oarlock_types::{GroupId, Index, NodeId};
 
 use crate::linearizability;
-use crate::node::{Ask, Node};
+use crate::node::Node;
 use crate::world::World;
 
 /// Within this every group serves once faults have stopped.
@@ -78,7 +76,7 @@ impl World {
     pub fn all_groups_serve(&mut self) {
         let end = self.now + SERVES_WITHIN_US;
         let mut waiting: Vec<(GroupId, Option<(NodeId, u64)>)> =
-            self.config.group_ids().map(|group| (group, None)).collect();
+            self.ranges.groups().map(|group| (group, None)).collect();
         while !waiting.is_empty() {
             assert!(
                 self.now < end,
@@ -99,23 +97,7 @@ impl World {
                 left.push((group, still.or(anew)));
             }
             waiting = left;
-            self.create_members();
             self.run_for(20_000);
-        }
-    }
-
-    /// What placement does again and again: every member of a group gets its replica. Whoever knows
-    /// of a member counts: a change that nobody has led on may need it.
-    fn create_members(&mut self) {
-        for group in self.config.group_ids() {
-            let known = self.config.node_ids().filter_map(|node| self.replica(node, group));
-            let members: BTreeSet<NodeId> =
-                known.flat_map(|raft| raft.configuration().members()).collect();
-            for member in members {
-                if self.replica(member, group).is_none() {
-                    self.ask(member, group, Ask::Create(group));
-                }
-            }
         }
     }
 
@@ -141,7 +123,7 @@ impl World {
 
     /// What is not at rest, in words.
     fn unrest(&self) -> impl Iterator<Item = String> + '_ {
-        let groups = self.config.group_ids().flat_map(|group| self.behind(group));
+        let groups = self.ranges.groups().flat_map(|group| self.behind(group));
         let nodes = self.nodes.iter().filter(|node| !node.is_outcast);
         let cores = nodes.flat_map(|node| {
             let cores = node.process.iter().flat_map(|process| &process.cores).enumerate();
@@ -207,7 +189,7 @@ impl World {
                 let _ = writeln!(text, "\n  client {at} waits for {}", doing.group);
             }
         }
-        for group in self.config.group_ids().filter(|group| !self.behind(*group).is_empty()) {
+        for group in self.ranges.groups().filter(|group| !self.behind(*group).is_empty()) {
             text.push_str(&self.tell_group(group));
         }
         text

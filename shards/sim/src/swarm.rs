@@ -10,6 +10,8 @@ use crate::random::Stream;
 const KINDS: u64 = 27;
 /// More kinds, for the seeds that spoil a disk.
 const MORE_SPOILING: std::ops::Range<u64> = 27..29;
+/// Most splits of a seed.
+const CUTS_MAX: u64 = 40;
 /// Kinds that lose what a disk held for good.
 const SPOILING: std::ops::Range<u64> = 21..25;
 
@@ -44,7 +46,27 @@ pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
             faults.push(Fault { number: faults.len(), at_us, lasts_us, trouble });
         }
     }
+    draw_cuts(config, until_us, seed, &mut faults);
     faults
+}
+
+/// In half of the seeds ranges are cut, one now and then or all of them at once. Drawn apart from the
+/// rest, so that the other half stay what they were.
+fn draw_cuts(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault>) {
+    let mut random = Stream::new(seed, 7);
+    if random.per_mille(500) {
+        return;
+    }
+    let interval_us = [20_000, 300_000, 1_000_000, 4_000_000][random.place(4)];
+    let mut at_us = 200_000;
+    for _ in 0..CUTS_MAX {
+        at_us += random.within(1, 2 * interval_us);
+        if at_us >= until_us {
+            break;
+        }
+        let trouble = Trouble::Cut(GroupId(1 + random.below(config.groups)));
+        faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
+    }
 }
 
 struct Draw<'a> {

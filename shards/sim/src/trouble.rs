@@ -1,8 +1,10 @@
 //! What each fault does to the world when it begins and when it ends, and the same as calls for
 //! scenarios.
 
+use bytes::Bytes;
 use oarlock_types::{CoreAddr, GroupId, NodeId};
 
+use crate::clients::client_keys;
 use crate::config::Weather;
 use crate::disk::DiskTrouble;
 use crate::faults::Trouble;
@@ -96,11 +98,16 @@ impl World {
                 self.spoil(*at, trouble);
             }
             Trouble::Transfer(group) => {
-                if let Some(leader) = self.leader(*group) {
-                    self.ask(leader, *group, Ask::Transfer(*group, None));
+                let group = self.relative(*group);
+                if let Some(leader) = self.leader(group) {
+                    self.ask(leader, group, Ask::Transfer(group, None));
                 }
             }
-            Trouble::Members(group) => self.change_members(*group),
+            Trouble::Members(group) => {
+                let group = self.relative(*group);
+                self.change_members(group);
+            }
+            Trouble::Cut(group) => self.cut_somewhere(*group),
         }
     }
 
@@ -150,7 +157,8 @@ impl World {
             | Trouble::ClockRate(..)
             | Trouble::WallJump(..)
             | Trouble::Transfer(_)
-            | Trouble::Members(_) => {}
+            | Trouble::Members(_)
+            | Trouble::Cut(_) => {}
         }
     }
 
@@ -265,6 +273,24 @@ impl World {
         self.tell(at.node, || format!("{} is spoiled: {spoiled:?}", at.core));
     }
 
+    /// One of the groups that splits have made of this one, or itself.
+    fn relative(&mut self, group: GroupId) -> GroupId {
+        let all = self.ranges.relatives(group);
+        // Where there is no choice nothing is drawn.
+        if all.len() > 1 { all[self.node_random.place(all.len())] } else { group }
+    }
+
+    /// Cuts a range at one of the keys that clients use, if it holds one that can be cut at.
+    fn cut_somewhere(&mut self, group: GroupId) {
+        let group = self.relative(group);
+        let bounds = self.ranges.bounds(group);
+        let keys: Vec<Bytes> = client_keys(&self.config).collect();
+        let able: Vec<&Bytes> = keys.iter().filter(|key| bounds.can_split_at(key)).collect();
+        if let Some(at) = able.get(self.node_random.place(able.len().max(1))) {
+            self.cut_range(group, (*at).clone());
+        }
+    }
+
     /// A change of members that a group may be asked for now: one joins, leaves, or is replaced.
     fn change_members(&mut self, group: GroupId) {
         let Some(leader) = self.leader(group) else { return };
@@ -286,9 +312,6 @@ impl World {
                 0 if is_able => learners.push(joins),
                 1 | 2 if is_able => voters.push(joins),
                 _ => {}
-            }
-            if is_able {
-                self.ask(joins, group, Ask::Create(group));
             }
         }
         if kind >= 2 && voters.len() > least {

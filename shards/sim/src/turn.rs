@@ -5,15 +5,15 @@
 use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
-use oarlock_raft::Configuration;
 use oarlock_shard::rebuild::RebuildStage;
-use oarlock_shard::{Output, ReplicaSeed, Shard};
-use oarlock_types::{GroupId, Mono, NodeId, RangeEpoch, WallMs};
+use oarlock_shard::{Output, Shard, Split};
+use oarlock_types::{GroupId, Mono, NodeId, RangeBounds, WallMs};
 
 use crate::config::Config;
 use crate::disk::{Disk, Writing};
 use crate::node::{Ask, Core, Job};
 use crate::oracle::Oracle;
+use crate::ranges::family;
 use crate::trace::What;
 use crate::words;
 use crate::world::{BEAT_US, Event, World};
@@ -44,7 +44,7 @@ impl Core {
             self.shard.messages(arrived.from, messages);
         }
         for ask in std::mem::take(&mut self.asks) {
-            self.ask(config, ask);
+            self.ask(ask);
         }
         for (token, done) in self.done.drain(..) {
             self.shard.file_done(token, done);
@@ -69,7 +69,7 @@ impl Core {
         jobs
     }
 
-    fn ask(&mut self, config: &Config, ask: Ask) {
+    fn ask(&mut self, ask: Ask) {
         match ask {
             Ask::Request { token, group, epoch, lane, request } => {
                 self.shard.request_in_lane(token, group, epoch, lane, request);
@@ -82,15 +82,14 @@ impl Core {
                 let result = self.shard.change_configuration(group, voters, learners);
                 self.granted.push(format!("{group} changes members: {result:?}"));
             }
-            Ask::Create(group) => {
-                // One that has lost its log must not come back as another: it would forget votes.
-                let is_lost = self.shard.rebuild_stages().any(|(lost, _)| lost == group);
-                if !self.shard.has_replica(group) && !is_lost {
-                    let wait = config.limits.support_duration;
-                    let (epoch, nobody) = (RangeEpoch(1), Configuration::default());
-                    let seed = ReplicaSeed::fresh(group, epoch, nobody, &config.limits, wait);
-                    self.shard.add_replica(seed, true);
-                }
+            Ask::Create(wanted) => {
+                let is_of_formation = family(wanted.group) == wanted.group;
+                let formed = is_of_formation.then(RangeBounds::everything);
+                self.shard.create(&wanted, formed);
+            }
+            Ask::Split { group, at, child } => {
+                let result = self.shard.split(group, at, child);
+                self.granted.push(format!("{group} is cut, {child}: {result:?}"));
             }
             Ask::Rebuild(group) => {
                 let result = self.shard.rebuild(group);
@@ -158,9 +157,23 @@ impl World {
         for text in granted {
             self.tell(NodeId(n as u64 + 1), || text);
         }
+        self.note_splits(n, &turned.output.splits);
         self.look(n, c);
         self.carry_out(n, c, turned);
         self.wake_at(n, c, now + BEAT_US);
+    }
+
+    /// Replicas of new ranges are made here.
+    fn note_splits(&mut self, n: usize, splits: &[Split]) {
+        for split in splits {
+            let (parent, child) = (split.parent.0, split.child.0);
+            self.nodes[n].placed.insert(child);
+            if self.ranges.note(split) {
+                self.oracle.form_by_split(child, split.members.clone());
+                let id = self.nodes[n].id;
+                self.tell(id, || format!("{parent} is cut: {child} has {:?}", split.child.1));
+            }
+        }
     }
 
     /// Shows the oracle what the turn touched.
@@ -232,6 +245,10 @@ impl World {
             self.reply(id, token, outcome);
         }
         output.leaders.clear();
+        output.splits.clear();
+        for wanted in output.wanted.drain(..) {
+            self.ask(id, wanted.group, Ask::Create(wanted));
+        }
         for group in output.unreadable.drain(..) {
             self.tell(id, || format!("cannot read back its log of {group}, and writes it anew"));
         }

@@ -2,6 +2,7 @@
 //! Made for traces only: nothing here may be asked while a run is not traced.
 
 use bytes::Bytes;
+use oarlock_codec::SplitEntry;
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_store::{Batch, Command, Reply};
 use oarlock_types::{NodeId, Pulse};
@@ -30,6 +31,8 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
         Body::ReadIndex { .. } => "ReadIndex",
         Body::ReadIndexReply { .. } => "ReadIndexReply",
         Body::Rebuild(_) => "Rebuild",
+        Body::Absent => "Absent",
+        Body::Create => "Create",
     }
 }
 
@@ -89,6 +92,8 @@ pub(crate) fn text_of(body: &Body) -> String {
         Body::ReadIndexReply { sequence, index: None } => {
             format!("not to be had here now (question {sequence})")
         }
+        Body::Absent => "I have no replica of this group".to_owned(),
+        Body::Create => "make a replica, and follow me".to_owned(),
         Body::Rebuild(Rebuild::Leave { attempt }) => {
             format!("I have lost my log: take me out (attempt {attempt})")
         }
@@ -127,6 +132,10 @@ fn entry(entry: &Entry) -> String {
             }
             text
         }
+        Payload::Split(bytes) => match SplitEntry::decode(bytes) {
+            Some(split) => format!("cut at {}: {}", short(&split.at), split.child),
+            None => "no split".to_owned(),
+        },
         Payload::Commands(bytes) => match oarlock_store::decode(bytes) {
             Ok(Batch { requests, .. }) => {
                 list(&requests, |request| list(&request.commands, command))
@@ -260,6 +269,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::LoseFiles(at) => format!("all files of {at} are gone"),
         Trouble::Transfer(group) => format!("{group} is asked to change its leader"),
         Trouble::Members(group) => format!("{group} is asked to change its members"),
+        Trouble::Cut(group) => format!("{group} is asked to cut its range in two"),
     }
 }
 
@@ -293,6 +303,6 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::LoseFiles(at) => ("disk", vec![at.node]),
         Trouble::DiskFull(node) => ("disk", vec![*node]),
         Trouble::ClockRate(node, _) | Trouble::WallJump(node, _) => ("clock", vec![*node]),
-        Trouble::Transfer(_) | Trouble::Members(_) => ("order", Vec::new()),
+        Trouble::Transfer(_) | Trouble::Members(_) | Trouble::Cut(_) => ("order", Vec::new()),
     }
 }

@@ -20,6 +20,7 @@ use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::pulses::Datagram;
 use crate::random::Stream;
+use crate::ranges::Ranges;
 use crate::trace::{Trace, What};
 
 /// How often a core runs a turn though nothing happens, as production's watchdog has it.
@@ -111,6 +112,8 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
     pub(crate) clients: Clients,
+    /// Which range has which keys, by the newest word.
+    pub ranges: Ranges,
     pub(crate) oracle: Oracle,
     /// What happened, if the run is traced.
     pub trace: Trace,
@@ -149,6 +152,7 @@ impl World {
             nodes,
             network: Network::default(),
             clients,
+            ranges: Ranges::new(&config),
             oracle: Oracle::default(),
             trace: Trace::new(trace),
             net_random: Stream::new(seed, 4),

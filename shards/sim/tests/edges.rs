@@ -6,9 +6,10 @@
 mod support;
 
 use bytes::Bytes;
+use oarlock_codec::Refusal;
 use oarlock_sim::{Config, Trouble, World};
 use oarlock_store::Reply;
-use oarlock_types::{CoreAddr, CoreId, Index, NodeId};
+use oarlock_types::{CoreAddr, CoreId, Index, NodeId, RangeEpoch};
 use support::{GROUP, MS, SECOND, another_leader, ask, get, others, set, world};
 
 fn core(node: NodeId) -> CoreAddr {
@@ -85,7 +86,7 @@ fn a_crash_anywhere_around_a_checkpoint_neither_skips_nor_repeats() {
     let mut world = compacting(151, 3);
     world.all_groups_serve();
     let mut compacted = 0;
-    for round in 0..90_u64 {
+    for round in 0..150_u64 {
         let victim = NodeId(1 + round % 3);
         let crash = Trouble::CrashAtEffect(victim, round * 7 % 61, round % 2 == 0);
         let before = world.replica(victim, GROUP).map(|raft| raft.checkpoint().index);
@@ -367,4 +368,116 @@ fn a_leader_that_leaves_keeps_nobody_waiting() {
         assert!(answered, "seed {seed}: {} writes wait; {}", open.len(), world.who_waits());
         world.settle();
     }
+}
+
+/// Edge case 23. Who asks by the bounds from before a split, of what the range still holds or of what it
+/// gave away, reads and writes nothing, however often leadership moves meanwhile.
+#[test]
+fn nobody_is_served_by_the_bounds_from_before_a_split() {
+    let mut config = Config::calm(3, 1, 1);
+    config.clients = 0;
+    let mut world = World::new(231, config);
+    world.all_groups_serve();
+    let leader = world.leader(GROUP).unwrap();
+    for key in ["a", "z"] {
+        assert_eq!(ask(&mut world, leader, set(key, "old"), SECOND), Some(Ok(Reply::Ok)));
+    }
+    let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+    let is_made = |w: &mut World| w.config.node_ids().all(|id| w.replica(id, child).is_some());
+    assert!(world.run_till(SECOND, is_made), "{}", world.who_waits());
+    for _ in 0..3 {
+        world.all_groups_serve();
+        for group in [GROUP, child] {
+            let leader = world.leader(group).unwrap();
+            for request in [get("a"), get("z"), set("a", "new"), set("z", "new")] {
+                let token = world.request_routed(leader, group, (RangeEpoch(1), None), request);
+                let outcome = support::outcome(&mut world, token, SECOND);
+                assert_eq!(outcome, Some(Err(Refusal::StaleEpoch)));
+            }
+        }
+        let leader = world.leader(child).unwrap();
+        world.hand_over(child, others(&world, leader)[0]);
+        world.run_for(200 * MS);
+    }
+    let leader = world.leader(child).unwrap();
+    let token = world.request(leader, child, get("z"));
+    let read = support::outcome(&mut world, token, SECOND);
+    assert_eq!(read, Some(Ok(Reply::Bulk(Bytes::from_static(b"old")))));
+    world.settle();
+}
+
+/// Edge case 27. A follower misses a split, and the cut range comes to it by a snapshot from behind the
+/// split: the new range's replica appears there, once, with its data, under load and over restarts.
+#[test]
+fn a_snapshot_overtakes_a_split() {
+    for seed in 270..276 {
+        let mut world = compacting(seed, 3);
+        world.all_groups_serve();
+        world.run_for(SECOND);
+        let leader = world.leader(GROUP).unwrap();
+        let away = others(&world, leader)[1];
+        world.config.node_ids().filter(|id| *id != away).for_each(|id| world.cut(id, away));
+        let child = world.cut_range(GROUP, Bytes::from_static(b"k1")).unwrap();
+        let is_cut = |w: &mut World| w.replica(leader, child).is_some();
+        assert!(world.run_till(SECOND, is_cut), "{}", world.who_waits());
+        // Both logs are cut short behind the split.
+        let is_short = |w: &mut World| {
+            let replica = w.replica(leader, GROUP).unwrap();
+            let (first, seen) = (replica.first_index(), w.replica(away, GROUP).unwrap().last());
+            let new = w.replica(leader, child).unwrap().checkpoint().index;
+            first > seen.index.next() && new > Index(1)
+        };
+        assert!(world.run_till(20 * SECOND, is_short), "{}", world.who_waits());
+        world.config.node_ids().filter(|id| *id != away).for_each(|id| world.join(id, away));
+        let is_there =
+            |w: &mut World| w.replica(away, child).is_some_and(|r| r.commit() > Index(1));
+        assert!(world.run_till(20 * SECOND, is_there), "{}", world.who_waits());
+        world.kill(away);
+        world.restart(away);
+        world.settle();
+    }
+}
+
+/// Nodes die at every effect around a split: what was acknowledged before and since is there, in one range
+/// or the other, and both serve.
+#[test]
+fn a_crash_anywhere_around_a_split_loses_nothing() {
+    for seed in 0..40 {
+        let mut world = compacting(500 + seed, 3);
+        world.all_groups_serve();
+        world.run_for(SECOND);
+        let leader = world.leader(GROUP).unwrap();
+        let dies = if seed % 2 == 0 { leader } else { others(&world, leader)[0] };
+        let trouble = Trouble::CrashAtEffect(dies, seed / 2, seed % 4 < 2);
+        world.trouble(&trouble, 0);
+        world.cut_range(GROUP, Bytes::from_static(b"k1")).unwrap();
+        world.run_for(SECOND);
+        world.relief(&trouble);
+        world.settle();
+    }
+}
+
+/// No write is refused for longer than 10 ms by a split, where a write takes a millisecond or two.
+#[test]
+fn a_split_holds_writes_for_milliseconds() {
+    let mut config = Config::calm(3, 1, 1);
+    config.clients = 0;
+    let mut world = World::new(77, config);
+    world.all_groups_serve();
+    let leader = world.leader(GROUP).unwrap();
+    let started = world.now_us();
+    let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+    let mut written = 0;
+    for (group, key) in [(GROUP, "a"), (child, "z")] {
+        loop {
+            let token = world.request(leader, group, set(key, "1"));
+            if support::outcome(&mut world, token, SECOND) == Some(Ok(Reply::Ok)) {
+                written += 1;
+                break;
+            }
+        }
+    }
+    let took = world.now_us() - started;
+    assert!(written == 2 && took < 10 * MS, "both ranges took a write after {took} us");
+    world.settle();
 }

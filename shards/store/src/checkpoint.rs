@@ -6,14 +6,14 @@
 //! before it is kept as it was (a pre-image) until the cursor comes by. So a checkpoint costs at
 //! most the memory of the keys that are changed or removed while it runs.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //!
 //! All integers are little-endian. A file is a header, then chunks, the last of them marked.
 //!
 //! ```text
 //! header, 60 bytes
 //!    0  8  magic, "OARLOCKC"
-//!    8  2  format version, 1
+//!    8  2  format version, 2
 //!   10  2  zero
 //!   12  4  number of ONCE ids
 //!   16  8  index of the newest entry that the state has passed
@@ -29,8 +29,8 @@
 //!    8  …  payload
 //! ```
 //!
-//! The payloads, joined, are records; a record may cross chunks. First the ids, oldest first, then
-//! the keys in byte order:
+//! The payloads, joined, are records; a record may cross chunks. First the bounds, where they are known
+//! (version 1 does not have them), then the ids, oldest first, then the keys in byte order:
 //!
 //! ```text
 //! id                                    key
@@ -40,6 +40,13 @@
 //!    9  8  when it was carried out, ms     9  8  version
 //!   17  …  id, then reply                 17  8  expiry, ms; zero: none
 //!                                         25  …  key, then value
+//! bounds
+//!    0  1  3
+//!    1  4  length of the first key
+//!    5  4  length of the first key behind the range
+//!    9  8  epoch
+//!   17  1  1: the range has an end; 0: it has none
+//!   18  …  both keys
 //! ```
 //!
 //! The reply's layout is that of `reply_bytes`. Because each CRC goes on from the one before, a
@@ -51,6 +58,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use crc32fast::Hasher;
+use oarlock_types::RangeBounds;
 
 use crate::key::Key;
 use crate::map::Slot;
@@ -59,15 +67,17 @@ use crate::store::Store;
 
 pub(crate) const MAGIC: [u8; 8] = *b"OARLOCKC";
 /// The version of checkpoints that this build writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 pub(crate) const HEADER_BYTES: usize = 60;
 pub(crate) const CHUNK_HEAD_BYTES: usize = 8;
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 pub(crate) const CHUNK_LAST: u32 = 1 << 31;
 pub(crate) const TAG_KEY: u8 = 1;
 pub(crate) const TAG_ONCE: u8 = 2;
+pub(crate) const TAG_BOUNDS: u8 = 3;
 pub(crate) const KEY_HEAD_BYTES: usize = 25;
 pub(crate) const ONCE_HEAD_BYTES: usize = 17;
+pub(crate) const BOUNDS_HEAD_BYTES: usize = 18;
 
 /// A record longer than this is written in pieces, so that one value does not outgrow a slice.
 const PIECE_BYTES: usize = 16 << 10;
@@ -225,6 +235,7 @@ impl Checkpoint {
             header.write(out);
             self.crc.update(&out[start..]);
             out.extend_from_slice(&self.crc.clone().finalize().to_le_bytes());
+            self.write_bounds(&store.bounds, out);
         }
         let mut spent = 0;
         let done = self.write_partial(&mut spent, budget, out)
@@ -236,6 +247,21 @@ impl Checkpoint {
         self.seal(CHUNK_LAST, out);
         debug_assert!(self.changed.is_empty() && self.once_evicted.is_empty());
         CheckpointProgress::Done
+    }
+
+    /// Two keys: no slice becomes long by them.
+    fn write_bounds(&mut self, bounds: &RangeBounds, out: &mut Vec<u8>) {
+        if bounds.epoch.get() == 0 {
+            return;
+        }
+        let end = bounds.end.as_deref().unwrap_or_default();
+        let mut head = [0; BOUNDS_HEAD_BYTES];
+        write_head(&mut head, TAG_BOUNDS, &bounds.start, end);
+        head[9..17].copy_from_slice(&bounds.epoch.get().to_le_bytes());
+        head[17] = u8::from(bounds.end.is_some());
+        for part in [&head, &bounds.start[..], end] {
+            self.push(part, out);
+        }
     }
 
     /// Each of the `write_…` is true when it has nothing left, false when the budget is spent.

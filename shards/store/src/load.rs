@@ -7,11 +7,11 @@ use std::fmt;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use oarlock_types::{Guard, Index, WallMs};
+use oarlock_types::{Guard, Index, RangeBounds, RangeEpoch, WallMs};
 
 use crate::checkpoint::{
-    CHUNK_BYTES, CHUNK_HEAD_BYTES, CHUNK_LAST, HEADER_BYTES, Header, KEY_HEAD_BYTES, MAGIC,
-    ONCE_HEAD_BYTES, TAG_KEY, TAG_ONCE, VERSION,
+    BOUNDS_HEAD_BYTES, CHUNK_BYTES, CHUNK_HEAD_BYTES, CHUNK_LAST, HEADER_BYTES, Header,
+    KEY_HEAD_BYTES, MAGIC, ONCE_HEAD_BYTES, TAG_BOUNDS, TAG_KEY, TAG_ONCE, VERSION,
 };
 use crate::key::Key;
 use crate::map::Slot;
@@ -280,7 +280,7 @@ impl Loader {
             return Err(LoadError::Header);
         }
         // Only a version that the checksum vouches for is one: flipped bits must not look like it.
-        if found != VERSION {
+        if !(1..=VERSION).contains(&found) {
             return Err(LoadError::Version { found });
         }
         if reserved != 0 {
@@ -340,7 +340,8 @@ fn record_length(bytes: &[u8], offset: u64) -> Result<Option<usize>, LoadError> 
     let head = match tag {
         TAG_KEY => KEY_HEAD_BYTES,
         TAG_ONCE => ONCE_HEAD_BYTES,
-        0 | 3..=u8::MAX => return Err(LoadError::Record { offset }),
+        TAG_BOUNDS => BOUNDS_HEAD_BYTES,
+        0 | 4..=u8::MAX => return Err(LoadError::Record { offset }),
     };
     if bytes.len() < head {
         return Ok(None);
@@ -361,11 +362,20 @@ fn take_record(store: &mut Store, record: &[u8]) -> bool {
         let (id, reply) = (reader.bytes(first), reader.bytes(second));
         return take_id(store, OnceRecord { id, at: WallMs(number), reply });
     }
+    if tag == TAG_BOUNDS {
+        let has_end = reader.take(1)[0];
+        let (start, end) = (reader.bytes(first), reader.bytes(second));
+        let end = (has_end == 1).then_some(end);
+        let is_first =
+            store.bounds.epoch.get() == 0 && store.map.len() == 0 && store.once.len() == 0;
+        store.bounds = RangeBounds { epoch: RangeEpoch(number), start, end };
+        return is_first && number > 0 && has_end <= 1 && (has_end == 1 || second == 0);
+    }
     let expires = Some(WallMs(reader.u64())).filter(|at| at.0 != 0);
     let (key, value) = (reader.bytes(first), reader.bytes(second));
     let key = Key::from(key);
     let in_order = store.map.last_key().is_none_or(|last| *last < key);
-    if !in_order || number > store.revision {
+    if !in_order || !store.bounds.contains(&key) || number > store.revision {
         return false;
     }
     let slot = Slot::new(&key, value, number, expires);

@@ -3,6 +3,7 @@
 //! Nothing here may decide whether to split: placement does, by size and load.
 
 use bytes::Bytes;
+use oarlock_types::Index;
 
 use crate::store::{KEY_OVERHEAD_BYTES, Store, slot_bytes};
 
@@ -58,8 +59,8 @@ impl Store {
         }
     }
 
-    /// Leaves the keys before `at` here and gives a store of the others, with the same time,
-    /// applied index and revision, so that versions that clients hold stay good.
+    /// Leaves the keys before `at` here and gives a store of the others, as of entry `base` of its own
+    /// log, with the same time and revision, so that versions that clients hold stay good.
     ///
     /// Both keep all `ONCE` ids: an id names no key, its retry goes to whichever side has the
     /// request's keys now, and the other side forgets it in time.
@@ -69,11 +70,13 @@ impl Store {
     /// one, 50 to 110 ms.
     ///
     /// # Panics
-    /// If a checkpoint is under way: it would have to write what is no longer here.
+    /// If `at` does not cut the range in two, or a checkpoint is under way: it would have to write what
+    /// is no longer here.
     #[must_use]
-    pub fn split_off(&mut self, at: &[u8]) -> Self {
+    pub fn split_off(&mut self, at: &Bytes, base: Index) -> Self {
         assert!(self.checkpoint.is_none(), "a range is split while it is being checkpointed");
         let mut right = Self::new(self.limits);
+        right.bounds = self.bounds.split_off(at.clone());
         right.map = self.map.split_off(at);
         for (key, slot) in right.map.after(None) {
             right.bytes += slot_bytes(key, slot);
@@ -83,7 +86,7 @@ impl Store {
         self.bytes -= right.bytes;
         self.hash = self.hash.wrapping_sub(right.hash);
         right.once = self.once.clone();
-        (right.applied, right.stamp, right.revision) = (self.applied, self.stamp, self.revision);
+        (right.applied, right.stamp, right.revision) = (base, self.stamp, self.revision);
         right
     }
 

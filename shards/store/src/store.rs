@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oarlock_types::{Index, WallMs};
+use oarlock_types::{Index, RangeBounds, WallMs};
 
 use crate::checkpoint::Checkpoint;
 use crate::expiry::ExpiryIndex;
@@ -52,6 +52,7 @@ impl Default for StoreLimits {
 #[derive(Debug)]
 pub struct Store {
     pub(crate) limits: StoreLimits,
+    pub(crate) bounds: RangeBounds,
     pub(crate) map: Map,
     pub(crate) expiry: ExpiryIndex,
     pub(crate) once: OnceTable,
@@ -69,11 +70,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty range.
+    /// An empty range, whose bounds are not known yet.
     #[must_use]
     pub fn new(limits: StoreLimits) -> Self {
         Self {
             limits,
+            bounds: RangeBounds::default(),
             map: Map::default(),
             expiry: ExpiryIndex::default(),
             once: OnceTable::default(),
@@ -85,6 +87,17 @@ impl Store {
             checkpoint: None,
             debris: Vec::new(),
         }
+    }
+
+    /// The range's keys, and its version; version zero where that is not known yet.
+    #[must_use]
+    pub fn bounds(&self) -> &RangeBounds {
+        &self.bounds
+    }
+
+    /// Says what the range's keys are.
+    pub fn set_bounds(&mut self, bounds: RangeBounds) {
+        self.bounds = bounds;
     }
 
     /// The newest entry that was applied.
@@ -159,6 +172,10 @@ impl Store {
 
     /// Puts a key, whatever was there.
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes, expires: Option<WallMs>) {
+        debug_assert!(
+            self.bounds.epoch.get() == 0 || self.bounds.contains(&key),
+            "invariant: no key is written to a range that does not hold it"
+        );
         self.revision += 1;
         let key = Key::from(key);
         let slot = Slot::new(&key, value, self.revision, expires);

@@ -14,7 +14,7 @@ use oarlock_store::{
     Batch, CheckpointProgress, Command, ErrorReply, ExpireCondition, Expiry, Loader, Reply,
     Request, SetCondition, SplitPoint, Store, StoreLimits, Watch, decode, encode,
 };
-use oarlock_types::WallMs;
+use oarlock_types::{Index, WallMs};
 
 type Outcome = Result<String, Box<dyn Error>>;
 
@@ -212,7 +212,7 @@ impl Script {
 
     /// Splits, shows both halves, goes on with the right one.
     fn split(&mut self, at: &str) -> String {
-        let right = self.store.split_off(at.as_bytes());
+        let right = self.store.split_off(&Bytes::copy_from_slice(at.as_bytes()), Index(1));
         let left = self.dump();
         self.store = right;
         format!("left:\n{left}right:\n{}", self.dump())

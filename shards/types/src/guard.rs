@@ -113,6 +113,11 @@ pub enum Guard {
     LaneKeepsOrder,
     /// A request that was routed by another version of the range is refused. (23)
     EpochIsChecked,
+    // ---- ranges ----
+    /// Nothing is proposed behind a split before it is applied. (23)
+    SplitHoldsProposals,
+    /// What a split made is on disk before the log lets go of the split. (24)
+    LogKeepsSplit,
 }
 
 #[cfg(not(feature = "removed-guards"))]

@@ -4,9 +4,10 @@
 //! not be passed where an index is wanted. Units stand in names (`_ms`, `_us`, `_bytes`).
 //!
 //! Map: [`ids`] names things, [`time`] holds handed-in time, [`random`] the seeded generator,
-//! [`map`] hash maps with a fixed seed, [`guard`] the guards that tests can remove, [`limits`] every bound in one place, [`pulse`] what nodes
+//! [`map`] hash maps with a fixed seed, [`guard`] the guards that tests can remove, [`bounds`] a range's keys, [`limits`] every bound in one place, [`pulse`] what nodes
 //! tell each other of their liveness.
 
+pub mod bounds;
 pub mod guard;
 pub mod ids;
 pub mod limits;
@@ -16,6 +17,7 @@ pub mod random;
 pub mod range_map;
 pub mod time;
 
+pub use bounds::RangeBounds;
 pub use guard::Guard;
 pub use ids::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Lsn, NodeId, RangeEpoch,

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{CoreAddr, CoreId, FastMap, GroupId, NodeId, RangeEpoch};
+use crate::{CoreAddr, CoreId, FastMap, GroupId, NodeId, RangeBounds, RangeEpoch};
 
 /// A range as the map knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -22,6 +22,13 @@ pub struct RangeDescriptor {
 }
 
 impl RangeDescriptor {
+    /// Its keys.
+    #[must_use]
+    pub fn bounds(&self) -> RangeBounds {
+        let Self { epoch, start, end, .. } = self;
+        RangeBounds { epoch: *epoch, start: start.clone(), end: end.clone() }
+    }
+
     /// The core of a node that has the replica, if that node has one.
     #[must_use]
     pub fn core_on(&self, node: NodeId) -> Option<CoreId> {

@@ -50,6 +50,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         Just(Payload::Noop),
         blob().prop_map(Payload::Commands),
         configuration().prop_map(Payload::Config),
+        blob().prop_map(Payload::Split),
     ]
 }
 
@@ -139,6 +140,8 @@ fn body() -> impl Strategy<Value = Body> {
         ),
         Just(Body::Rebuild(Rebuild::Join)),
         configuration().prop_map(|known| Body::Rebuild(Rebuild::Members(known))),
+        Just(Body::Absent),
+        Just(Body::Create),
     ]
 }
 

@@ -99,6 +99,8 @@ pub fn body(body: &Body) -> String {
         }
         Body::Rebuild(Rebuild::Join) => "Join".into(),
         Body::Rebuild(Rebuild::Members(c)) => format!("Members {}", configuration(c)),
+        Body::Absent => "Absent".into(),
+        Body::Create => "Create".into(),
     }
 }
 

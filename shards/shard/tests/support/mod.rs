@@ -12,8 +12,10 @@ pub mod show;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Lane};
 use oarlock_shard::Outcome;
+use oarlock_shard::split::SplitError;
 use oarlock_shard::status::ReplicaStatus;
 use oarlock_shard::support_table::LinkToken;
 use oarlock_store::Request;
@@ -79,7 +81,8 @@ pub fn plan(nodes: u64, cores: u16, groups: u64, limits: Limits) -> Plan {
         let core = CoreId(u16::try_from(number % u64::from(cores)).unwrap());
         let first = number / u64::from(cores);
         let place = |copy: u64| CoreAddr::new(NodeId((first + copy) % nodes + 1), core);
-        Range { group: GroupId(group), replicas: (0..copies).map(place).collect() }
+        let replicas = (0..copies).map(place).collect();
+        Range { group: GroupId(group), replicas, is_formed: true }
     };
     Plan {
         nodes: ids,
@@ -423,9 +426,11 @@ impl World {
         for group in output.unreadable.drain(..) {
             self.trace.line(format!("{addr} {group} can not be read back from the log"));
         }
-        for (group, leader) in output.leaders.drain(..) {
-            self.trace.leader(addr, group, leader);
+        output.splits.drain(..).for_each(|split| self.trace.split(addr, &split));
+        for wanted in output.wanted.drain(..) {
+            shard.create(&wanted, self.plan.formed(wanted.group));
         }
+        output.leaders.drain(..).for_each(|(group, leader)| self.trace.leader(addr, group, leader));
         let messages: Vec<_> = output.messages.drain(..).collect();
         core.output = output;
         self.send_messages(addr, messages);
@@ -454,6 +459,23 @@ impl World {
         let life = self.node(node).life.as_mut().expect("the node is up");
         life.cores[core].asks.push(Ask { token, group, epoch: RangeEpoch(epoch), lane, request });
         token
+    }
+
+    /// Cuts a range at a key, by the word of whoever leads it.
+    pub fn split(
+        &mut self,
+        id: NodeId,
+        group: GroupId,
+        at: Bytes,
+        child: GroupId,
+    ) -> Result<(), SplitError> {
+        let (core, replicas) = (self.core_of(group), self.range(group).replicas.clone());
+        let life = self.node(id).life.as_mut().expect("the node is up");
+        life.cores[usize::from(core.get())].shard.split(group, at, child)?;
+        if self.plan.ranges.iter().all(|range| range.group != child) {
+            self.plan.ranges.push(Range { group: child, replicas, is_formed: false });
+        }
+        Ok(())
     }
 
     /// Power is lost: of a frame that is being written only the first `torn` bytes arrive; what was

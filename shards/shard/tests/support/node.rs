@@ -17,7 +17,7 @@ use oarlock_shard::{
 use oarlock_store::{Loader, Request, Store};
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Limits, Lsn, Mono, NodeId, Pulse,
-    Random, RangeEpoch, WallMs,
+    Random, RangeBounds, RangeEpoch, WallMs,
 };
 use oarlock_wal::{FrameWrite, RecoveredGroup, WalConfig};
 
@@ -32,6 +32,8 @@ pub const TICK: Duration = Duration::from_millis(10);
 pub struct Range {
     pub group: GroupId,
     pub replicas: Vec<CoreAddr>,
+    /// The cluster was formed with it; else a split made it.
+    pub is_formed: bool,
 }
 
 /// What nodes are made of.
@@ -43,6 +45,14 @@ pub struct Plan {
     pub limits: Rc<Limits>,
     pub segment_bytes: u64,
     pub frame_bytes_max: usize,
+}
+
+impl Plan {
+    /// The bounds of a range at the formation, if it was there.
+    pub fn formed(&self, group: GroupId) -> Option<RangeBounds> {
+        let is_formed = self.ranges.iter().any(|range| range.group == group && range.is_formed);
+        is_formed.then(RangeBounds::everything)
+    }
 }
 
 /// A frame on its way to the disk.
@@ -218,7 +228,9 @@ impl Node {
             let load = |checkpoint: &SnapshotMeta, loader| {
                 Ok::<_, Infallible>(load(disk, *group, checkpoint, loader))
             };
-            let Ok(seed) = ReplicaSeed::recovered(*group, found.clone(), &plan.limits, delay, load);
+            let formed = plan.formed(*group);
+            let found = found.clone();
+            let Ok(seed) = ReplicaSeed::recovered(*group, found, &plan.limits, delay, formed, load);
             shard.add_replica(seed, false);
             if let Some(rebuilt) = rebuilt(*group) {
                 shard.set_rebuilt(*group, rebuilt);
@@ -228,17 +240,18 @@ impl Node {
             if lost.contains(&range.group) {
                 let peers = range.replicas.iter().map(|replica| replica.node);
                 let peers = peers.filter(|node| *node != addr.node).collect();
-                let (group, epoch, files) = (range.group, RangeEpoch(1), Vec::new());
-                shard.note_lost(LostReplica { group, epoch, peers, files });
+                let (group, formed, files) = (range.group, plan.formed(range.group), Vec::new());
+                shard.note_lost(LostReplica { group, formed, peers, files });
             }
-            if groups.contains_key(&range.group) || lost.contains(&range.group) {
+            if !range.is_formed || groups.contains_key(&range.group) || lost.contains(&range.group)
+            {
                 continue;
             }
-            let is_first = range.replicas.first() == Some(&addr);
-            let base = Duration::from_millis(if is_first { 50 } else { 1000 }) + spread;
-            let delay = base + random.between(Duration::ZERO, spread);
+            let delay =
+                first_election(range, addr) + spread + random.between(Duration::ZERO, spread);
             shard.add_replica(create(range, &plan.limits, delay), true);
         }
+        assert_eq!(shard.restore_split_states(), [], "every state that splits make is made");
         shard.sweep_checkpoints(disk.files.keys().copied());
         disk.serve(shard.wal());
         Core {
@@ -265,7 +278,12 @@ fn load(disk: &Disk, group: GroupId, checkpoint: &SnapshotMeta, mut loader: Load
     loader.finish().expect("a checkpoint is whole")
 }
 
+fn first_election(range: &Range, addr: CoreAddr) -> Duration {
+    Duration::from_millis(if range.replicas.first() == Some(&addr) { 50 } else { 1000 })
+}
+
 fn create(range: &Range, limits: &Limits, first_election_delay: Duration) -> ReplicaSeed {
     let voters = Configuration::simple(range.replicas.iter().map(|replica| replica.node));
-    ReplicaSeed::fresh(range.group, RangeEpoch(1), voters, limits, first_election_delay)
+    let bounds = RangeBounds::everything();
+    ReplicaSeed::fresh(range.group, bounds, voters, limits, first_election_delay)
 }

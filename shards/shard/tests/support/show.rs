@@ -4,16 +4,17 @@
 
 use std::collections::BTreeSet;
 
+use oarlock_codec::SplitEntry;
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
-use oarlock_shard::{CheckpointFile, FileJob, Outcome};
+use oarlock_shard::{CheckpointFile, FileJob, Outcome, Split};
 use oarlock_store::{Command, Reply, decode};
-use oarlock_types::{CoreAddr, GroupId, NodeId};
+use oarlock_types::{CoreAddr, GroupId, NodeId, RangeBounds};
 
 /// What is told, and what was.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Of `frames`, `messages`, `files`, `leaders`.
+    /// Of `frames`, `messages`, `files`, `leaders`, `splits`.
     pub wanted: BTreeSet<String>,
     pub lines: Vec<String>,
 }
@@ -60,12 +61,24 @@ impl Trace {
         }
     }
 
+    pub fn split(&mut self, at: CoreAddr, split: &Split) {
+        if self.wants("splits") {
+            let ((parent, left), (child, right)) = (&split.parent, &split.child);
+            self.line(format!("{at} {parent} {} and {child} {}", bounds(left), bounds(right)));
+        }
+    }
+
     pub fn leader(&mut self, at: CoreAddr, group: GroupId, leader: Option<NodeId>) {
         if self.wants("leaders") {
             let leader = leader.map_or("nobody".to_owned(), |leader| leader.to_string());
             self.line(format!("{at} {group} knows {leader} as leader"));
         }
     }
+}
+
+fn bounds(bounds: &RangeBounds) -> String {
+    let end = bounds.end.as_deref().map_or("…".into(), String::from_utf8_lossy);
+    format!("{}..{end} {}", String::from_utf8_lossy(&bounds.start), bounds.epoch)
 }
 
 pub fn file(file: &CheckpointFile) -> String {
@@ -90,6 +103,10 @@ fn entry(entry: &Entry) -> String {
     match &entry.payload {
         Payload::Noop => format!("{} noop", entry.at),
         Payload::Config(_) => format!("{} config", entry.at),
+        Payload::Split(bytes) => {
+            let split = SplitEntry::decode(bytes).expect("a split");
+            format!("{} split at {:?} for {}", entry.at, split.at, split.child)
+        }
         Payload::Commands(bytes) => {
             let batch = decode(bytes).expect("a batch");
             let commands = batch.requests.iter().flat_map(|request| &request.commands);
@@ -184,6 +201,8 @@ fn body(body: &Body) -> String {
         Body::Rebuild(Rebuild::Left { index, .. }) => format!("Left at {index}"),
         Body::Rebuild(Rebuild::Join) => "Join".to_owned(),
         Body::Rebuild(Rebuild::Members(_)) => "Members".to_owned(),
+        Body::Absent => "Absent".to_owned(),
+        Body::Create => "Create".to_owned(),
         Body::ReadIndexReply { index, .. } => {
             format!("ReadIndexReply {:?}", index.map(|index| index.get()))
         }

@@ -9,6 +9,7 @@ mod elections;
 mod harness;
 mod leases;
 mod members;
+mod ranges;
 mod reads;
 mod replication;
 mod requests;

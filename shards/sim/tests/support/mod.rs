@@ -36,6 +36,11 @@ pub fn get(key: &str) -> Request {
 /// Asks and waits; `None` if there is no outcome in time.
 pub fn ask(world: &mut World, node: NodeId, request: Request, us_max: u64) -> Option<Outcome> {
     let token = world.request(node, GROUP, request);
+    outcome(world, token, us_max)
+}
+
+/// Waits for a request's outcome; `None` if there is none in time.
+pub fn outcome(world: &mut World, token: u64, us_max: u64) -> Option<Outcome> {
     let mut outcome = None;
     world.run_till(us_max, |world| {
         outcome = world.take_outcome(token);

@@ -225,7 +225,7 @@ proptest! {
         }
         let (bytes, len) = (pair.store.size_bytes(), pair.store.len());
         let at = format!("k{at:02}");
-        let right = pair.store.split_off(at.as_bytes());
+        let right = pair.store.split_off(&Bytes::from(at.clone()), Index(1));
         let (mut left_model, mut right_model) = (pair.model.clone(), pair.model.clone());
         left_model.keys.retain(|key, _| key.as_slice() < at.as_bytes());
         right_model.keys.retain(|key, _| key.as_slice() >= at.as_bytes());
@@ -258,7 +258,7 @@ proptest! {
             .find(|found| *found != SplitPoint::More)
             .expect("it ends");
         if let SplitPoint::At(at) = found {
-            let right = store.split_off(&at);
+            let right = store.split_off(&at, Index(1));
             prop_assert!(!store.is_empty() && !right.is_empty());
             let off = store.size_bytes().abs_diff(right.size_bytes());
             prop_assert!(off <= 2 * (176 + 3 + 64), "{off} bytes apart");

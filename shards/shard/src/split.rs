@@ -1,0 +1,308 @@
+//! Ranges that are cut in two: the entry, the replica that it makes here, and what has to outlive a
+//! crash. `docs/decisions/0010-how-ranges-split-and-move.md` argues why it is safe.
+//!
+//! The new range's state is in no file at first: it is what the entry makes of the cut range. So the
+//! cut range keeps its log from before the entry on until the new one's first checkpoint is durable,
+//! and a restart makes the state again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use bytes::Bytes;
+use oarlock_codec::{Record, Refusal, SplitEntry};
+use oarlock_raft::{
+    ChangeError, Configuration, HardState, LogPosition, Restored, SPLIT_BASE, SnapshotMeta,
+};
+use oarlock_store::Store;
+use oarlock_types::{GroupId, Guard, Index, NodeId, RangeBounds, Term};
+
+use crate::output::{Split, Wanted};
+use crate::rebuild::SplitBase;
+use crate::replica::Replica;
+use crate::seed::ReplicaSeed;
+use crate::shard::Shard;
+
+/// Why a range is not cut. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SplitError {
+    /// The range has no replica here.
+    NoSuchGroup,
+    /// The key is not within the range, or its first: one side would hold nothing.
+    OutOfRange(RangeBounds),
+    /// The new group's id is taken.
+    Taken,
+    /// The group can not change now.
+    Change(ChangeError),
+}
+
+impl fmt::Display for SplitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchGroup => f.write_str("the range has no replica here"),
+            Self::OutOfRange(bounds) => {
+                let start = bounds.start.escape_ascii();
+                write!(f, "the key must lie in the range behind its first key \"{start}\"")?;
+                match &bounds.end {
+                    Some(end) => write!(f, " and before \"{}\"", end.escape_ascii()),
+                    None => Ok(()),
+                }
+            }
+            Self::Taken => f.write_str("the new range's group exists already"),
+            Self::Change(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A new range whose replica here is to be made.
+#[derive(Debug)]
+struct Birth {
+    parent: GroupId,
+    at: LogPosition,
+    entry: SplitEntry,
+    store: Store,
+}
+
+/// What splits leave to be done on one core.
+#[derive(Debug, Default)]
+pub(crate) struct Splits {
+    born: VecDeque<Birth>,
+    /// Replicas whose state is in no checkpoint yet, behind the groups whose logs make it.
+    unsaved: BTreeSet<(GroupId, GroupId)>,
+    /// Restored replicas that wait for the cut range to make their state.
+    waiting: BTreeMap<GroupId, (SplitBase, ReplicaSeed)>,
+}
+
+impl Splits {
+    /// Whether the log of this group is all that makes another one's state.
+    pub(crate) fn needs_log_of(&self, group: GroupId) -> bool {
+        let unsaved = self.unsaved.range((group, GroupId(0))..).next();
+        let is_unsaved = unsaved.is_some_and(|(parent, _)| *parent == group)
+            || self.born.iter().any(|birth| birth.parent == group);
+        is_unsaved && Guard::LogKeepsSplit.is_on()
+    }
+
+    /// A group's state stands in a checkpoint.
+    pub(crate) fn saved(&mut self, group: GroupId) {
+        self.unsaved.retain(|(_, child)| *child != group);
+    }
+
+    /// A restored replica waits for its state.
+    pub(crate) fn wait(&mut self, base: SplitBase, seed: ReplicaSeed) {
+        self.waiting.insert(seed.group, (base, seed));
+    }
+
+    pub(crate) fn unsaved_count(&self) -> usize {
+        self.unsaved.len()
+    }
+
+    fn is_waiting(&self, group: GroupId) -> bool {
+        self.waiting.contains_key(&group)
+    }
+}
+
+impl Shard {
+    /// Cuts a range in two at a key, which becomes the first of a new range of the group `child`. That
+    /// group has its replicas on the same cores, and this node leads it. Comes to pass when the entry
+    /// that is proposed here is applied: [`crate::Output::splits`] tells.
+    ///
+    /// # Errors
+    /// When the replica here does not lead, or the range can not be cut there or now.
+    pub fn split(
+        &mut self,
+        group: GroupId,
+        at: Bytes,
+        child: GroupId,
+    ) -> Result<LogPosition, SplitError> {
+        let replica = self.replicas.get(&group).ok_or(SplitError::NoSuchGroup)?;
+        let bounds = replica.store.bounds();
+        if !bounds.can_split_at(&at) {
+            return Err(SplitError::OutOfRange(bounds.clone()));
+        }
+        if self.knows_replica(child) {
+            return Err(SplitError::Taken);
+        }
+        let configuration = replica.raft.configuration().clone();
+        let entry = SplitEntry { at, child, leader: self.addr.node, configuration };
+        let proposed =
+            self.with_group(group, |raft, ctx, out| raft.propose_split(ctx, entry.encode(), out));
+        proposed.ok_or(SplitError::NoSuchGroup)?.map_err(SplitError::Change)
+    }
+
+    /// Whether there is a replica of the group here, or was one that is lost or waits for its state.
+    pub(crate) fn knows_replica(&self, group: GroupId) -> bool {
+        self.has_replica(group) || self.is_lost(group) || self.splits.is_waiting(group)
+    }
+
+    /// The store is cut; what is left to be done waits until the whole step's entries are applied.
+    pub(crate) fn cut(&mut self, group: GroupId, at: LogPosition, bytes: &Bytes) {
+        self.abandon_checkpoint(group);
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let Some(entry) = SplitEntry::decode(bytes) else {
+            panic!("{group}: committed split {at} can not be decoded");
+        };
+        replica.store.pass(at.index);
+        let store = replica.store.split_off(&entry.at, SPLIT_BASE.index);
+        self.refuse_queued(group);
+        self.splits.born.push_back(Birth { parent: group, at, entry, store });
+    }
+
+    /// What was accepted by other bounds than the range has now is routed anew.
+    fn refuse_queued(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let queued = std::mem::take(&mut replica.queued);
+        for write in queued {
+            self.admission.release(1, write.bytes);
+            self.lanes_closed.extend(write.lane.map(|lane| (lane, self.now)));
+            self.out.replies.push((write.token, Err(Refusal::StaleEpoch)));
+        }
+    }
+
+    /// Makes the replicas of ranges that entries have cut off.
+    pub(crate) fn carry_out_splits(&mut self) {
+        while let Some(birth) = self.splits.born.pop_front() {
+            let Some(parent) = self.replicas.get(&birth.parent) else { continue };
+            let leads = parent.raft.is_leader() && parent.raft.term() == birth.at.term;
+            self.out.splits.push(Split {
+                parent: (birth.parent, parent.store.bounds().clone()),
+                child: (birth.entry.child, birth.store.bounds().clone()),
+                members: birth.entry.configuration.clone(),
+                leads,
+            });
+            // The new leader's first message finds replicas only where this one came before it.
+            self.with_group(birth.parent, |raft, ctx, out| raft.tell_commit(ctx, out));
+            self.place(birth, leads);
+        }
+    }
+
+    fn place(&mut self, birth: Birth, leads: bool) {
+        let Birth { parent, at, entry, store } = birth;
+        let child = entry.child;
+        let base = SplitBase { parent, index: at.index };
+        if let Some((_, seed)) = self.splits.waiting.remove(&child) {
+            self.splits.unsaved.insert((parent, child));
+            self.take_up(ReplicaSeed { store, ..seed }, false);
+        } else if self.replicas.get(&child).is_some_and(Replica::is_blank) {
+            self.install_base(child, base, store, entry.configuration);
+        } else if self.knows_replica(child) {
+            // It has more than this already, or is to be rebuilt.
+            self.graveyard.push(store);
+        } else {
+            let checkpoint = base_meta(entry.configuration);
+            let hard_state = HardState { term: SPLIT_BASE.term, vote: Some(entry.leader) };
+            self.log_base(child, base, hard_state, &checkpoint);
+            let restored = Restored {
+                hard_state,
+                checkpoint,
+                log_start: SPLIT_BASE.index.next(),
+                entries: Vec::new(),
+                first_election_delay: self.limits.election_delay_max,
+            };
+            self.splits.unsaved.insert((parent, child));
+            self.take_up(ReplicaSeed { group: child, restored, store, base: Some(base) }, false);
+            self.with_group(child, |raft, ctx, out| {
+                if entry.leader != raft.node() {
+                    raft.announce(entry.leader, out);
+                } else if leads {
+                    raft.lead_first_term(ctx, out);
+                }
+            });
+        }
+    }
+
+    /// What a replica begins with whose state a split made.
+    fn log_base(
+        &mut self,
+        group: GroupId,
+        base: SplitBase,
+        hard_state: HardState,
+        meta: &SnapshotMeta,
+    ) {
+        let configuration = meta.configuration.clone();
+        let details = crate::rebuild::Origin::split(base).to_details();
+        self.log(&Record::Create { group, configuration, details });
+        self.log(&Record::HardState { group, hard_state });
+        let keep_from = Index(u64::MAX);
+        self.log(&Record::Checkpoint { group, meta: meta.clone(), keep_from });
+    }
+
+    /// A replica that was made by its leader's word, and holds nothing yet, gets its state from here and
+    /// not from the leader.
+    fn install_base(
+        &mut self,
+        group: GroupId,
+        base: SplitBase,
+        store: Store,
+        members: Configuration,
+    ) {
+        self.drop_incoming(group);
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let hard_state = replica.raft.hard_state();
+        let meta = base_meta(members);
+        self.graveyard.push(std::mem::replace(&mut replica.store, store));
+        replica.applied = SPLIT_BASE.index;
+        replica.checkpoint = meta.clone();
+        replica.base = Some(base);
+        self.log_base(group, base, hard_state, &meta);
+        self.splits.unsaved.insert((base.parent, group));
+        let installed =
+            self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
+        assert_eq!(installed, Some(true), "invariant: it held nothing");
+    }
+
+    /// Saves states that only a cut range's log can make, so that this log can be let go of.
+    pub(crate) fn save_split_states(&mut self) {
+        let unsaved: Vec<GroupId> = self.splits.unsaved.iter().map(|(_, child)| *child).collect();
+        for child in unsaved {
+            self.start_checkpoint(child);
+        }
+    }
+
+    /// Makes a replica of a group that has none here, by the word of another: it holds nothing and
+    /// votes for nobody else in that one's term. To be called for what [`crate::Output::wanted`]
+    /// names, if nothing that this core has lost may have been of that group. `formed` are the bounds
+    /// with which the cluster was formed, if the range was there then.
+    pub fn create(&mut self, wanted: &Wanted, formed: Option<RangeBounds>) {
+        let Wanted { group, from, term } = *wanted;
+        if self.knows_replica(group) {
+            return;
+        }
+        let (nobody, delay) = (Configuration::default(), self.limits.election_delay_max);
+        let bounds = formed.unwrap_or_default();
+        let mut seed = ReplicaSeed::fresh(group, bounds, nobody, &self.limits, delay);
+        seed.restored.hard_state = HardState { term, vote: Some(from) };
+        let hard_state = seed.restored.hard_state;
+        self.add_replica(seed, true);
+        self.log(&Record::HardState { group, hard_state });
+    }
+
+    /// Makes the states again that no checkpoint holds: that a replica was made by a split proves that the
+    /// split had committed, so the cut range applies up to it. To be called at the start, when all other
+    /// replicas are taken up, and those that are lost are noted. Gives those whose cut range is not
+    /// served: they are lost like it.
+    pub fn restore_split_states(&mut self) -> Vec<GroupId> {
+        let mut waiting = usize::MAX;
+        // One that was cut itself must be made before those that it makes.
+        while self.splits.waiting.len() < waiting {
+            waiting = self.splits.waiting.len();
+            let bases: Vec<SplitBase> =
+                self.splits.waiting.values().map(|(base, _)| *base).collect();
+            for SplitBase { parent, index } in bases {
+                self.with_group(parent, |raft, ctx, out| raft.was_committed(ctx, index, out));
+            }
+        }
+        std::mem::take(&mut self.splits.waiting).into_keys().collect()
+    }
+
+    /// Another replica's word that one is to be made here.
+    pub(crate) fn want_replica(&mut self, group: GroupId, from: NodeId, term: Term) {
+        if !self.knows_replica(group) {
+            self.out.wanted.push(Wanted { group, from, term });
+        }
+    }
+}
+
+/// What the checkpoint would say that a new range begins with.
+fn base_meta(configuration: Configuration) -> SnapshotMeta {
+    let (position, configuration_index) = (SPLIT_BASE, SPLIT_BASE.index);
+    SnapshotMeta { position, configuration, configuration_index, size_bytes: 0 }
+}

@@ -1,0 +1,102 @@
+//! The map of ranges: what the cluster was formed with, and what splits have made of it since. The
+//! world's is the newest that any replica has told of; clients have an older one until they are refused.
+//!
+//! Each group of the formation has a keyspace of its own, and the groups that splits make of it are its
+//! family: a history is judged by family, since each key was always somebody's in it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use oarlock_shard::Split;
+use oarlock_types::{GroupId, RangeBounds, RangeEpoch};
+
+use crate::config::Config;
+use crate::linearizability::Action;
+
+/// Ids of groups that splits make are their family's and a multiple of this.
+const FAMILY_IDS: u64 = 1_000_000;
+
+/// The group of the formation that a group comes from.
+#[must_use]
+pub fn family(group: GroupId) -> GroupId {
+    GroupId(group.get() % FAMILY_IDS)
+}
+
+/// The map.
+#[derive(Clone, Debug)]
+pub struct Ranges {
+    bounds: BTreeMap<GroupId, BTreeMap<GroupId, RangeBounds>>,
+    cuts: u64,
+}
+
+impl Ranges {
+    pub(crate) fn new(config: &Config) -> Self {
+        let alone = |group| (group, BTreeMap::from([(group, RangeBounds::everything())]));
+        Self { bounds: config.group_ids().map(alone).collect(), cuts: 0 }
+    }
+
+    /// A new group's id.
+    pub(crate) fn next_id(&mut self, group: GroupId) -> GroupId {
+        self.cuts += 1;
+        GroupId(family(group).get() + self.cuts * FAMILY_IDS)
+    }
+
+    /// A replica tells of a split. True if the new group was not known yet.
+    pub(crate) fn note(&mut self, split: &Split) -> bool {
+        let family = self.bounds.entry(family(split.parent.0)).or_default();
+        let is_new = !family.contains_key(&split.child.0);
+        for (group, bounds) in [&split.parent, &split.child] {
+            let known = family.entry(*group).or_default();
+            if bounds.epoch > known.epoch {
+                known.clone_from(bounds);
+            }
+        }
+        is_new
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.bounds.values().flat_map(BTreeMap::keys).copied()
+    }
+
+    /// The groups of a group's family.
+    pub(crate) fn relatives(&self, group: GroupId) -> Vec<GroupId> {
+        let family = self.bounds.get(&family(group)).into_iter();
+        family.flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// The keys of a group.
+    pub(crate) fn bounds(&self, group: GroupId) -> RangeBounds {
+        let bounds = self.bounds.get(&family(group)).and_then(|family| family.get(&group));
+        bounds.cloned().unwrap_or_default()
+    }
+
+    /// The group of a family that holds all that an operation looks at, if it is one.
+    pub(crate) fn of_action(
+        &self,
+        family: GroupId,
+        action: &Action,
+    ) -> Option<(GroupId, RangeEpoch)> {
+        let (keys, end): (Vec<&Bytes>, Option<&Bytes>) = match action {
+            Action::Read(keys) => (keys.iter().collect(), None),
+            Action::Write(pairs) => (pairs.iter().map(|(key, _)| key).collect(), None),
+            Action::Delete(key)
+            | Action::Swap { key, .. }
+            | Action::Add(key, _)
+            | Action::Append(key, _) => (vec![key], None),
+            Action::Scan(start, end) => (vec![start], end.as_ref()),
+        };
+        let scans = matches!(action, Action::Scan(..));
+        let holds = |bounds: &RangeBounds| {
+            let ends_behind = match (&bounds.end, end) {
+                (None, _) => true,
+                (Some(_), None) => !scans,
+                (Some(bound), Some(end)) => end <= bound,
+            };
+            ends_behind && keys.iter().all(|key| bounds.contains(key))
+        };
+        // Of what two versions say that do not know of each other the newer is right.
+        let holders = self.bounds.get(&family)?.iter().filter(|(_, bounds)| holds(bounds));
+        holders.max_by_key(|(_, bounds)| bounds.epoch).map(|(group, b)| (*group, b.epoch))
+    }
+}

@@ -1,0 +1,47 @@
+//! Guards of ranges that are cut in two.
+
+use bytes::Bytes;
+use oarlock_codec::Refusal;
+use oarlock_sim::{Config, Trouble};
+use oarlock_types::{CoreAddr, CoreId, Guard, RangeEpoch};
+
+use crate::harness::*;
+
+/// A write for a key of the new range comes by the old bounds while the split is on its way to the
+/// disks: behind the split the cut range does not hold that key any more.
+#[test]
+fn split_holds_proposals() {
+    let elsewhere = "invariant: no key is written to a range that does not hold it";
+    finds(Guard::SplitHoldsProposals, 3, &[elsewhere], |seed| {
+        let mut world = serving(seed, quiet(3));
+        let first = leader(&world);
+        for node in world.config.node_ids() {
+            world.trouble(&Trouble::WalSlow(CoreAddr::new(node, CoreId(0)), 100), 0);
+        }
+        world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+        world.run_for(MS);
+        let routed = (RangeEpoch(1), None);
+        let token = world.request_routed(first, GROUP, routed, set("z", "1"));
+        let outcome = outcome(&mut world, token, 10 * SECOND);
+        assert_eq!(outcome, Some(Err(Refusal::StaleEpoch)));
+        world.settle();
+    });
+}
+
+/// Power fails everywhere at any moment after a split, while the cut range's log is soon cut short.
+#[test]
+fn log_keeps_split() {
+    finds(Guard::LogKeepsSplit, 40, &[SOUND], |seed| {
+        let mut config = Config::calm(3, 1, 1);
+        config.think_us = 2 * MS;
+        config.limits.compact_log_bytes_min = 1 << 10;
+        config.limits.compact_tail_bytes = 0;
+        let mut world = serving(seed, config);
+        world.run_for(SECOND);
+        world.cut_range(GROUP, Bytes::from_static(b"k1")).unwrap();
+        world.run_for(seed * 3 * MS);
+        world.trouble(&Trouble::PowerLossAll, 0);
+        world.relief(&Trouble::PowerLossAll);
+        world.settle();
+    });
+}
