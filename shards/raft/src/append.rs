@@ -41,7 +41,7 @@ impl Sender<'_> {
 
     /// The position before `next`, if the log still reaches back to there.
     fn prev(&self, next: Index) -> Option<LogPosition> {
-        if next < self.log.first() { None } else { self.log.position(next.prev()) }
+        self.log.position(next.prev())
     }
 
     fn probe(&self, p: &mut Progress, out: &mut Effects) {
@@ -376,10 +376,8 @@ impl Group {
     /// The largest position that may match a leader's log that differs at `prev`.
     fn hint(&self, prev: LogPosition) -> LogPosition {
         let hint = self.log.may_match(LogPosition { index: prev.index.prev(), ..prev });
-        if hint.index >= self.commit {
-            return hint;
-        }
-        self.log.position(self.commit).expect("invariant: the term of the commit is known")
+        let commit = self.log.position(self.commit);
+        hint.max(commit.expect("invariant: the term of the commit is known"))
     }
 
     /// Appends what is new, after cutting the log where it is proven to differ.

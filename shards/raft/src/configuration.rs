@@ -59,8 +59,8 @@ impl Configuration {
             for candidate in set {
                 let index = reached(*candidate);
                 let count = set.iter().filter(|n| reached(**n) >= index).count();
-                if index > best && count * 2 > set.len() {
-                    best = index;
+                if count * 2 > set.len() {
+                    best = best.max(index);
                 }
             }
             best

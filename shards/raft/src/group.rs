@@ -500,19 +500,6 @@ impl Group {
         self.checkpoint
     }
 
-    /// Bytes of log that a restart would apply again.
-    #[must_use]
-    pub fn log_bytes(&self) -> u64 {
-        self.log.bytes_since_checkpoint()
-    }
-
-    /// Where the log should begin after a checkpoint of what is applied, so that about `tail_bytes`
-    /// of entries stay behind it for followers that are slightly behind.
-    #[must_use]
-    pub fn tail_start(&self, tail_bytes: u64) -> Index {
-        self.log.tail_start(self.commit, tail_bytes)
-    }
-
     /// Whether a checkpoint at `position` would replace this replica's state: neither is it
     /// committed here nor does the log hold its last entry.
     #[must_use]

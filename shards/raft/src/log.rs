@@ -28,9 +28,6 @@ pub(crate) struct Log {
     /// From here on a completion counts only once a hard state of `truncated_in` is durable.
     truncated_at: Index,
     truncated_in: Term,
-    checkpoint: Index,
-    /// Bytes of entries behind the checkpoint that are no longer cached.
-    evicted_bytes: u64,
 }
 
 impl Log {
@@ -45,8 +42,6 @@ impl Log {
             durable: checkpoint.index,
             truncated_at: Index(u64::MAX),
             truncated_in: Term(0),
-            checkpoint: checkpoint.index,
-            evicted_bytes: 0,
         };
         if !continues(checkpoint, first, &entries) {
             return log;
@@ -80,21 +75,6 @@ impl Log {
     /// The first index that is in memory; one past the end when none is.
     pub(crate) fn cached_first(&self) -> Index {
         Index(self.last.index.0 + 1 - self.cached.len() as u64)
-    }
-
-    /// Bytes of entries after the checkpoint; exact for cached ones, estimated for older ones.
-    pub(crate) fn bytes_since_checkpoint(&self) -> u64 {
-        let cached = if self.cached_first() > self.checkpoint {
-            self.cached_bytes as u64
-        } else {
-            self.cached
-                .iter()
-                .rev()
-                .take_while(|e| e.at.index > self.checkpoint)
-                .map(|e| e.size_bytes() as u64)
-                .sum()
-        };
-        self.evicted_bytes + cached
     }
 
     pub(crate) fn cached_bytes(&self) -> usize {
@@ -201,33 +181,12 @@ impl Log {
         }
     }
 
-    /// The first index of about the last `bytes` of entries up to `end`: exact as far as they are
-    /// in memory, and by the mean size of the evicted ones before that.
-    pub(crate) fn tail_start(&self, end: Index, bytes: u64) -> Index {
-        let mut left = bytes;
-        let mut start = end.next();
-        for entry in self.cached.iter().rev().skip_while(|entry| entry.at.index > end) {
-            let Some(rest) = left.checked_sub(entry.size_bytes() as u64) else { return start };
-            left = rest;
-            start = entry.at.index;
-        }
-        let start = start.min(self.cached_first());
-        let evicted = start.prev().0.saturating_sub(self.checkpoint.0);
-        let count = (u128::from(left) * u128::from(evicted))
-            .checked_div(u128::from(self.evicted_bytes))
-            .map_or(0, |count| u64::try_from(count).unwrap_or(u64::MAX));
-        Index(start.0 - count.min(evicted)).max(self.first)
-    }
-
     /// Gives up the memory of entries up to `upto`, as far as they are durable.
     pub(crate) fn evict(&mut self, upto: Index) {
         let upto = upto.min(self.durable);
         while self.cached.front().is_some_and(|e| e.at.index <= upto) {
             let entry = self.cached.pop_front().expect("invariant: there is a front");
             self.cached_bytes -= entry.size_bytes();
-            if entry.at.index > self.checkpoint {
-                self.evicted_bytes += entry.size_bytes() as u64;
-            }
         }
     }
 
@@ -241,10 +200,6 @@ impl Log {
     /// A checkpoint at `position` is durable, and the WAL keeps the log from `keep_from` on.
     pub(crate) fn compact(&mut self, position: LogPosition, keep_from: Index) {
         let keep_from = keep_from.min(position.index.next()).max(self.first);
-        let evicted = self.cached_first().0.saturating_sub(1 + self.checkpoint.0);
-        let left = self.cached_first().0.saturating_sub(1 + position.index.0);
-        self.evicted_bytes = (self.evicted_bytes * left).checked_div(evicted).unwrap_or(0);
-        self.checkpoint = position.index;
         self.durable = self.durable.max(position.index);
         self.evict(keep_from.prev());
         self.forget_before(keep_from);
@@ -261,8 +216,6 @@ impl Log {
     /// A checkpoint from the leader took the place of a log that does not contain its position.
     pub(crate) fn install(&mut self, position: LogPosition) {
         assert_ne!(self.term(position.index), Some(position.term), "invariant: else it is applied");
-        self.evicted_bytes = 0;
-        self.checkpoint = position.index;
         self.cached = VecDeque::new();
         self.cached_bytes = 0;
         self.runs = VecDeque::from([position]);
@@ -359,28 +312,70 @@ mod tests {
         assert_eq!((other.last(), other.first()), (at(5, 7), Index(6)));
     }
 
+    /// What a checkpoint ends with may be the end of the log as well, or its first entry.
     #[test]
-    fn terms_and_bytes_survive_eviction_and_compaction() {
-        let mut log = log(&[1, 1, 2, 2, 3]);
-        let each = entry(1, 1).size_bytes() as u64;
-        assert_eq!(log.bytes_since_checkpoint(), 5 * each);
-        log.evict(Index(4));
-        assert_eq!((log.cached_first(), log.term(Index(3))), (Index(5), Some(Term(2))));
-        assert_eq!(log.bytes_since_checkpoint(), 5 * each);
-        log.compact(at(3, 2), Index(3));
-        assert_eq!(log.bytes_since_checkpoint(), 2 * each);
-        assert_eq!((log.term(Index(1)), log.term(Index(2))), (None, Some(Term(1))));
-        log.check_invariants();
+    fn a_log_that_begins_or_ends_with_the_checkpoint_is_kept() {
+        let ends = Log::new(at(5, 7), Index(4), vec![entry(4, 6), entry(5, 7)]);
+        assert_eq!((ends.last(), ends.first(), ends.durable()), (at(5, 7), Index(4), Index(5)));
+        let begins = Log::new(at(5, 7), Index(5), vec![entry(5, 7), entry(6, 8)]);
+        assert_eq!((begins.last(), begins.first()), (at(6, 8), Index(5)));
+        assert_eq!((begins.term(Index(4)), begins.term(Index(5))), (None, Some(Term(7))));
+        let behind = Log::new(at(5, 7), Index(6), vec![entry(6, 7), entry(7, 8)]);
+        assert_eq!((behind.last(), behind.term(Index(5))), (at(7, 8), Some(Term(7))));
     }
 
     #[test]
-    fn a_tail_reaches_back_behind_what_is_cached() {
-        let mut log = log(&[1; 10]);
-        let each = entry(1, 1).size_bytes() as u64;
-        assert_eq!(log.tail_start(Index(9), 3 * each), Index(7));
-        log.evict(Index(8));
-        assert_eq!(log.tail_start(Index(9), 3 * each), Index(7));
-        assert_eq!(log.tail_start(Index(9), 100 * each), Index(1));
-        assert_eq!(log.tail_start(Index(9), 0), Index(10));
+    fn terms_survive_eviction_and_compaction() {
+        let mut log = log(&[1, 1, 2, 2, 3]);
+        log.evict(Index(4));
+        assert_eq!((log.cached_first(), log.term(Index(3))), (Index(5), Some(Term(2))));
+        log.compact(at(3, 2), Index(3));
+        assert_eq!((log.term(Index(1)), log.term(Index(2))), (None, Some(Term(1))));
+        log.check_invariants();
+        log.compact(at(3, 2), Index(4));
+        assert_eq!((log.term(Index(2)), log.term(Index(3))), (None, Some(Term(2))));
+        assert_eq!((log.first(), log.term(Index(4))), (Index(4), Some(Term(2))));
+        log.check_invariants();
+    }
+
+    /// What is not on the disk stays in memory, whoever has it.
+    #[test]
+    fn only_what_is_durable_is_evicted() {
+        let mut log = log(&[1, 1]);
+        log.append(entry(3, 1));
+        log.evict(Index(3));
+        assert_eq!((log.cached_first(), log.cached_bytes()), (Index(3), entry(3, 1).size_bytes()));
+        assert_eq!((log.get(Index(2)), log.get(Index(3))), (None, Some(&entry(3, 1))));
+        log.mark_durable(Some(at(3, 1)), Term(1));
+        log.evict(Index(3));
+        assert_eq!((log.cached_first(), log.cached_bytes()), (Index(4), 0));
+    }
+
+    #[test]
+    fn a_batch_is_filled_to_its_last_byte_and_holds_one_entry_at_least() {
+        let log = log(&[1; 5]);
+        let each = entry(1, 1).size_bytes();
+        let count = |from, bytes_max| log.batch(Index(from), bytes_max).len();
+        assert_eq!((count(1, 3 * each), count(1, 3 * each - 1)), (3, 2));
+        assert_eq!((count(1, 0), count(4, 100 * each), count(6, 100 * each)), (1, 2, 0));
+    }
+
+    /// Memory is given back as it was taken: a log that was filled and emptied takes what an empty
+    /// one does, and what it holds is counted in between.
+    #[test]
+    fn memory_is_counted_with_what_is_held() {
+        let mut log = log(&[1]);
+        log.evict(Index(1));
+        log.rest();
+        let empty = log.memory_bytes();
+        let bytes: usize = (2..10).map(|index| entry(index, 1).size_bytes()).sum();
+        (2..10).for_each(|index| log.append(entry(index, 1)));
+        assert!(log.memory_bytes() >= empty + bytes + 8 * size_of::<Entry>());
+        log.rest();
+        assert_eq!(log.cached_bytes(), bytes, "what is held is not given back");
+        log.mark_durable(Some(at(9, 1)), Term(1));
+        log.evict(Index(9));
+        log.rest();
+        assert_eq!(log.memory_bytes(), empty);
     }
 }
