@@ -93,6 +93,7 @@ impl Script {
             c.trace.push(format!("{id} has no timer"));
             return;
         }
+        c.fire_early(id);
         c.now = c.now.max(deadline);
         c.fire(id);
     }
@@ -201,6 +202,7 @@ impl Script {
                 let due = |g: &oarlock_raft::Group| g.deadline() <= c.now;
                 if c.node(id).group.as_ref().is_some_and(due) {
                     c.fire(id);
+                    c.fire_early(id);
                 }
             }
         }
@@ -212,10 +214,12 @@ impl Script {
         let mut args = command.consume_args();
         let may_vote = args.take_key("may_vote").unwrap_or("true").parse()?;
         let tail: u64 = args.take_key("tail").unwrap_or("0").parse()?;
+        let to: u64 = args.take_key("to").unwrap_or("0").parse()?;
         let id = node(args.next_pos().ok_or("who?")?)?;
         let c = self.c();
         match command.name.as_str() {
             "crash" => c.crash(id),
+            "tear" => c.tear(id, Index(to)),
             "damage" => c.damage(id),
             "leave" => c.ask_to_leave(id, true),
             "join" => {
@@ -360,7 +364,7 @@ impl Script {
             "config" => self.configure(command),
             "advance" => self.advance(command),
             "crash" | "restart" | "may-vote" | "compact" | "serve" | "damage" | "leave"
-            | "join" => self.lifecycle(command),
+            | "join" | "tear" => self.lifecycle(command),
             "propose" | "read" | "transfer" | "link" => self.ask(command),
             "refuse" => self.refuse(command),
             "status" | "log" | "state" | "configuration" | "progress" => self.show(command),
@@ -400,6 +404,7 @@ scripts! {
     bound_refuses
     bound_to_removed_leader
     bound_to_restarted_leader
+    changes_that_are_refused
     completion_order
     conflict
     configuration_taken_back
@@ -411,20 +416,29 @@ scripts! {
     hint_behind_refusal
     joint_liveness
     late_completion
+    late_grants
     late_release
+    late_timeout_now
+    late_vote_of_the_leader
+    late_vote_request
     leader_counts_own_disk
     leader_loses_quorum
     leader_removes_itself
     learner_promotion
+    leave_asked_again
     lease
     link_down
     log_read
+    log_read_in_batches
     new_epoch
     notice_of_compacted_place
+    old_append_behind_checkpoint
     one_change_at_a_time
     partial_partition
     pre_vote_after_lapse
+    pre_vote_for_a_begun_term
     quiet_group
+    read_answer_of_an_earlier_life
     read_index
     rebuild
     rebuild_needs_a_fresh_removal
@@ -440,9 +454,13 @@ scripts! {
     snapshot_restarts
     split_vote
     stale_candidate
+    stale_refusals
     straggler
+    tail_is_given_up
+    torn_tail_is_sent_again
     transfer
     transfer_fails
     truncation_needs_proof
+    vote_asked_twice
     window
 }

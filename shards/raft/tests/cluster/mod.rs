@@ -253,6 +253,13 @@ impl Cluster {
         self.network.retain(|l| l.to != id);
     }
 
+    /// Of the log of a node that is down all behind `to` is gone, as from a torn tail.
+    pub fn tear(&mut self, id: NodeId, to: Index) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        assert!(node.group.is_none(), "{id} is up");
+        node.disk.entries.retain(|entry| entry.at.index <= to);
+    }
+
     /// Calls the replica of `id`, then performs its effects.
     pub fn with<T>(
         &mut self,
@@ -440,6 +447,21 @@ impl Cluster {
             }
         }
         panic!("the cluster does not come to rest");
+    }
+
+    /// A timer that comes just before its time does nothing.
+    pub fn fire_early(&mut self, id: NodeId) {
+        let deadline = self.group(id).deadline();
+        let early = Mono(deadline.0.saturating_sub(1));
+        if deadline == Mono::NEVER || early < self.now {
+            return;
+        }
+        let now = std::mem::replace(&mut self.now, early);
+        let told = self.trace.len();
+        self.fire(id);
+        assert_eq!(self.trace[told..], [""; 0], "{id} does something before its time");
+        assert_eq!(self.group(id).deadline(), deadline, "{id} waits for something else");
+        self.now = now;
     }
 
     pub fn fire(&mut self, id: NodeId) {
