@@ -325,19 +325,16 @@ pub struct Stamps {
 /// is there: bits of it flipped.
 #[must_use]
 pub fn stamps(key: FrameKey, lsn: Lsn, frame_bytes: usize, bytes: &[u8]) -> Stamps {
-    let wanted = frame_bytes / SECTOR_BYTES;
-    let mut found = Stamps { first: false, all: true, any: false };
-    for number in 0..wanted {
-        let there = bytes.get(number * SECTOR_BYTES..).and_then(<[u8]>::first_chunk::<STAMP_BYTES>);
-        let there = there.is_some_and(|stamped| {
-            let differing = u64::from_le_bytes(*stamped) ^ stamp(key.segment, lsn, number);
+    let is_there = |number: usize| {
+        let found = bytes.get(number * SECTOR_BYTES..).and_then(<[u8]>::first_chunk::<STAMP_BYTES>);
+        found.is_some_and(|found| {
+            let differing = u64::from_le_bytes(*found) ^ stamp(key.segment, lsn, number);
             differing.count_ones() <= 2
-        });
-        found.first |= there && number == 0;
-        found.all &= there;
-        found.any |= there;
-    }
-    found
+        })
+    };
+    let mut wanted = 0..frame_bytes / SECTOR_BYTES;
+    let (all, any) = (wanted.clone().all(is_there), wanted.any(is_there));
+    Stamps { first: is_there(0), all, any }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

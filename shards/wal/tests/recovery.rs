@@ -59,6 +59,7 @@ proptest! {
         bench.flush();
         bench.check_reads();
         let live = bench.wal.live_bytes();
+        prop_assert_eq!(live.values().sum::<u64>(), bench.wal.needed_bytes());
         let again = bench.restart();
         prop_assert_eq!(live, again.wal.live_bytes());
         for group in bench.model.keys() {

@@ -6,7 +6,7 @@
 //! `stragglers`, `rewrite`, `locate G from to`, `catch-up G from to…`, `fail`, `queue`, `tear sectors=a,b` (of the frame in
 //! flight), `flip segment offset bit`, `drop segment`, `truncate segment bytes`, `alien segment`,
 //! `recover`, `restart`, `hexdump segment offset length`, `bytes G`, `tail G end bytes`, `reach G`,
-//! `range G`, `sizes`.
+//! `range G`, `sizes`, `report` (what recovery saw of each segment), `ready` (what stands ready).
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -88,6 +88,24 @@ fn describe(recovered: &Recovered) -> String {
         }
         let _ = write!(text, " log from {}:{}", group.log_start, spans(&group.entries));
         let _ = writeln!(text, "{}", if group.damaged { " DAMAGED" } else { "" });
+    }
+    text
+}
+
+fn report(recovered: &Recovered) -> String {
+    let mut text = String::new();
+    for report in &recovered.segments {
+        let lsns = report.lsns.map_or("none".into(), |(first, last)| format!("{first} to {last}"));
+        let groups: Vec<String> = report.groups.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            text,
+            "{}: {} frames, {lsns}, {} records of {}, {} bytes used",
+            report.segment,
+            report.frames_count,
+            report.records_count,
+            groups.join(" "),
+            report.used_bytes,
+        );
     }
     text
 }
@@ -297,6 +315,17 @@ impl Script {
             let (needed, size) = (self.wal.needed_bytes(), self.wal.size_bytes());
             return Ok(format!("{needed} of {size} bytes needed, {next} to be written\n"));
         }
+        if command.name == "ready" {
+            let ready: Vec<String> = self.wal.prepared().map(|id| id.to_string()).collect();
+            let wanted = self.wal.next_segment_wanted().map_or("none".into(), |id| id.to_string());
+            let in_flight = self.wal.in_flight().map_or("nothing".into(), |lsn| lsn.to_string());
+            let failed = if self.wal.failed() { ", failed" } else { "" };
+            return Ok(format!(
+                "{} segments in use, ready {}, wanted {wanted}, in flight {in_flight}{failed}\n",
+                self.wal.segments_count(),
+                ready.join(" "),
+            ));
+        }
         let group = group(args.next_pos())?;
         Ok(match command.name.as_str() {
             "bytes" => format!("{} bytes behind the checkpoint\n", self.wal.group_log_bytes(group)),
@@ -338,6 +367,7 @@ impl Script {
         let mut args = command.consume_args();
         match command.name.as_str() {
             "recover" => Ok(describe(&self.recover())),
+            "report" => Ok(report(&self.recover())),
             "restart" => {
                 let recovered = self.recover();
                 let text = describe(&recovered);
@@ -373,9 +403,9 @@ impl Runner for Script {
             "retire" | "stragglers" | "rewrite" | "locate" => self.compact(command),
             "flip" | "truncate" | "alien" | "drop" => self.harm(command),
             "catch-up" => self.catch_up(command),
-            "recover" | "restart" | "hexdump" => self.look(command),
+            "recover" | "report" | "restart" | "hexdump" => self.look(command),
             "prepare" => Ok(self.prepare(None)),
-            "bytes" | "tail" | "reach" | "range" | "sizes" => self.measure(command),
+            "bytes" | "tail" | "reach" | "range" | "sizes" | "ready" => self.measure(command),
             other => Err(format!("no command {other}").into()),
         }
     }
@@ -403,9 +433,13 @@ scripts! {
     frame_bytes,
     frames_do_not_span_segments,
     large_batch_is_split,
+    last_two_frames_without_heads,
     recycled_segment_is_void,
+    reads_beside_each_other,
     replaced_entries,
+    rewriting_joins,
     retire_waits,
+    reports,
     short_segment,
     stragglers_move,
     groups_that_are_read_together,
@@ -413,6 +447,9 @@ scripts! {
     measures,
     moved_creation_behind_damage,
     newest_files_are_missed,
+    no_room_in_the_last_segment,
+    one_frame_at_a_time,
+    torn_before_a_gap,
     torn_tail,
     wrong_segments,
 }
