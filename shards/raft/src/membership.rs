@@ -80,7 +80,11 @@ impl Group {
     /// out may be the only one with the entry that says so, and then nobody else can be elected by
     /// those who have not heard of it (thesis §4.2.2).
     pub(crate) fn is_electable(&self) -> bool {
-        let is_voter = self.open_configurations().any(|known| known.is_voter(self.node));
+        let is_voter = if Guard::RemovedLeaderStands.is_on() {
+            self.open_configurations().any(|known| known.is_voter(self.node))
+        } else {
+            self.configuration().is_voter(self.node)
+        };
         is_voter || !Guard::LearnersDoNotStand.is_on()
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oarlock_types::{Index, NodeId};
+use oarlock_types::{Guard, Index, NodeId};
 
 use crate::group::{Group, Role};
 use crate::{Body, Configuration, Context, Effects, HardState, Message, ProgressState, Rebuild};
@@ -73,7 +73,8 @@ impl Group {
     #[must_use]
     pub fn knows_members(&self) -> bool {
         let (_, applied) = self.configurations.first().expect("invariant: one is always in force");
-        self.commit >= self.votes_from && !applied.voters.is_empty()
+        (self.commit >= self.votes_from && !applied.voters.is_empty())
+            || !Guard::CheckpointKnowsMembers.is_on()
     }
 
     /// Whether the committed configuration has this replica as a voter, and none is open. A rebuilt
@@ -95,7 +96,9 @@ impl Group {
         let message = Message { term: self.hard.term, body: Body::Rebuild(Rebuild::Join) };
         let members = self.configuration().members();
         let mut asked: BTreeSet<NodeId> = members.collect();
-        asked.extend(&self.told_members);
+        if Guard::ToldMembersAreAsked.is_on() {
+            asked.extend(&self.told_members);
+        }
         asked.remove(&self.node);
         out.send_now.extend(asked.into_iter().map(|node| (node, message.clone())));
         self.finish(ctx, Duration::ZERO);

@@ -22,6 +22,8 @@ pub enum Guard {
     PreVote,
     /// Who has no vote does not stand for election. (6)
     LearnersDoNotStand,
+    /// Who was voted out by an entry that nobody else has stands all the same. (5)
+    RemovedLeaderStands,
     /// A leader that no quorum supports steps down. (8)
     QuorumOrStepDown,
     // ---- replication ----
@@ -48,6 +50,10 @@ pub enum Guard {
     JointIsLeft,
     /// A checkpoint from the leader brings the members along. (24)
     SnapshotSetsMembers,
+    /// A rebuilt replica makes no checkpoint before it knows the members of that time. (24)
+    CheckpointKnowsMembers,
+    /// A rebuilt replica asks those to take it in whom it was told of. (7)
+    ToldMembersAreAsked,
     // ---- support and leases ----
     /// A replica that is bound to a leader votes for no other. (21, 29)
     BoundVotesNot,
@@ -85,6 +91,8 @@ pub enum Guard {
     DamagedTailIsTold,
     /// A frame behind a damaged one proves that it was durable. (17)
     LaterFrameProvesEarlier,
+    /// Segments that were prepared are missed though none is left behind them. (17)
+    NewestSegmentIsMissed,
     /// A frame of a recycled segment's former life is none of this one. (18)
     FrameNamesItsSegment,
     /// A segment is given away once what made it needless is durable. (18)

@@ -423,7 +423,9 @@ impl Recovery {
     pub fn finish(mut self) -> Recovered {
         let cut_short = !self.cut_short.is_empty();
         self.close(None, SegmentId(u64::MAX));
-        if let (Some(last), Some(newest)) = (self.last, self.newest) {
+        if let (Some(last), Some(newest)) = (self.last, self.newest)
+            && Guard::NewestSegmentIsMissed.is_on()
+        {
             self.lose_segments(last.next(), newest.next());
             self.last = Some(last.max(newest));
         }

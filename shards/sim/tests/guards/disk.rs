@@ -131,6 +131,29 @@ fn later_frame_proves_earlier() {
     finds(Guard::LaterFrameProvesEarlier, 60, &[LOST], flipped_bit);
 }
 
+/// Files of one node's log are gone, the newest ones among them in some seeds.
+#[test]
+fn newest_segment_is_missed() {
+    finds(Guard::NewestSegmentIsMissed, 60, &[LOST], |seed| {
+        let mut config = quiet(3);
+        config.segment_bytes = 40 << 10;
+        config.limits.compact_log_bytes_min = 1 << 20;
+        let mut world = serving(seed, config);
+        for number in 0..6 {
+            write(&mut world, &format!("k{number}"), &"a".repeat(6000));
+        }
+        world.run_for(SECOND);
+        let gone = Trouble::DropFile(CoreAddr::new(NodeId(1 + seed % 3), CORE));
+        for _ in 0..3 {
+            world.trouble(&gone, 0);
+        }
+        world.run_for(300 * MS);
+        world.relief(&gone);
+        world.run_for(SECOND);
+        world.settle();
+    });
+}
+
 /// As before, where most of what the disk holds is a checkpoint.
 #[test]
 fn checkpoint_is_checked() {

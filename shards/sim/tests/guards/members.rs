@@ -1,7 +1,7 @@
 //! Guards of changes of members.
 
-use oarlock_sim::Config;
-use oarlock_types::{Guard, NodeId};
+use oarlock_sim::{Config, Trouble, World};
+use oarlock_types::{CoreAddr, CoreId, Guard, NodeId};
 
 use crate::harness::*;
 
@@ -76,6 +76,93 @@ fn snapshot_sets_members() {
         }
         world.set_members(GROUP, ids(&[1, 2, 3, 4]), ids(&[5]));
         world.run_for(2 * SECOND);
+        world.settle();
+    });
+}
+
+/// A leader that is voted out writes the entry that says so on its own disk alone, and its process
+/// ends: the others are in the joint configuration, which needs its vote.
+#[test]
+fn removed_leader_stands() {
+    finds(Guard::RemovedLeaderStands, 5, &[SERVES], |seed| {
+        let mut config = Config { replicas: 2, ..quiet(3) };
+        config.weather.delay_min_us = 5 * MS;
+        let mut world = serving(seed, config);
+        hand_over(&mut world, NodeId(1));
+        let (first, rest) = (NodeId(1), ids(&[2, 3]));
+        world.set_members(GROUP, ids(&[1, 2]), ids(&[3]));
+        world.run_for(SECOND);
+        world.set_members(GROUP, rest.clone(), Vec::new());
+        let knows = |world: &mut World| {
+            world.configuration(first, GROUP).is_some_and(|members| !members.is_voter(first))
+        };
+        assert!(world.run_till(SECOND, knows), "it votes itself out: {}", world.who_waits());
+        cut(&mut world, &[first], &rest);
+        let has_it = |world: &mut World| {
+            let replica = world.replica(first, GROUP);
+            replica.is_some_and(|replica| replica.durable_index() == replica.last().index)
+        };
+        assert!(world.run_till(SECOND, has_it), "it is on its disk: {}", world.who_waits());
+        world.kill(first);
+        join(&mut world, &[first], &rest);
+        world.restart(first);
+        world.settle();
+    });
+}
+
+/// No node can make a checkpoint for long, and they rest before they try again; then one loses its files,
+/// and gets the whole log.
+#[test]
+fn checkpoint_knows_members() {
+    finds(Guard::CheckpointKnowsMembers, 5, &["equal indices have equal members"], |seed| {
+        let mut config = quiet(3);
+        config.limits.compact_log_bytes_min = 2 << 10;
+        config.limits.compact_tail_bytes = 0;
+        config.limits.append_bytes_max = 1; // one entry a message,
+        config.limits.inflight_messages_max = 1; // and one message at a time
+        let mut world = serving(seed, config);
+        let core = |node| CoreAddr::new(NodeId(node), CoreId(0));
+        (1..=3).for_each(|node| world.trouble(&Trouble::FilesFail(core(node)), 0));
+        for number in 0..20 {
+            write(&mut world, "k", &format!("{number:0>300}"));
+            world.run_for(600 * MS);
+        }
+        (1..=3).for_each(|node| world.relief(&Trouble::FilesFail(core(node))));
+        let lost = core(1 + seed % 3);
+        let files = Trouble::LoseFiles(lost);
+        world.trouble(&files, 0);
+        world.run_for(SECOND);
+        world.relief(&files);
+        let has_all = |world: &mut World| {
+            let replica = world.replica(lost.node, GROUP);
+            replica.is_some_and(|replica| replica.commit().get() > 20)
+        };
+        assert!(world.run_till(20 * SECOND, has_all), "it gets the log: {}", world.who_waits());
+        world.settle();
+    });
+}
+
+/// While a rebuilt replica is away, all members change but one, and that one does not lead.
+#[test]
+fn told_members_are_asked() {
+    finds(Guard::ToldMembersAreAsked, 5, &["everything comes to rest"], |seed| {
+        let mut world = serving(seed, spare(5));
+        hand_over(&mut world, NodeId(1));
+        let lost = NodeId(3);
+        let files = Trouble::LoseFiles(CoreAddr::new(lost, CoreId(0)));
+        world.trouble(&files, 0);
+        world.run_for(SECOND);
+        world.relief(&files);
+        let begins = |world: &mut World| world.replica(lost, GROUP).is_some();
+        assert!(world.run_till(20 * SECOND, begins), "it begins again: {}", world.who_waits());
+        world.kill(lost);
+        world.set_members(GROUP, ids(&[1, 2, 4, 5]), Vec::new());
+        world.run_for(2 * SECOND);
+        hand_over(&mut world, NodeId(4));
+        world.set_members(GROUP, ids(&[2, 4, 5]), Vec::new());
+        world.run_for(2 * SECOND);
+        world.restart(lost);
+        world.run_for(SECOND);
         world.settle();
     });
 }
