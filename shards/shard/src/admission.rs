@@ -49,3 +49,21 @@ impl Admission {
         self.count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_waits_as_may_and_what_is_answered_makes_room() {
+        let limits = Limits { pending_count_max: 3, pending_bytes_max: 1000, ..Limits::default() };
+        let mut admission = Admission::new(&limits);
+        assert!(admission.admit(600) && admission.admit(400), "to the last byte");
+        assert!(!admission.admit(1), "one byte more");
+        assert!(admission.admit(0) && !admission.admit(0), "the third, and a fourth");
+        assert_eq!(admission.count(), 3);
+        admission.release(2, 600);
+        assert!(!admission.admit(601) && admission.admit(600));
+        assert_eq!(admission.count(), 2);
+    }
+}

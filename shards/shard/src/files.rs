@@ -156,3 +156,42 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_brings_so_much_in_a_second_and_a_burst_at_most() {
+        let mut budget = Budget::new(1000);
+        let burst = 50;
+        assert!(!budget.allows(Mono(0)), "nothing has been earned");
+        assert!(budget.allows(Mono::from_ms(1)), "a byte a millisecond");
+        budget.take(1);
+        assert!(!budget.allows(Mono::from_ms(1)));
+        for second in 1..4 {
+            let now = Mono::from_ms(second * 1000);
+            assert!(budget.allows(now));
+            budget.take(burst - 1);
+            assert!(budget.allows(now), "to the last byte of a burst");
+            budget.take(1);
+            assert!(!budget.allows(now));
+        }
+    }
+
+    #[test]
+    fn what_was_taken_too_much_is_owed() {
+        let mut budget = Budget::new(1000);
+        assert!(budget.allows(Mono::from_ms(10)));
+        budget.take(10 + 20);
+        assert!(!budget.allows(Mono::from_ms(30)), "it is even");
+        assert!(budget.allows(Mono::from_ms(31)));
+    }
+
+    #[test]
+    fn looking_often_costs_nothing() {
+        let mut budget = Budget::new(1000);
+        let earned = (1..10).find(|half| budget.allows(Mono(half * 500)));
+        assert_eq!(earned, Some(2), "two halves of a millisecond are one");
+    }
+}

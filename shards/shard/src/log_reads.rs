@@ -94,3 +94,30 @@ impl Shard {
         self.with_group(group, |raft, ctx, out| raft.log_read_failed(ctx, node, out));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oarlock_types::{Index, Lsn, SegmentId};
+
+    use super::*;
+
+    /// Whoever is behind all others and whoever lacks least go on by turns.
+    #[test]
+    fn the_furthest_behind_and_the_nearest_take_turns() {
+        let mut reads = LogReads::default();
+        assert_eq!(reads.next(), None);
+        for place in [5, 2, 9] {
+            let segment = SegmentId(1);
+            let (offset, len, first_lsn) = (place * 4096, 4096, Lsn(place));
+            let span = FrameSpan { segment, offset, len, first_lsn, last_lsn: first_lsn };
+            let (group, from, to) = (GroupId(place), Index(1), Index(1));
+            reads.wanted.insert((group, NodeId(2)), EntriesRead { span, group, from, to });
+        }
+        let mut turns: Vec<u64> =
+            (0..4).filter_map(|_| reads.next()).map(|read| read.group.get()).collect();
+        turns.sort_unstable();
+        assert_eq!(turns, [2, 2, 9, 9]);
+        let two = [reads.next(), reads.next()].map(|read| read.map(|read| read.group));
+        assert_ne!(two[0], two[1]);
+    }
+}

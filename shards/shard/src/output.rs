@@ -126,3 +126,26 @@ pub enum FileDone {
     /// It failed; the driver has said why in the log.
     Failed,
 }
+
+#[cfg(test)]
+mod tests {
+    use oarlock_codec::GroupMessage;
+    use oarlock_raft::{Body, Message};
+    use oarlock_types::Term;
+
+    use super::*;
+
+    #[test]
+    fn an_output_that_leaves_anything_to_do_is_not_empty() {
+        let file = CheckpointFile { group: GroupId(1), position: LogPosition::default() };
+        let message = Message { term: Term(1), body: Body::ReadIndex { sequence: 1 } };
+        let mut outputs: [Output; 5] = std::array::from_fn(|_| Output::default());
+        assert!(outputs.iter().all(Output::is_empty));
+        outputs[0].replies.push((1, Err(Refusal::Busy)));
+        outputs[1].messages.push((NodeId(2), GroupMessage { group: GroupId(1), message }));
+        outputs[2].file_jobs.push((JobToken(1), FileJob::Delete { file }));
+        outputs[3].leaders.push((GroupId(1), None));
+        outputs[4].unreadable.push(GroupId(1));
+        assert!(outputs.iter().all(|output| !output.is_empty()));
+    }
+}

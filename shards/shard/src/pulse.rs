@@ -428,6 +428,42 @@ mod tests {
         assert_eq!(one.pulse(1000, done).1.alive, [true]);
     }
 
+    /// Answers count as long as the support that they speak of may last, however many pulses were
+    /// sent since; and each is sent about an interval after the one before.
+    #[test]
+    fn a_late_answer_is_known_and_pulses_come_evenly() {
+        let (mut one, mut two) = pair();
+        let Limits { support_duration, pulse_interval, .. } = Limits::default();
+        let (first, pulse) = one.pulse(0, moving(1));
+        two.take(first, &pulse);
+        let (_, answer) = two.pulse(0, moving(1));
+        let mut last = first;
+        for n in 2.. {
+            let due = one.agent.next_due();
+            let gap = due.since(last);
+            assert!(gap >= pulse_interval * 7 / 8 && gap <= pulse_interval * 9 / 8, "{gap:?}");
+            if due.since(first) >= support_duration - pulse_interval {
+                break;
+            }
+            last = one.pulse(0, moving(n)).0;
+        }
+        assert_eq!(one.take(last, &answer), PulseOutcome::Accepted);
+        let until = one.table.received(TWO, CoreId(0), last).map(|received| received.until);
+        let lease = Duration::from_millis(720);
+        assert!(until.is_some_and(|until| until <= first + lease), "{until:?}");
+        assert!(until.is_some_and(|until| until > last), "{until:?}");
+    }
+
+    #[test]
+    fn a_lease_is_shorter_by_twice_the_drift_and_never_negative() {
+        let lease = |drift_per_mille_max| {
+            let limits = Limits { drift_per_mille_max, ..Limits::default() };
+            PulseConfig::new(CLUSTER, &limits, 1).lease_duration()
+        };
+        let leases = [0, 20, 500, 900].map(lease);
+        assert_eq!(leases, [750, 720, 0, 0].map(Duration::from_millis));
+    }
+
     #[test]
     fn a_pulse_that_says_a_core_is_stuck_extends_nothing() {
         let (mut one, mut two) = pair();
@@ -456,6 +492,8 @@ mod tests {
             let malformed = Pulse { alive: vec![true; cores], ..next.clone() };
             assert_eq!(two.take(now, &malformed), PulseOutcome::Malformed);
         }
+        let unborn = Pulse { incarnation: Incarnation(0), ..next.clone() };
+        assert_eq!(two.take(now, &unborn), PulseOutcome::Malformed);
         let reborn = Pulse { incarnation: Incarnation(2), sequence: 1, ..next.clone() };
         assert_eq!(two.take(now, &reborn), PulseOutcome::Accepted);
         assert_eq!(two.table.granted(CoreAddr::new(ONE, CoreId(0)), now), None);

@@ -49,12 +49,9 @@ impl Shard {
     }
 
     fn let_go_of_old_entries(&mut self) {
-        let quiet_bytes = SEGMENTS_QUIET as u64 * self.wal.segment_bytes();
         for place in 0..self.ids.len() {
             let group = self.ids[place];
-            let drawn = FastState.hash_one(group) >> 48;
-            let reach_bytes_max = quiet_bytes / 2 + ((quiet_bytes / 2) >> 16) * drawn;
-            if self.wal.reach_bytes(group) <= reach_bytes_max {
+            if self.wal.reach_bytes(group) <= reach_bytes_max(group, self.wal.segment_bytes()) {
                 continue;
             }
             self.trim_tail(group);
@@ -80,8 +77,8 @@ impl Shard {
         let meta = replica.checkpoint.clone();
         let end = meta.position.index;
         let keep_from = self.wal.tail_start(group, end, self.limits.compact_tail_bytes);
-        if end == Index(0) || keep_from <= first {
-            return;
+        if keep_from <= first {
+            return; // also where there is no checkpoint yet
         }
         replica.raft.compact(meta.clone(), keep_from);
         self.log(&Record::Checkpoint { group, meta, keep_from });
@@ -179,5 +176,32 @@ impl Shard {
         if let Some(replica) = self.replicas.get_mut(&group) {
             replica.checkpoint_from = self.now + CHECKPOINT_WAIT_MIN;
         }
+    }
+}
+
+/// How far back a group's entries may reach.
+fn reach_bytes_max(group: GroupId, segment_bytes: u64) -> u64 {
+    let half_bytes = SEGMENTS_QUIET as u64 / 2 * segment_bytes;
+    let drawn = FastState.hash_one(group) >> 48;
+    half_bytes + (half_bytes >> 16) * drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Groups reach back half a quiet log to a whole one, each its own part of it.
+    #[test]
+    fn groups_reach_back_differently_far() {
+        let segment_bytes = 64 << 20;
+        let (least, most) = (4 * segment_bytes, 8 * segment_bytes);
+        let mut tenths = [0; 10];
+        for group in (1..=1000).map(GroupId) {
+            let bytes = reach_bytes_max(group, segment_bytes);
+            assert!((least..most).contains(&bytes), "{group}: {bytes}");
+            let tenth = usize::try_from((bytes - least) * 10 / (most - least)).expect("below ten");
+            tenths[tenth] += 1;
+        }
+        assert!(tenths.iter().all(|count| (50..200).contains(count)), "{tenths:?}");
     }
 }

@@ -126,3 +126,96 @@ impl Replica {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use oarlock_raft::{
+        Append, Body, Configuration, Context, Durable, Effects, GroupConfig, HardState, Message,
+        Restored,
+    };
+    use oarlock_store::StoreLimits;
+    use oarlock_types::{
+        CoreAddr, CoreId, GroupId, Incarnation, Limits, NodeId, SupportEpoch, Term,
+    };
+
+    use super::*;
+    use crate::support_table::{SupportTable, TableConfig};
+
+    /// A replica on node 1, of a group of these voters.
+    fn replica(
+        voters: &[u64],
+        steps: impl FnOnce(&mut Group, &Context<'_>, &mut Effects),
+    ) -> Replica {
+        let table = SupportTable::new(&TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            cores: 1,
+            cores_max: 1,
+            origin: Mono(0),
+            peers: &[(NodeId(2), 1), (NodeId(3), 1)],
+        });
+        let support = table.view(CoreId(0), Mono(1));
+        let ctx = Context { now: Mono(1), support: &support, may_vote: true };
+        let configuration = Configuration::simple(voters.iter().copied().map(NodeId));
+        let checkpoint = SnapshotMeta { configuration, ..SnapshotMeta::default() };
+        let limits = Rc::new(Limits::default());
+        let (group, node, core) = (GroupId(1), NodeId(1), CoreId(0));
+        let config = GroupConfig { group, node, core, seed: 1, limits };
+        let restored = Restored {
+            hard_state: HardState::default(),
+            checkpoint: checkpoint.clone(),
+            log_start: Index(1),
+            entries: Vec::new(),
+            first_election_delay: Duration::ZERO,
+        };
+        let mut raft = Group::new(config, restored, &ctx);
+        steps(&mut raft, &ctx, &mut Effects::default());
+        let store = Store::new(StoreLimits::default());
+        Replica::new(raft, store, RangeEpoch(1), checkpoint)
+    }
+
+    #[test]
+    fn a_change_of_support_concerns_those_who_rest_on_it() {
+        let lost = replica(&[1, 2, 3], |_, _, _| {});
+        let follows = replica(&[1, 2, 3], |raft, ctx, out| {
+            let append = Append {
+                core: CoreId(0),
+                prev: LogPosition::default(),
+                entries: Vec::new(),
+                commit: Index(0),
+                read_sequence: 0,
+                wants_reply: true,
+            };
+            let message = Message { term: Term(1), body: Body::Append(append) };
+            raft.step(ctx, NodeId(2), message, out);
+        });
+        let leads = replica(&[1], |raft, ctx, out| {
+            raft.timer(ctx, out);
+            let durable = Durable { hard_state: out.hard_state, last: None };
+            raft.durable(ctx, durable, out);
+        });
+        assert_eq!((lost.raft.leader(), follows.raft.leader()), (None, Some(NodeId(2))));
+        assert!(leads.raft.is_leader());
+        let incarnation =
+            |node| SupportChange::Incarnation { node: NodeId(node), incarnation: Incarnation(2) };
+        let granted = |node| {
+            let leader = CoreAddr::new(NodeId(node), CoreId(0));
+            SupportChange::Granted { leader, grant: None }
+        };
+        let received =
+            |node| SupportChange::Received { node: NodeId(node), epoch: Some(SupportEpoch(1)) };
+        for (change, of_lost, of_follower, of_leader) in [
+            (received(2), false, false, true),
+            (granted(2), true, true, false),
+            (granted(3), true, false, false),
+            (incarnation(2), true, true, true),
+            (incarnation(3), true, false, true),
+        ] {
+            let concerns = [&lost, &follows, &leads].map(|replica| replica.depends_on(&[change]));
+            assert_eq!(concerns, [of_lost, of_follower, of_leader], "{change:?}");
+        }
+        assert!(!leads.depends_on(&[]) && leads.depends_on(&[granted(2), received(3)]));
+    }
+}

@@ -434,7 +434,7 @@ impl SupportTable {
         if incarnation > known {
             promise.word.store(0, SeqCst);
             promise.incarnation.store(incarnation.get(), SeqCst);
-        } else if (lapses, ticks) <= (word.lapses(), word.until_ticks()) || lapses < word.lapses() {
+        } else if (lapses, ticks) <= (word.lapses(), word.until_ticks()) {
             return;
         }
         promise.word.store(Word::new(lapses, ticks).0, SeqCst);
@@ -575,6 +575,75 @@ mod tests {
         assert_eq!(table.received(OTHER, CoreId(0), at(3)).unwrap().epoch, newer);
         table.receive(OTHER, CoreId(0), FIFTH, epoch, at(10 * TICK_US));
         assert_eq!(table.received(OTHER, CoreId(0), at(3)).unwrap().epoch, newer);
+    }
+
+    #[test]
+    fn only_newer_words_of_a_promise_count() {
+        let table = table(1, 1);
+        let received = || table.received(OTHER, CoreId(0), at(0)).map(|r| (r.epoch, r.until));
+        let epoch = |incarnation: u64, lapses: u64| SupportEpoch(incarnation << 28 | lapses);
+        let receive = |epoch, ticks: u64| {
+            table.receive(OTHER, CoreId(0), FIFTH, epoch, at(ticks * TICK_US));
+        };
+        receive(epoch(4, 3), 10);
+        receive(epoch(5, 3), 0);
+        assert_eq!(received(), None, "of another life, and of no length");
+        receive(epoch(5, 3), 10);
+        let known = Some((epoch(5, 3), at(10 * TICK_US)));
+        assert_eq!(received(), known);
+        receive(epoch(5, 3), 9);
+        receive(epoch(5, 2), 20);
+        assert_eq!(received(), known, "an older word");
+        receive(epoch(5, 4), 8);
+        assert_eq!(
+            received(),
+            Some((epoch(5, 4), at(8 * TICK_US))),
+            "a newer epoch may be shorter"
+        );
+        receive(epoch(5, 4), UNTIL_MAX + 1);
+        assert_eq!(received(), Some((epoch(5, 4), at(8 * TICK_US))), "more than a word holds");
+        receive(epoch(5, 4), UNTIL_MAX);
+        assert_eq!(received(), Some((epoch(5, 4), at(UNTIL_MAX * TICK_US))));
+    }
+
+    #[test]
+    fn a_promise_is_as_long_as_a_word_holds() {
+        let table = table(1, 1);
+        let extend = |ticks| table.extend(LEADER, FIFTH, at(0), at(ticks * TICK_US));
+        assert_eq!(extend(UNTIL_MAX + 1), None);
+        assert!(extend(UNTIL_MAX).is_some());
+        // One that is over when it is given holds for a moment: its epoch is used up by it.
+        let first = table.extend(CoreAddr::new(NodeId(3), CoreId(0)), FIFTH, at(0), at(0));
+        assert_eq!(first, Some(SupportEpoch(3 << 28 | 1)));
+    }
+
+    #[test]
+    fn of_a_peer_only_what_may_be_is_learnt() {
+        let table = table(2, 1);
+        assert_eq!((table.node(), table.incarnation()), (NodeId(1), Incarnation(3)));
+        assert_eq!((table.cores(), table.cores_max()), (2, 8));
+        assert_eq!(table.peers().collect::<Vec<_>>(), [OTHER, NodeId(3)]);
+        assert!(!table.learn_cores(OTHER, 0) && !table.learn_cores(OTHER, 9));
+        assert_eq!((table.peer_cores(OTHER), table.peer_cores(NodeId(9))), (1, 0));
+        assert!(table.learn_cores(OTHER, 8));
+        assert_eq!(table.peer_cores(OTHER), 8);
+        let beyond = Incarnation(INCARNATION_MAX + 1);
+        assert_eq!(table.learn_incarnation(OTHER, beyond), FIFTH);
+        assert_eq!(table.learn_incarnation(NodeId(9), FIFTH), Incarnation(0));
+        let last = Incarnation(INCARNATION_MAX);
+        assert_eq!(table.learn_incarnation(OTHER, last), last);
+        assert_eq!(table.peer_incarnation(OTHER), last);
+    }
+
+    #[test]
+    fn pulses_tell_when_they_came_and_which_map_is_known() {
+        let table = table(1, 1);
+        assert_eq!((table.heard_at(OTHER), table.peer_map_version(OTHER)), (None, 0));
+        table.heard(OTHER, at(7), 4);
+        assert_eq!((table.heard_at(OTHER), table.peer_map_version(OTHER)), (Some(at(7)), 4));
+        table.raise_map_version(6);
+        table.raise_map_version(5);
+        assert_eq!(table.map_version(), 6);
     }
 
     #[test]

@@ -33,6 +33,12 @@ fn group(text: &str) -> Result<GroupId, Box<dyn Error>> {
     Ok(GroupId(text.strip_prefix('g').ok_or("a group is g1, g2, …")?.parse()?))
 }
 
+/// The core of a group, the first one for a group that is not of the plan.
+fn core_of(world: &World, group: GroupId) -> usize {
+    let found = world.plan.ranges.iter().find(|range| range.group == group);
+    found.map_or(0, |range| usize::from(range.replicas[0].core.get()))
+}
+
 fn set_limit(limits: &mut Limits, key: &str, value: u64) -> Outcome {
     let count = usize::try_from(value)?;
     match key {
@@ -279,8 +285,8 @@ impl Script {
         let mut args = command.consume_args();
         let id = node(args.next_pos().ok_or("who?")?)?;
         let group = group(args.next_pos().ok_or("which group?")?)?;
-        let core = usize::from(self.w().core_of(group).get());
         let w = self.w();
+        let core = core_of(w, group);
         let node = w.node(id);
         match command.name.as_str() {
             "lose" => {
@@ -315,6 +321,36 @@ impl Script {
         if let Err(error) = w.split(id, parent, at, child) {
             w.trace.line(format!("{id} {parent}: {error}"));
         }
+        Ok(())
+    }
+
+    /// `transfer n1 g1 n2`: n1's replica hands the leadership over; `members n1 g1 n1,n2
+    /// learners=n3`: it makes these the members; `unfinished n1 g1`: what waits on the group's core.
+    fn administer(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let nodes = |list: &str| -> Result<Vec<NodeId>, Box<dyn Error>> {
+            list.split(',').filter(|text| !text.is_empty()).map(node).collect()
+        };
+        let learners = nodes(args.take_key("learners").unwrap_or(""))?;
+        let id = node(args.next_pos().ok_or("who?")?)?;
+        let group = group(args.next_pos().ok_or("which group?")?)?;
+        let voters = nodes(args.next_pos().unwrap_or(""))?;
+        args.reject_next()?;
+        let w = self.w();
+        let core = core_of(w, group);
+        let shard = &mut w.node(id).life.as_mut().ok_or("it is down")?.cores[core].shard;
+        let said = match command.name.as_str() {
+            "transfer" => match shard.transfer(group, voters.first().copied()) {
+                Ok(to) => format!("goes to {to}"),
+                Err(error) => error.to_string(),
+            },
+            "members" => match shard.change_configuration(group, voters, learners) {
+                Ok(at) => format!("changes at {at}"),
+                Err(error) => error.to_string(),
+            },
+            _ => shard.unfinished().join(", "),
+        };
+        w.trace.line(format!("{id} {group}: {said}"));
         Ok(())
     }
 
@@ -397,6 +433,7 @@ impl Script {
             "crash" | "restart" => self.lifecycle(command),
             "split" => self.split(command),
             "lose" | "rebuild" | "stage" => self.rebuild(command),
+            "transfer" | "members" | "unfinished" => self.administer(command),
             "status" => self.status(command),
             "files" | "segments" => self.show(command),
             "leaders" => {
@@ -464,6 +501,17 @@ scripts! {
     checkpoint
     checkpoint_restart
     checkpoint_fails
+    checkpoint_needs_news
+    large_checkpoint
+    lane_is_forgotten
+    leader_leaves
+    checkpoints_two_at_once
+    handover
+    long_writes
+    log_read_fails
+    tail_waits_for_a_checkpoint
+    what_waits
+    rebuild_refused
     snapshot
     snapshot_resumed
     snapshot_crashes
@@ -476,6 +524,7 @@ scripts! {
     tail_stays
     tail_grows_old
     expired_keys
+    expired_keys_wait
     release_of_absent_group
     rebuild
     split

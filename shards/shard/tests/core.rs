@@ -1,0 +1,166 @@
+//! One core by itself, turn by turn: what it asks for when nobody answers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use oarlock_codec::GroupMessage;
+use oarlock_raft::{Body, Configuration, LogPosition, Message, Rebuild};
+use oarlock_shard::rebuild::{LostReplica, RebuildError, RebuildStage};
+use oarlock_shard::support_table::TableConfig;
+use oarlock_shard::{
+    CheckpointFile, FileJob, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable,
+};
+use oarlock_types::{
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
+    RangeEpoch, Term, WallMs,
+};
+use oarlock_wal::{Owner, Wal, WalConfig};
+
+const GROUP: GroupId = GroupId(7);
+const OTHER: GroupId = GroupId(8);
+const HOME: CoreAddr = CoreAddr { node: NodeId(1), core: CoreId(0) };
+
+/// A core of five nodes' first, in this life of it, in its first turn.
+fn shard(incarnation: u64) -> Shard {
+    let support = SharedSupport::new(SupportTable::new(&TableConfig {
+        node: HOME.node,
+        incarnation: Incarnation(incarnation),
+        cores: 1,
+        cores_max: 1,
+        origin: Mono(0),
+        peers: &[(NodeId(2), 1), (NodeId(3), 1), (NodeId(4), 1), (NodeId(5), 1)],
+    }));
+    let owner = Owner { cluster: ClusterId(1), node: HOME.node, disk: DiskId(1), core: HOME.core };
+    let segment_bytes = WalConfig::SEGMENT_BYTES_DEFAULT;
+    let wal = Wal::new(WalConfig { owner, segment_bytes, frame_bytes_max: 4 << 20 });
+    let limits = Rc::new(Limits::default());
+    let may_vote_from = Mono(0);
+    let config = ShardConfig { addr: HOME, limits, seed: 1, support, may_vote_from };
+    let mut shard = Shard::new(config, wal);
+    shard.begin_turn(Mono::from_ms(1000), WallMs(1));
+    shard
+}
+
+fn ids(numbers: &[u64]) -> Vec<NodeId> {
+    numbers.iter().copied().map(NodeId).collect()
+}
+
+fn lost(group: GroupId, peers: &[u64]) -> LostReplica {
+    LostReplica { group, epoch: RangeEpoch(1), peers: ids(peers), files: Vec::new() }
+}
+
+/// Who is asked for what attempt in a turn with a tick.
+fn asked(shard: &mut Shard, ms: u64) -> Vec<(NodeId, GroupId, u64)> {
+    shard.begin_turn(Mono::from_ms(ms), WallMs(1));
+    shard.tick();
+    let mut output = Output::default();
+    shard.finish_turn(&mut output);
+    let attempt = |(to, asked): &(NodeId, GroupMessage)| {
+        let Body::Rebuild(Rebuild::Leave { attempt }) = asked.message.body else {
+            panic!("{asked:?}");
+        };
+        (*to, asked.group, attempt)
+    };
+    output.messages.iter().map(attempt).collect()
+}
+
+fn nodes(asked: &[(NodeId, GroupId, u64)]) -> Vec<NodeId> {
+    asked.iter().map(|(node, ..)| *node).collect()
+}
+
+/// A lost replica asks those that it knows, again and again, and whoever it is told of besides.
+#[test]
+fn a_lost_replica_asks_everybody_it_hears_of() {
+    let mut shard = shard(3);
+    shard.note_lost(lost(GROUP, &[2, 3]));
+    assert_eq!(asked(&mut shard, 1000), [], "nobody has asked to rebuild it");
+    let members = |shard: &mut Shard| {
+        let told = Configuration::simple(ids(&[1, 2, 4, 5]));
+        let message = Message { term: Term(9), body: Body::Rebuild(Rebuild::Members(told)) };
+        let from = CoreAddr::new(NodeId(2), CoreId(0));
+        shard.messages(from, vec![GroupMessage { group: GROUP, message }]);
+    };
+    members(&mut shard);
+    assert_eq!(shard.rebuild(GROUP), Some(Ok(())));
+    let first = asked(&mut shard, 1001);
+    assert_eq!(nodes(&first), ids(&[2, 3]), "what was told before it asked is not counted");
+    members(&mut shard);
+    assert_eq!(asked(&mut shard, 1200), [], "not yet");
+    let second = asked(&mut shard, 1201);
+    assert_eq!(nodes(&second), ids(&[2, 3, 4, 5]), "and never itself");
+    let attempts =
+        |asked: &[(NodeId, GroupId, u64)]| asked.iter().map(|(.., a)| *a).collect::<Vec<_>>();
+    assert_eq!(attempts(&first)[..], attempts(&second)[..2], "it is the same question");
+    let stages: Vec<_> = shard.rebuild_stages().collect();
+    assert_eq!(stages, [(GROUP, RebuildStage::Leaving)]);
+}
+
+#[test]
+fn no_two_attempts_are_the_same_and_later_lives_have_later_ones() {
+    let mut seen = Vec::new();
+    for life in [1, 2, 9] {
+        let mut shard = shard(life);
+        for group in [GROUP, OTHER] {
+            shard.note_lost(lost(group, &[2, 3]));
+            assert_eq!(shard.rebuild(group), Some(Ok(())));
+            assert_eq!(shard.rebuild(group), Some(Ok(())), "it goes on");
+        }
+        let mut attempts: Vec<u64> =
+            asked(&mut shard, 1000).into_iter().map(|(.., attempt)| attempt).collect();
+        attempts.dedup();
+        assert_eq!(attempts.len(), 2, "one for each group");
+        seen.extend(attempts);
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
+}
+
+#[test]
+fn two_others_are_needed_to_rebuild_a_replica() {
+    let mut shard = shard(1);
+    shard.note_lost(lost(GROUP, &[2]));
+    shard.note_lost(lost(OTHER, &[2, 3]));
+    assert_eq!(shard.rebuild(GROUP), Some(Err(RebuildError::TooFewReplicas)));
+    assert_eq!(shard.rebuild(OTHER), Some(Ok(())));
+    assert_eq!(shard.rebuild(GroupId(9)), None);
+    let stages: Vec<_> = shard.rebuild_stages().map(|(_, stage)| stage.name()).collect();
+    assert_eq!(stages, ["damaged", "leaving"]);
+}
+
+fn fresh(shard: &mut Shard, group: GroupId) {
+    let voters = Configuration::simple(ids(&[1, 2, 3]));
+    let delay = Duration::from_secs(60);
+    let seed = ReplicaSeed::fresh(group, RangeEpoch(1), voters, &Limits::default(), delay);
+    shard.add_replica(seed, true);
+}
+
+#[test]
+fn a_new_replica_is_written_to_the_log_and_a_forgotten_one_too() {
+    let mut shard = shard(1);
+    assert_eq!((shard.newest_lsn(), shard.wal().has_pending()), (Lsn(0), false));
+    assert_eq!((shard.next_deadline(), shard.timers_armed()), (Mono::NEVER, 0));
+    fresh(&mut shard, GROUP);
+    assert_eq!((shard.newest_lsn(), shard.wal().has_pending()), (Lsn(1), true));
+    let stands_at = Mono::from_ms(1000) + Duration::from_secs(60);
+    assert_eq!((shard.next_deadline(), shard.timers_armed()), (stands_at, 1));
+    let mut shard = self::shard(1);
+    shard.forget_replica(GROUP);
+    assert!(shard.wal().has_pending());
+}
+
+/// Of what a crash left on the disk only checkpoints go that a replica here does not go by.
+#[test]
+fn checkpoints_that_nobody_goes_by_are_removed() {
+    let mut shard = shard(1);
+    fresh(&mut shard, GROUP);
+    let file = |group, index| {
+        let position = LogPosition { term: Term(0), index: Index(index) };
+        CheckpointFile { group, position }
+    };
+    shard.sweep_checkpoints([file(GROUP, 0), file(GROUP, 5), file(OTHER, 5)]);
+    let mut output = Output::default();
+    shard.finish_turn(&mut output);
+    let jobs: Vec<FileJob> = output.file_jobs.into_iter().map(|(_, job)| job).collect();
+    assert_eq!(jobs, [FileJob::Delete { file: file(GROUP, 5) }]);
+}

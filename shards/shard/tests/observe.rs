@@ -1,0 +1,133 @@
+//! What can be asked of a core is so: by an observer of the whole cluster, and by people.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use bytes::Bytes;
+use oarlock_shard::Shard;
+use oarlock_store::{Command, Expiry, Request, SetCondition};
+use oarlock_types::{GroupId, Index, Limits, Mono, NodeId};
+use support::{World, plan};
+
+const GROUP: GroupId = GroupId(1);
+
+/// Three nodes with the ranges of two groups; the second is the one that holds the map.
+fn world() -> World {
+    let mut plan = plan(3, 1, 2, Limits::default());
+    plan.ranges[1].group = GroupId::META;
+    let mut world = World::new(plan, 1);
+    world.run_ms(2000);
+    world
+}
+
+fn shard(world: &mut World, node: NodeId) -> &mut Shard {
+    &mut world.node(node).life.as_mut().unwrap().cores[0].shard
+}
+
+fn set(world: &mut World, group: GroupId, key: &'static str, expiry: Expiry) {
+    let leader = world.leader(group).unwrap();
+    let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(b"v"));
+    let command = Command::Set { key, value, condition: SetCondition::Always, expiry, get: false };
+    let token = world.ask(leader, group, 1, Request::one(command));
+    world.run_while(1000, |world| !world.outcomes.contains_key(&token));
+    world.run_ms(100);
+}
+
+#[test]
+fn only_what_is_touched_while_somebody_observes_is_told() {
+    let mut world = world();
+    let leader = world.leader(GROUP).unwrap();
+    let mut touched = Vec::new();
+    shard(&mut world, leader).take_touched(&mut touched);
+    assert_eq!(touched, [], "nobody has observed");
+    shard(&mut world, leader).observe();
+    set(&mut world, GROUP, "k", Expiry::None);
+    shard(&mut world, leader).take_touched(&mut touched);
+    touched.dedup();
+    assert_eq!(touched, [GROUP], "the other group is idle");
+    touched.clear();
+    shard(&mut world, leader).take_touched(&mut touched);
+    assert_eq!(touched, [], "each step is told once");
+    let shard = shard(&mut world, leader);
+    assert_eq!(shard.raft(GROUP).map(|raft| raft.id()), Some(GROUP));
+    assert!(shard.raft(GroupId(9)).is_none());
+}
+
+#[test]
+fn replicas_that_applied_the_same_hold_the_same() {
+    let mut world = world();
+    let held = |world: &mut World| {
+        world
+            .plan
+            .nodes
+            .clone()
+            .into_iter()
+            .map(|n| shard(world, n).applied_state(GROUP).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let before = held(&mut world);
+    set(&mut world, GROUP, "k", Expiry::None);
+    let after = held(&mut world);
+    assert!(after.iter().all(|state| *state == after[0]), "{after:?}");
+    assert_eq!(after[0].0, Index(before[0].0.get() + 1));
+    assert_ne!(after[0].1, before[0].1);
+    assert_eq!(shard(&mut world, NodeId(1)).applied_state(GroupId(9)), None);
+}
+
+#[test]
+fn one_replica_holds_the_lease_until_support_runs_out() {
+    let mut world = world();
+    let leader = world.leader(GROUP).unwrap();
+    let holds = |world: &mut World, later_ms: u64| {
+        let real = world.real;
+        let all = world.plan.nodes.clone().into_iter();
+        let holders = all.filter(|id| {
+            let now = Mono(world.node(*id).now(real).0 + later_ms * 1000);
+            shard(world, *id).holds_lease(GROUP, now)
+        });
+        holders.collect::<Vec<_>>()
+    };
+    assert_eq!(holds(&mut world, 0), [leader]);
+    assert_eq!(holds(&mut world, 2000), [], "nobody has heard of anybody for two seconds");
+    let now = world.nodes[0].now(world.real);
+    assert!(!shard(&mut world, NodeId(1)).holds_lease(GroupId(9), now));
+}
+
+#[test]
+fn counts_are_of_what_is_led_and_of_what_clients_wrote() {
+    let mut world = world();
+    set(&mut world, GROUP, "a", Expiry::None);
+    set(&mut world, GROUP, "b", Expiry::In(60_000));
+    set(&mut world, GROUP, "c", Expiry::None);
+    set(&mut world, GroupId::META, "m", Expiry::None);
+    let (leader, of_map) = (world.leader(GROUP).unwrap(), world.leader(GroupId::META).unwrap());
+    assert_ne!(leader, of_map);
+    let third = world.plan.nodes.iter().copied().find(|n| *n != leader && *n != of_map).unwrap();
+    for (node, leads, keys, acknowledged) in
+        [(leader, 1, (3, 1), 3), (of_map, 1, (0, 0), 1), (third, 0, (0, 0), 0)]
+    {
+        let shard = shard(&mut world, node);
+        assert_eq!(shard.counts(), (2, leads));
+        assert_eq!(shard.keys_led(), keys);
+        assert_eq!(shard.writes_acknowledged(), acknowledged);
+        assert_eq!((shard.waiting(), shard.unfinished()), (0, Vec::new()));
+        assert!(shard.has_replica(GROUP) && !shard.has_replica(GroupId(9)));
+        let all = shard.status();
+        assert_eq!(all.iter().map(|s| s.group).collect::<Vec<_>>(), [GroupId::META, GROUP]);
+        assert_eq!((all[1].keys, all[1].applied, all[1].commit), (3, Index(4), Index(4)));
+        assert!(all[1].state_bytes > 0 && all[1].log_bytes > 0 && all[1].epoch.get() == 1);
+        assert_eq!(all[1].leader, Some(leader));
+        assert_eq!(all[1].followers.len(), if node == leader { 2 } else { 0 });
+    }
+    // While the logs are held writes wait.
+    for node in &mut world.nodes {
+        node.faults[0].wal_held = true;
+    }
+    for key in ["x", "y"] {
+        let command = Command::IncrBy { key: key.into(), delta: 1 };
+        world.ask(leader, GROUP, 1, Request::one(command));
+    }
+    world.run_ms(10);
+    assert_eq!(shard(&mut world, leader).waiting(), 2);
+}
