@@ -377,5 +377,10 @@ mod tests {
         log.evict(Index(9));
         log.rest();
         assert_eq!(log.memory_bytes(), empty);
+        // The terms of what is evicted stay.
+        let mut terms = self::log(&(1..=64).collect::<Vec<u64>>());
+        terms.evict(Index(64));
+        terms.rest();
+        assert!(terms.memory_bytes() >= 64 * size_of::<LogPosition>());
     }
 }

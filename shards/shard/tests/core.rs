@@ -164,3 +164,9 @@ fn checkpoints_that_nobody_goes_by_are_removed() {
     let jobs: Vec<FileJob> = output.file_jobs.into_iter().map(|(_, job)| job).collect();
     assert_eq!(jobs, [FileJob::Delete { file: file(GROUP, 5) }]);
 }
+
+#[test]
+fn a_store_takes_values_as_long_as_the_limits_say() {
+    let limits = Limits { value_bytes_max: 77, ..Limits::default() };
+    assert_eq!(Shard::store_limits(&limits).value_bytes_max, 77);
+}
