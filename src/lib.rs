@@ -2,7 +2,8 @@
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
-//! executors and their turns, [`runtime`] what their tasks run on, [`mod@bench`] the load driver, [`abort`] ends the process on a bug.
+//! executors and their turns, [`runtime`] what their tasks run on, [`mod@bench`] the load driver, [`range_text`]
+//! what is written of a range, [`abort`] ends the process on a bug.
 
 pub mod abort;
 pub mod bench;
@@ -12,4 +13,5 @@ pub mod disk;
 pub mod logging;
 pub mod net;
 pub mod node;
+pub mod range_text;
 pub mod runtime;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use oarlock_types::{CoreId, SegmentId};
+use oarlock_types::{CoreId, RangeMap, SegmentId};
 
 use super::layout::CheckpointName;
 use super::segments::SegmentFile;
@@ -85,6 +85,8 @@ pub enum DiskJob {
     CheckpointList,
     /// Tell how much room the file system has. Answered by [`DiskOutcome::Space`].
     FreeSpace,
+    /// Replace the node's copy of the map. Answered by [`DiskOutcome::MapCopied`].
+    CopyMap(Arc<RangeMap>),
 }
 
 /// An answer.
@@ -126,6 +128,8 @@ pub enum DiskOutcome {
     Checkpoints(Vec<(CheckpointName, u64)>),
     /// The file system's room.
     Space(Space),
+    /// The copy of the map is durable.
+    MapCopied,
 }
 
 /// The room on a file system.

@@ -1,7 +1,7 @@
 //! The names of files and directories inside a data directory. It does no I/O but listing.
 //!
 //! ```text
-//! DIR/identity  DIR/peers  DIR/lock
+//! DIR/identity  DIR/peers  DIR/lock  DIR/map
 //! DIR/core-<c>.begun  DIR/core-<c>/begun            the log has begun
 //! DIR/core-<c>/lost                                 replicas that lost a part of their log
 //! DIR/core-<c>/wal-<segment, 16 hex digits>.seg     a segment of the log

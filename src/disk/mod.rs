@@ -1,7 +1,7 @@
 //! Everything that touches the disk. It must not know what the bytes mean.
 //!
-//! Map: [`data_dir`] opens and locks the directory, with [`identity`], [`peers`] and
-//! [`lost`] as its small files ([`atomic_file`] replaces them durably) and [`layout`] the names in it; [`probe`] asks the
+//! Map: [`data_dir`] opens and locks the directory, with [`identity`], [`peers`],
+//! [`map_copy`] and [`lost`] as its files ([`atomic_file`] replaces them durably) and [`layout`] the names in it; [`probe`] asks the
 //! system beforehand whether a node can run here; [`ring`] writes WAL frames from [`buffer`]s (the
 //! hot path, one per core); [`worker`] does everything slow on a thread of its own (one per node),
 //! as [`job`] describes it: [`segments`] and [`checkpoint`] are what it does.
@@ -14,6 +14,7 @@ pub mod identity;
 pub mod job;
 pub mod layout;
 pub mod lost;
+pub mod map_copy;
 pub mod peers;
 pub mod probe;
 pub mod ring;

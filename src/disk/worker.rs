@@ -21,6 +21,7 @@ use super::buffer::AlignedBytes;
 use super::checkpoint::Parts;
 use super::job::{Action, DiskDone, DiskError, DiskJob, DiskOutcome, DiskRequest, refused, space};
 use super::layout::CoreDir;
+use super::map_copy;
 use super::segments::{
     Preparation, SEGMENT_BYTES, SLICE_BYTES, SPARES_MAX, read_blocks, read_piece, recycle,
 };
@@ -278,6 +279,11 @@ impl Work {
             DiskJob::FreeSpace => {
                 let space = space(&self.data).map_err(refused(Action::List, &self.data))?;
                 Ok(DiskOutcome::Space(space))
+            }
+            DiskJob::CopyMap(map) => {
+                let path = map_copy::path(&self.data);
+                map_copy::write(&self.data, &map).map_err(refused(Action::Write, &path))?;
+                Ok(DiskOutcome::MapCopied)
             }
         }
     }

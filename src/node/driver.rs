@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_shard::{Output, Shard, SharedSupport, Split, Wanted};
-use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId};
+use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeDescriptor};
 
 use super::clock::Clock;
 use super::counters::Counters;
@@ -62,8 +62,8 @@ pub struct Driver {
     pub table: SharedSupport,
     /// Largest frame taken from another node.
     pub frame_bytes_max: usize,
-    /// Puts the map into the meta group, on the core that has it.
-    pub map_keeper: MapKeeper,
+    /// Keeps the map up to the meta group's, on the first core.
+    pub map_keeper: Option<MapKeeper>,
     /// What the connections see.
     pub front: Rc<RefCell<Front>>,
     /// The connections.
@@ -135,7 +135,48 @@ impl Driver {
             self.kept.ticked_at = now;
             self.tick();
         }
+        self.keep_map();
         self.finish()
+    }
+
+    /// Goes on with the map, on the first core; the others tell it what they found.
+    fn keep_map(&mut self) {
+        let mut front = self.front.borrow_mut();
+        let is_old = front.router.take_is_map_old();
+        let Some(keeper) = &mut self.map_keeper else {
+            if is_old {
+                self.mail.letter(CoreId(0), CoreMessage::MapIsOld);
+            }
+            return;
+        };
+        if is_old {
+            keeper.look();
+        }
+        let peers = self.table.peers();
+        keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
+        let leads = front.router.leader(GroupId::META) == Some(self.addr.node);
+        if let Some(request) = keeper.next_request(self.kept.now, leads) {
+            front.router.submit_to(Asker::Node, GroupId::META, request);
+        }
+        if let Some(map) = keeper.take_copy(self.kept.now) {
+            self.files.copy_map(map);
+        }
+        if let Some(map) = keeper.take_snapshot() {
+            self.table.raise_map_version(map.version());
+            front.router.install(Arc::clone(&map));
+            for core in (1..).map(CoreId).take(self.mail.cores() - 1) {
+                self.mail.letter(core, CoreMessage::Map(Arc::clone(&map)));
+            }
+        }
+    }
+
+    fn take_map_news(&mut self, change: Vec<RangeDescriptor>, propose: bool) {
+        let Some(keeper) = &mut self.map_keeper else { return };
+        if propose {
+            keeper.propose(change);
+        } else {
+            keeper.learn(&change);
+        }
     }
 
     fn tick(&mut self) {
@@ -144,10 +185,6 @@ impl Driver {
         self.shard.tick();
         let mut front = self.front.borrow_mut();
         front.router.tick();
-        let leads = front.router.leader(GroupId::META) == Some(self.addr.node);
-        if let Some(request) = self.map_keeper.next_request(leads) {
-            front.router.submit(Asker::Node, GroupId::META, request);
-        }
         let front_is_quiet = front.router.under_way() == 0;
         drop(front);
         if self.kept.now.since(self.kept.gauged_at) >= GAUGE_INTERVAL {
@@ -257,6 +294,13 @@ impl Driver {
                 CoreMessage::Leader(group, leader) => {
                     self.front.borrow_mut().router.leader_changed(group, leader);
                 }
+                CoreMessage::Map(map) => self.front.borrow_mut().router.install(map),
+                CoreMessage::MapIsOld => {
+                    self.map_keeper.iter_mut().for_each(MapKeeper::look);
+                }
+                CoreMessage::RangesChanged { change, propose } => {
+                    self.take_map_news(change, propose);
+                }
                 CoreMessage::Asked { to, question, query } => {
                     let (core, answer) = (self.addr.core, self.answer(&query));
                     self.mail.letter(to, CoreMessage::Answered { question, core, answer });
@@ -308,7 +352,11 @@ impl Driver {
                         .map(|timed| Timed { handed: handed.mono(), ..timed });
                     self.kept.completed.push((connection, ticket, outcome, timed));
                 }
-                Hop::Done(Asker::Node, outcome) => self.map_keeper.outcome(&outcome),
+                Hop::Done(Asker::Node, outcome) => {
+                    if let Some(keeper) = &mut self.map_keeper {
+                        keeper.outcome(self.kept.now, outcome);
+                    }
+                }
             }
         }
         self.kept.hops = hops;

@@ -4,10 +4,11 @@
 //! again with the next turn.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_shard::{CheckpointFile, FileDone, FileJob, JobToken};
-use oarlock_types::{CoreId, FastMap, Mono};
+use oarlock_types::{CoreId, FastMap, Mono, RangeMap};
 use oarlock_wal::Wal;
 
 use super::log_writer::LogWriter;
@@ -113,6 +114,11 @@ impl Files {
         }
     }
 
+    /// Writes the node's copy of the map.
+    pub fn copy_map(&mut self, map: Arc<RangeMap>) {
+        self.submit(Errand::Nobody, DiskJob::CopyMap(map));
+    }
+
     /// Sees to it that the log has segments and that the room on the disk is known.
     pub fn upkeep(&mut self, now: Mono, log: &mut LogWriter, wal: &mut Wal) {
         self.offer();
@@ -199,8 +205,9 @@ fn shard_outcome(outcome: DiskOutcome) -> FileDone {
         | DiskOutcome::Finished { .. }
         | DiskOutcome::Deleted
         | DiskOutcome::Recycled => FileDone::Written,
-        DiskOutcome::Segment(_) | DiskOutcome::Checkpoints(_) | DiskOutcome::Space(_) => {
-            FileDone::Failed
-        }
+        DiskOutcome::Segment(_)
+        | DiskOutcome::Checkpoints(_)
+        | DiskOutcome::Space(_)
+        | DiskOutcome::MapCopied => FileDone::Failed,
     }
 }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use oarlock_codec::Refusal;
 use oarlock_store::{Reply, Request};
+use oarlock_types::range_map::Range;
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap,
 };
@@ -178,21 +180,20 @@ impl Front {
         }
     }
 
-    fn info_of(&self, group: GroupId) -> Option<RangeInfo> {
-        let range = self.router.map().group(group)?;
+    fn info_of(&self, range: Range<'_>) -> RangeInfo {
         let address = |at: &CoreAddr| {
             let node = self.facts.nodes.iter().find(|entry| entry.id == at.node)?;
             Some(node.core_address(at.core))
         };
-        Some(RangeInfo {
+        RangeInfo {
             addresses: range.replicas.iter().map(address).collect(),
-            group,
-            start: range.start.clone(),
-            end: range.end.clone(),
-            leader: self.router.leader(group),
-            replicas: range.replicas.clone(),
+            group: range.group,
+            start: Bytes::copy_from_slice(range.start),
+            end: range.end.map(Bytes::copy_from_slice),
+            leader: self.router.leader(range.group),
+            replicas: range.replicas.to_vec(),
             epoch: range.epoch,
-        })
+        }
     }
 }
 
@@ -210,8 +211,9 @@ pub fn client_outcome(outcome: oarlock_shard::Outcome) -> Outcome {
 
 impl Backend for Front {
     fn submit(&mut self, connection: ConnectionId, ticket: Ticket, key: &[u8], request: Request) {
-        let group = self.router.map().find(key).group;
-        self.submit_to(connection, ticket, group, request);
+        let timed = self.timed(&request);
+        self.router.submit(Asker::Client { connection, ticket, timed }, key, request);
+        self.bell.ring();
     }
 
     fn submit_to(
@@ -221,8 +223,8 @@ impl Backend for Front {
         group: GroupId,
         request: Request,
     ) {
-        let timed = self.timed(&request);
-        self.router.submit(Asker::Client { connection, ticket, timed }, group, request);
+        let asker = Asker::Client { connection, ticket, timed: None };
+        self.router.submit_to(asker, group, request);
         self.bell.ring();
     }
 
@@ -235,19 +237,28 @@ impl Backend for Front {
         self.bell.ring();
     }
 
-    fn range_of(&self, key: &[u8]) -> GroupId {
-        self.router.map().find(key).group
+    fn range_of(&self, key: &[u8]) -> Option<GroupId> {
+        self.router.map().owner(key).map(|(group, _)| group)
     }
 
     fn bounds_of(&self, key: &[u8]) -> RangeBounds {
-        let range = self.router.map().find(key);
-        let (start, end) = (range.start.clone(), range.end.clone());
-        RangeBounds { group: range.group, start, end }
+        RangeBounds::copy(self.router.map().bounds(key))
+    }
+
+    fn bounds_before(&self, end: Option<&[u8]>) -> RangeBounds {
+        RangeBounds::copy(self.router.map().bounds_before(end))
+    }
+
+    fn groups(&self) -> Vec<GroupId> {
+        self.router.map().ranges().map(|range| range.group).collect()
+    }
+
+    fn map_version(&self) -> u64 {
+        self.router.map().version()
     }
 
     fn ranges(&self) -> Vec<RangeInfo> {
-        let ranges = self.router.map().ranges();
-        ranges.iter().filter_map(|range| self.info_of(range.group)).collect()
+        self.router.map().ranges().map(|range| self.info_of(range)).collect()
     }
 
     fn info(&self) -> NodeInfo {
@@ -261,6 +272,7 @@ impl Backend for Front {
                 }
             }
         }
+        totals.push(("map_version".to_owned(), self.router.map().version()));
         NodeInfo {
             node: facts.node,
             cluster: facts.cluster,

@@ -1,147 +1,360 @@
-//! Puts the cluster's map into the meta group when the cluster is formed, once and for all nodes.
+//! Keeps the node's copy of the map up to the meta group's, and brings changes there.
 //!
-//! One per core; it has work only on the core of the meta group's leader. It must not change a map
-//! that is there: every key is written only if it is absent.
+//! One per node, on its first core. It decides what to ask the meta group next and makes the snapshots
+//! that all cores route by; the driver carries the requests and hands the snapshots out. It must not
+//! change what it has not seen: every change is written only if the map is still the one that it was
+//! checked against.
 //!
-//! In the meta group's keyspace `range/<group>` holds each range's descriptor, and `map/version`,
-//! written last, the map's version: where it stands, the whole map does.
+//! What the meta group has is **confirmed**. What a range of this node said of itself counts at once,
+//! but is **learned** only, until the meta group has it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_shard::Outcome;
-use oarlock_store::{Command, Request};
-use oarlock_types::{CoreAddr, GroupId, RangeDescriptor, RangeMap};
+use oarlock_store::{Reply, Request};
+use oarlock_types::{CoreAddr, GroupId, Mono, RangeDescriptor, RangeMap};
 
-/// Descriptors in one write: far below what an entry may hold.
-const RANGES_PER_WRITE: usize = 256;
+use super::map_store::{self, CHANGE_BYTES_MAX, Change};
 
-/// What is left to be written.
+/// Between two looks for a map that routing found to be too old.
+const LOOK_REST: Duration = Duration::from_millis(20);
+/// After a request that failed, or found no map yet.
+const FAILURE_REST: Duration = Duration::from_millis(50);
+/// After what time alone mends: a change that fits only behind another.
+const ODD_REST: Duration = Duration::from_secs(1);
+/// How long a change that leaves a hole waits for the one that it fits behind.
+const HOLE_WAIT: Duration = Duration::from_secs(3);
+/// Between two writings of the copy on disk.
+const COPY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What was asked of the meta group.
+#[derive(Debug)]
+enum Asked {
+    Formation,
+    /// And the newest version that had been heard of by then.
+    Changes(u64),
+    Ranges,
+    Change(Change),
+}
+
+/// The keeper.
 #[derive(Debug)]
 pub struct MapKeeper {
-    writes: VecDeque<Request>,
-    is_waiting: bool,
+    confirmed: RangeMap,
+    learned: Vec<RangeDescriptor>,
+    /// Changes that the meta group shall have, each as a whole.
+    proposals: VecDeque<Vec<RangeDescriptor>>,
+    /// What is left to be written of the first map, if this node has the meta group's replica.
+    formation: VecDeque<Request>,
+    /// All ranges are being read: as of which version, and from which key on.
+    reading: Option<(u64, Bytes)>,
+    asked: Option<Asked>,
+    /// What a change must watch; known only right after the newest version was read.
+    base: Option<u64>,
+    /// The confirmed map may be too old.
+    must_look: bool,
+    /// The newest version that another node was heard to have, and up to which the meta group was
+    /// asked since.
+    heard: u64,
+    answered: u64,
+    rest_until: Mono,
+    /// Since when there are only proposals that would leave a hole.
+    stuck_since: Option<Mono>,
+    value_bytes_max: usize,
+    snapshot: Option<Arc<RangeMap>>,
+    copied_version: u64,
+    copied_at: Mono,
 }
 
 impl MapKeeper {
-    /// The map's first writer on this core; without work if the meta group has no replica here.
+    /// The keeper of a node that begins with `map`. `formation` is the map at the cluster's formation,
+    /// and `addr` this core: the one with the meta group's replica writes it. No text longer than
+    /// `value_bytes_max` can be written.
     #[must_use]
-    pub fn new(map: &RangeMap, addr: CoreAddr) -> Self {
-        let has_meta = map.group(GroupId::META).is_some_and(|meta| meta.replicas.contains(&addr));
-        let mut writes = VecDeque::new();
-        if has_meta {
-            writes.push_back(Request::one(Command::Get { key: version_key() }));
-            writes.extend(map.ranges().chunks(RANGES_PER_WRITE).map(write_ranges));
-            let value = Bytes::from(map.version().to_string());
-            writes.push_back(Request::one(Command::SetNx { key: version_key(), value }));
+    pub fn new(
+        map: &RangeMap,
+        formation: &RangeMap,
+        addr: CoreAddr,
+        value_bytes_max: usize,
+    ) -> Self {
+        let meta = formation.group(GroupId::META);
+        let has_meta = meta.is_some_and(|meta| meta.core_on(addr.node).is_some());
+        Self {
+            confirmed: map.clone(),
+            learned: Vec::new(),
+            proposals: VecDeque::new(),
+            formation: VecDeque::from_iter(
+                map_store::write_formation(formation).filter(|_| has_meta),
+            ),
+            reading: None,
+            asked: None,
+            base: None,
+            // While the node was away, the map may have changed for all that are up.
+            must_look: true,
+            heard: 0,
+            answered: 0,
+            rest_until: Mono(0),
+            stuck_since: None,
+            value_bytes_max,
+            snapshot: None,
+            copied_version: map.version(),
+            copied_at: Mono(0),
         }
-        Self { writes, is_waiting: false }
     }
 
-    /// The next request to the meta group, if this node leads it and none is under way.
-    pub fn next_request(&mut self, leads: bool) -> Option<Request> {
-        if !leads || self.is_waiting {
+    /// The version that it has of the meta group's map.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.confirmed.version()
+    }
+
+    /// Takes ranges' word of themselves: it counts on this node at once.
+    pub fn learn(&mut self, news: &[RangeDescriptor]) {
+        self.learned.extend_from_slice(news);
+        self.publish();
+    }
+
+    /// Sees to it that the meta group has a change: all ranges into which those before were split, the
+    /// one into which they were merged, or that whose replicas moved. What it has already, or something
+    /// newer, is passed over, so that whoever leads the range may propose it as often as it likes.
+    pub fn propose(&mut self, change: Vec<RangeDescriptor>) {
+        self.learn(&change);
+        let is_known = self.proposals.contains(&change);
+        if !is_known && is_news(&self.confirmed, &change) {
+            self.proposals.push_back(change);
+        }
+    }
+
+    /// A request was refused by a range that knows better than the map.
+    pub fn look(&mut self) {
+        self.must_look = true;
+    }
+
+    /// Another node was heard to have a map of this version.
+    pub fn heard(&mut self, version: u64) {
+        self.heard = self.heard.max(version);
+    }
+
+    /// The new snapshot, if there is one since the last was taken.
+    pub fn take_snapshot(&mut self) -> Option<Arc<RangeMap>> {
+        self.snapshot.take()
+    }
+
+    /// The map that is to be written to disk now, if any.
+    pub fn take_copy(&mut self, now: Mono) -> Option<Arc<RangeMap>> {
+        let is_due = self.confirmed.version() > self.copied_version
+            && self.confirmed.is_whole()
+            && now.since(self.copied_at) >= COPY_INTERVAL;
+        is_due.then(|| {
+            self.copied_version = self.confirmed.version();
+            self.copied_at = now;
+            Arc::new(self.confirmed.clone())
+        })
+    }
+
+    /// The next request to the meta group, if it is time for one and none is under way. Only the node
+    /// that leads it writes the first map.
+    pub fn next_request(&mut self, now: Mono, leads: bool) -> Option<Request> {
+        if self.asked.is_some() || now < self.rest_until {
             return None;
         }
-        let next = self.writes.front().cloned();
-        self.is_waiting = next.is_some();
-        next
+        let base = self.base.take();
+        let is_behind = self.must_look || self.heard > self.version().max(self.answered);
+        let (asked, request) = if leads && let Some(write) = self.formation.front() {
+            (Asked::Formation, write.clone())
+        } else if let Some((_, from)) = &self.reading {
+            (Asked::Ranges, map_store::read_ranges(from.clone()))
+        } else if let Some(base) = base.filter(|_| !self.proposals.is_empty()) {
+            let Some(change) = self.next_change(now) else {
+                self.rest_until = now + ODD_REST;
+                return None;
+            };
+            let version = self.version() + 1;
+            let request = map_store::write_change(&change, version, base, self.value_bytes_max);
+            (Asked::Change(change), request)
+        } else if is_behind || !self.proposals.is_empty() {
+            self.must_look = false;
+            (Asked::Changes(self.heard), map_store::read_changes(self.version()))
+        } else {
+            return None;
+        };
+        self.asked = Some(asked);
+        Some(request)
     }
 
-    /// The outcome of the last request. What failed is tried again by whoever leads then.
-    pub fn outcome(&mut self, outcome: &Outcome) {
-        self.is_waiting = false;
-        match outcome {
+    /// The outcome of the last request. What failed is tried again.
+    pub fn outcome(&mut self, now: Mono, outcome: Outcome) {
+        let Some(asked) = self.asked.take() else { return };
+        let Ok(reply) = outcome else {
+            self.must_look = true;
+            self.rest_until = now + FAILURE_REST;
+            return;
+        };
+        match asked {
             // Somebody has written the map already.
-            Ok(oarlock_store::Reply::Bulk(_)) => self.writes.clear(),
-            Ok(_) => {
-                self.writes.pop_front();
-            }
-            Err(_) => {}
+            Asked::Formation if reply == Reply::Nil => self.formation.clear(),
+            Asked::Formation => drop(self.formation.pop_front()),
+            Asked::Changes(heard) => self.take_changes(now, heard, &reply),
+            Asked::Ranges => self.take_ranges(now, &reply),
+            Asked::Change(change) => self.take_change(now, &change, &reply),
         }
     }
+
+    fn take_changes(&mut self, now: Mono, heard: u64, reply: &Reply) {
+        let Some(found) = map_store::changes(reply) else {
+            return self
+                .odd(now, "the meta group's map is of a shape that this build does not know");
+        };
+        let Some(version) = found.version else {
+            // Soon somebody will have written the first one.
+            self.must_look = true;
+            self.rest_until = now + FAILURE_REST;
+            return;
+        };
+        let before = self.version();
+        let newer = (before + 1..=version).zip(&found.changes);
+        newer.for_each(|(version, change)| self.confirmed.apply(version, change));
+        if self.version() > before {
+            self.publish();
+        } else if version > before {
+            // The change to the next version is not kept any more.
+            self.reading = Some((version, map_store::first_range()));
+        }
+        if self.version() < version {
+            self.must_look = true;
+            return;
+        }
+        self.answered = heard;
+        if !self.confirmed.is_whole() {
+            tracing::warn!(
+                "the map of version {version} has a hole: some keys' range is not known"
+            );
+        }
+        self.base = Some(found.base);
+        self.proposals.retain(|change| is_news(&self.confirmed, change));
+        if self.proposals.is_empty() {
+            self.rest_until = now + LOOK_REST;
+        }
+    }
+
+    fn take_ranges(&mut self, now: Mono, reply: &Reply) {
+        let Some((version, _)) = self.reading else { return };
+        let Some((ranges, next)) = map_store::ranges(reply) else {
+            return self
+                .odd(now, "the meta group's ranges are of a shape that this build does not know");
+        };
+        self.confirmed.apply(0, &ranges);
+        self.reading = next.map(|from| (version, from));
+        if self.reading.is_none() {
+            self.confirmed.apply(version, &[]);
+            // What has changed meanwhile may have been read half.
+            self.must_look = true;
+            self.publish();
+        }
+    }
+
+    fn take_change(&mut self, now: Mono, change: &Change, reply: &Reply) {
+        if *reply == Reply::Nil {
+            // Somebody else was quicker.
+            self.must_look = true;
+        } else if let Reply::Array(replies) = reply
+            && replies.first() == Some(&Reply::Ok)
+        {
+            self.confirmed.apply(self.version() + 1, &change.ranges);
+            self.proposals.retain(|change| is_news(&self.confirmed, change));
+            self.publish();
+        } else {
+            self.odd(now, "the meta group does not take a change of the map");
+        }
+    }
+
+    fn odd(&mut self, now: Mono, what: &str) {
+        tracing::error!("{what}: it is looked at again");
+        self.rest_until = now + ODD_REST;
+    }
+
+    /// What is to be written next. A proposal that leaves a hole waits for the one that it follows, but
+    /// not for ever: the ranges that would fill the hole are proposed by whoever leads them, and those
+    /// that are told of here are better known than not.
+    fn next_change(&mut self, now: Mono) -> Option<Change> {
+        if let Some(change) = self.fitting(false) {
+            self.stuck_since = None;
+            return Some(change);
+        }
+        let since = *self.stuck_since.get_or_insert(now);
+        if now.since(since) < HOLE_WAIT {
+            return None;
+        }
+        self.stuck_since = None;
+        self.fitting(true)
+    }
+
+    /// As many proposals as fit one behind the other.
+    fn fitting(&self, may_leave_holes: bool) -> Option<Change> {
+        let mut map = self.confirmed.clone();
+        let mut change = Change::default();
+        let mut bytes = 0;
+        for proposal in &self.proposals {
+            let mut next = map.clone();
+            let news: Vec<_> = proposal.iter().filter(|range| next.learn(range)).cloned().collect();
+            let sizes = news.iter().map(map_store::size_bytes);
+            let longest = sizes.clone().max().unwrap_or(0);
+            let more: usize = sizes.sum();
+            let is_first = change.ranges.is_empty();
+            if (next.is_whole() || may_leave_holes)
+                && longest <= self.value_bytes_max
+                && (is_first || bytes + more <= CHANGE_BYTES_MAX)
+            {
+                change.ranges.extend(news);
+                bytes += more;
+                map = next;
+            }
+        }
+        // What another change of the same writing has overtaken is not even written.
+        let is_alive = |range: &RangeDescriptor| {
+            map.group(range.group).is_some_and(|known| known.epoch == range.epoch)
+        };
+        change.ranges.retain(is_alive);
+        change.gone = self.gone(&map, &change.ranges);
+        (!change.ranges.is_empty()).then_some(change)
+    }
+
+    /// The groups whose keys `ranges` take and that `after` does not have any more.
+    fn gone(&self, after: &RangeMap, ranges: &[RangeDescriptor]) -> Vec<GroupId> {
+        let mut gone = Vec::new();
+        for range in ranges.iter().filter(|range| range.group != GroupId::META) {
+            let mut key = range.start.clone();
+            loop {
+                let old = self.confirmed.find(&key).map(|old| old.group);
+                let is_gone = |old: &GroupId| after.group(*old).is_none() && !gone.contains(old);
+                gone.extend(old.filter(is_gone));
+                match self.confirmed.bounds(&key).1 {
+                    Some(end) if range.end.as_ref().is_none_or(|last| end < last.as_ref()) => {
+                        key = Bytes::copy_from_slice(end);
+                    }
+                    Some(_) | None => break,
+                }
+            }
+        }
+        gone
+    }
+
+    /// Makes the snapshot anew: what is confirmed, and what was learned beyond it.
+    fn publish(&mut self) {
+        let mut map = self.confirmed.clone();
+        self.learned.retain(|range| map.learn(range));
+        self.snapshot = Some(Arc::new(map));
+    }
 }
 
-fn version_key() -> Bytes {
-    Bytes::from_static(b"map/version")
-}
-
-/// Writes each descriptor unless it is there.
-fn write_ranges(ranges: &[RangeDescriptor]) -> Request {
-    let set = |range: &RangeDescriptor| Command::SetNx {
-        key: Bytes::from(format!("range/{}", range.group.get())),
-        value: text(range).into(),
-    };
-    Request { transaction: true, commands: ranges.iter().map(set).collect(), ..Request::default() }
-}
-
-/// A descriptor as JSON: few, read by people too, and open to what later versions add.
-fn text(range: &RangeDescriptor) -> String {
-    let hex = |key: &Bytes| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let replicas = range.replicas.iter().map(|at| [at.node.get(), u64::from(at.core.get())]);
-    serde_json::json!({
-        "group": range.group.get(),
-        "epoch": range.epoch.get(),
-        "start": hex(&range.start),
-        "end": range.end.as_ref().map(hex),
-        "replicas": replicas.collect::<Vec<_>>(),
-    })
-    .to_string()
+/// Whether a change tells a map anything.
+fn is_news(map: &RangeMap, change: &[RangeDescriptor]) -> bool {
+    let mut map = map.clone();
+    change.iter().any(|range| map.learn(range))
 }
 
 #[cfg(test)]
-mod tests {
-    use oarlock_store::Reply;
-    use oarlock_types::{CoreId, NodeId};
-
-    use super::*;
-
-    fn keeper(ranges: u32) -> MapKeeper {
-        let points: Vec<Bytes> =
-            crate::config::split_points(ranges).into_iter().map(Bytes::from).collect();
-        let map = RangeMap::formation(&[(NodeId(1), 2)], &points, 1).unwrap();
-        MapKeeper::new(&map, CoreAddr::new(NodeId(1), CoreId(0)))
-    }
-
-    #[test]
-    fn the_version_is_written_last_and_only_after_all_ranges() {
-        let mut keeper = keeper(300);
-        assert_eq!(keeper.next_request(false), None, "only the leader writes");
-        let mut writes = Vec::new();
-        while let Some(request) = keeper.next_request(true) {
-            assert_eq!(keeper.next_request(true), None, "one at a time");
-            keeper.outcome(&Ok(if request.is_read() { Reply::Nil } else { Reply::Int(1) }));
-            writes.push(request);
-        }
-        let sizes: Vec<usize> = writes.iter().map(|request| request.commands.len()).collect();
-        assert_eq!(sizes, [1, 256, 44, 1]);
-        assert_eq!(writes[3].commands[0], {
-            let value = Bytes::from_static(b"1");
-            Command::SetNx { key: version_key(), value }
-        });
-    }
-
-    #[test]
-    fn a_map_that_is_there_is_left_alone() {
-        let mut keeper = keeper(3);
-        assert!(keeper.next_request(true).is_some());
-        keeper.outcome(&Ok(Reply::Bulk(Bytes::from_static(b"1"))));
-        assert_eq!(keeper.next_request(true), None);
-    }
-
-    #[test]
-    fn what_failed_is_tried_again() {
-        let mut keeper = keeper(3);
-        let first = keeper.next_request(true);
-        keeper.outcome(&Err(oarlock_codec::Refusal::NoQuorum));
-        assert_eq!(keeper.next_request(true), first);
-    }
-
-    #[test]
-    fn a_core_without_the_meta_group_has_nothing_to_write() {
-        let points: Vec<Bytes> = Vec::new();
-        let map = RangeMap::formation(&[(NodeId(1), 2)], &points, 1).unwrap();
-        let mut keeper = MapKeeper::new(&map, CoreAddr::new(NodeId(1), CoreId(1)));
-        assert_eq!(keeper.next_request(true), None);
-    }
-}
+mod tests;

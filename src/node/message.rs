@@ -1,10 +1,14 @@
 //! What cores of one node tell each other through their inboxes.
 
+use std::sync::Arc;
+
 use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
 use oarlock_shard::{Outcome, status::ReplicaStatus};
 use oarlock_store::Request;
-use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId, RangeEpoch};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
+};
 
 use crate::disk::job::DiskDone;
 use crate::net::link_reader::AcceptedLink;
@@ -36,6 +40,20 @@ pub enum CoreMessage {
     },
     /// Another core's replica knows a new leader.
     Leader(GroupId, Option<NodeId>),
+    /// To all cores: route by this map from now on.
+    Map(Arc<RangeMap>),
+    /// To the first core: a range has refused what the map says.
+    MapIsOld,
+    /// To the first core: what ranges of this node say of themselves after they have changed. It counts on
+    /// this node at once.
+    RangesChanged {
+        /// A whole change: all ranges into which one was split, the one into which two were merged, or the
+        /// one whose replicas moved.
+        change: Vec<RangeDescriptor>,
+        /// This core leads the range, so the meta group shall have the change from here. It may be told as
+        /// often as it likes, and must be by a new leader whose range the map does not have as it is.
+        propose: bool,
+    },
     /// Somebody on core `to` asks all cores.
     Asked {
         /// The core that asks.

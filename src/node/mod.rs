@@ -2,8 +2,8 @@
 //! It must not decide anything about consensus. One per process.
 //!
 //! Map: [`serve`] starts it, [`recover`] brings a core back from its disk, [`driver`] is a core's
-//! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] towards clients,
-//! [`map_keeper`] towards the meta group, [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
+//! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] (by [`locate`]) towards clients,
+//! [`map_keeper`] towards the meta group (by [`map_store`]), [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
 //! [`files`] towards the disk, [`counters`], [`stages`] and [`status`] towards people. Underneath: [`executor`],
 //! [`watchdog`], [`inbox`], [`clock`].
 
@@ -14,9 +14,11 @@ pub mod executor;
 pub mod files;
 pub mod front;
 pub mod inbox;
+pub mod locate;
 pub mod log_writer;
 pub mod mail;
 pub mod map_keeper;
+pub mod map_store;
 pub mod message;
 pub mod outbox;
 pub mod recover;

@@ -18,9 +18,8 @@ use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
-use oarlock_types::{
-    CoreAddr, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeDescriptor, RangeMap,
-};
+use oarlock_types::range_map::Range;
+use oarlock_types::{CoreAddr, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap};
 use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
 use crate::disk::buffer::AlignedBytes;
@@ -52,7 +51,7 @@ pub struct RecoverParts {
     pub is_new: bool,
     /// Bounds.
     pub limits: Limits,
-    /// The ranges.
+    /// The ranges at the cluster's formation: a replica that the log does not know is made.
     pub map: Arc<RangeMap>,
     /// The node's support.
     pub support: SharedSupport,
@@ -105,7 +104,7 @@ enum CheckpointError {
 /// concerns are left out.
 pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let recovered = read_log(parts)?;
-    let held: Vec<&RangeDescriptor> = parts.map.groups_on(parts.addr).collect();
+    let held: Vec<Range<'_>> = parts.map.groups_on(parts.addr).collect();
     let (lost, destroyed) = lost_groups(parts, &recovered, &held)?;
     let Recovered { wal, groups, .. } = recovered;
     let mut random = Random::new(parts.seed);
@@ -124,7 +123,7 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |meta: &SnapshotMeta, loader| load_checkpoint(parts, group, meta, loader);
-        let formed = parts.map.group(group).map(RangeDescriptor::bounds);
+        let formed = parts.map.group(group).map(|range| range.bounds());
         match ReplicaSeed::recovered(group, found, &parts.limits, wait, formed, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
@@ -156,7 +155,7 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     }
     let files = checkpoint_files(parts);
     for range in held.into_iter().filter(|range| unserved.contains(&range.group)) {
-        shard.note_lost(lost_replica(range, parts.addr.node, &files));
+        shard.note_lost(lost_replica(&range, parts.addr.node, &files));
     }
     // No split can be asked for yet, so nothing waits for one.
     let unmade = shard.restore_split_states();
@@ -166,7 +165,7 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     Ok(shard)
 }
 
-fn lost_replica(range: &RangeDescriptor, node: NodeId, files: &[CheckpointFile]) -> LostReplica {
+fn lost_replica(range: &Range<'_>, node: NodeId, files: &[CheckpointFile]) -> LostReplica {
     let (group, formed) = (range.group, Some(range.bounds()));
     let peers = range.replicas.iter().map(|replica| replica.node).filter(|peer| *peer != node);
     let files = files.iter().copied().filter(|file| file.group == group);
@@ -233,7 +232,7 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
 fn lost_groups(
     parts: &RecoverParts,
     recovered: &Recovered,
-    held: &[&RangeDescriptor],
+    held: &[Range<'_>],
 ) -> Result<(Lost, Vec<GroupId>), RecoverError> {
     let before = lost::read(&parts.directory)?;
     let held: Vec<GroupId> = held.iter().map(|range| range.group).collect();
@@ -296,14 +295,14 @@ fn load_file(path: &Path, size_bytes: u64, mut loader: Loader) -> Result<Store, 
     }
 }
 
-fn create(parts: &RecoverParts, range: &RangeDescriptor, wait: Duration) -> ReplicaSeed {
+fn create(parts: &RecoverParts, range: &Range<'_>, wait: Duration) -> ReplicaSeed {
     let voters = Configuration::simple(range.replicas.iter().map(|replica| replica.node));
     ReplicaSeed::fresh(range.group, range.bounds(), voters, &parts.limits, wait)
 }
 
 /// The first of a range's replicas stands for election first, so that leaders are spread.
 fn first_election(
-    range: &RangeDescriptor,
+    range: &Range<'_>,
     node: NodeId,
     spread: Duration,
     random: &mut Random,

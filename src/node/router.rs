@@ -9,6 +9,12 @@
 //! Writes of one connection to one range keep their order: they share a lane. While writes of a
 //! lane are under way, later ones go to the same place or wait; when one is bounced, the lane
 //! stands still until all that were under way have come back, and then goes on in order.
+//!
+//! A request that a range refused because it has changed is found anew by its keys, with the newest map:
+//! [`map_change`] says how lanes keep their order meanwhile. What names several keys that lie in
+//! different ranges by now ends with [`Refusal::StaleEpoch`].
+
+mod map_change;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,10 +23,11 @@ use std::time::Duration;
 use oarlock_codec::{ForwardRequest, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::Request;
-use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
+use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
 
 use super::message::CoreRequest;
 use crate::net::session::{ConnectionId, Ticket, Timed};
+use map_change::UNKNOWN;
 
 /// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -71,7 +78,7 @@ enum At {
     Node(NodeId),
 }
 
-/// Writes of one connection to one group.
+/// Writes of one connection to one group, or to keys whose range is not known.
 type LaneKey = (ConnectionId, GroupId);
 
 #[derive(Debug)]
@@ -83,6 +90,26 @@ struct Lane {
     waiting: Vec<u64>,
     /// A write was bounced: nothing more is sent before all that were under way are back.
     is_stalled: bool,
+    /// The group has other keys than when these writes were sent. Once all are back, each is found anew.
+    is_outdated: bool,
+}
+
+impl Lane {
+    fn empty() -> Self {
+        Self {
+            at: At::Waiting,
+            under_way: 0,
+            waiting: Vec::new(),
+            is_stalled: false,
+            is_outdated: false,
+        }
+    }
+
+    /// Puts a write that is not under way into its place.
+    fn put(&mut self, id: u64) {
+        let place = self.waiting.partition_point(|other| *other < id);
+        self.waiting.insert(place, id);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +126,10 @@ struct Routed {
     request: Request,
     at: At,
     attempts: u32,
+    /// The version of its range when it was submitted or sent last.
+    epoch: Option<RangeEpoch>,
+    /// Which of the installed maps gave its group.
+    found_in: u64,
     /// An attempt of it is lost without a word: it may have been applied.
     is_uncertain: bool,
 }
@@ -116,6 +147,8 @@ pub struct Router {
     node: NodeId,
     core: CoreId,
     map: Arc<RangeMap>,
+    /// How many maps were installed.
+    installed: u64,
     /// Who leads, by what requests and replicas brought last.
     leaders: FastMap<GroupId, NodeId>,
     /// Whom this node's own replicas follow. A replica tells only what changes, so what it said
@@ -126,6 +159,10 @@ pub struct Router {
     /// Bounced requests and when they are tried again, oldest first.
     bounced: VecDeque<(Mono, Retry)>,
     lanes: FastMap<LaneKey, Lane>,
+    /// Those of them that are outdated: only while their last writes come back.
+    outdated: Vec<LaneKey>,
+    /// A range knows better than the map.
+    is_map_old: bool,
     /// When each request's patience ends, oldest first: all have the same.
     deadlines: VecDeque<(Mono, u64)>,
     patience: Duration,
@@ -141,12 +178,15 @@ impl Router {
             node,
             core,
             map,
+            installed: 0,
             leaders: FastMap::default(),
             followed: FastMap::default(),
             routed: FastMap::default(),
             next: 0,
             bounced: VecDeque::new(),
             lanes: FastMap::default(),
+            outdated: Vec::new(),
+            is_map_old: false,
             deadlines: VecDeque::new(),
             patience,
             now: Mono(0),
@@ -177,30 +217,62 @@ impl Router {
     }
 
     // WRITE 2/9: the range's group, and the node and core that lead it.
-    /// Sends a request on its way.
-    pub fn submit(&mut self, asker: Asker, group: GroupId, request: Request) {
+    /// Sends a request on its way to the range of `key`, in which all its keys are.
+    pub fn submit(&mut self, asker: Asker, key: &[u8], request: Request) {
+        let found = self.map.owner(key);
+        let (group, epoch) = found.map_or((UNKNOWN, None), |(group, epoch)| (group, Some(epoch)));
+        let lane = match asker {
+            Asker::Client { connection, .. } if !request.is_read() => {
+                Some((connection, if self.is_held(connection) { UNKNOWN } else { group }))
+            }
+            Asker::Client { .. } | Asker::Node => None,
+        };
+        let group = lane.map_or(group, |(_, group)| group);
+        let id = self.register(asker, (group, epoch), lane, request);
+        let Some(to) = lane else { return self.send_one(id) };
+        let lane = self.lanes.entry(to).or_insert_with(Lane::empty);
+        lane.waiting.push(id);
+        if to.1 == UNKNOWN {
+            lane.is_stalled = true;
+            if lane.waiting.len() == 1 {
+                self.wait(UNKNOWN, Retry::Lane(to));
+            }
+        } else if !lane.is_stalled {
+            self.send_lane(to);
+        }
+    }
+
+    /// Sends a request that names no key, or the node's own, on its way to a group.
+    pub fn submit_to(&mut self, asker: Asker, group: GroupId, request: Request) {
+        let epoch = self.map.group(group).map(|range| range.epoch);
+        let id = self.register(asker, (group, epoch), None, request);
+        self.send_one(id);
+    }
+
+    fn register(
+        &mut self,
+        asker: Asker,
+        (group, epoch): (GroupId, Option<RangeEpoch>),
+        lane: Option<LaneKey>,
+        request: Request,
+    ) -> u64 {
         self.next += 1;
         // The core stands in the upper bits, so that an outcome finds back to it from any core.
         let id = u64::from(self.core.get()) << 48 | self.next;
-        let lane = match asker {
-            Asker::Client { connection, .. } if !request.is_read() => Some((connection, group)),
-            Asker::Client { .. } | Asker::Node => None,
+        let routed = Routed {
+            asker,
+            group,
+            lane,
+            request,
+            at: At::Waiting,
+            attempts: 0,
+            epoch,
+            found_in: self.installed,
+            is_uncertain: false,
         };
-        let at = At::Waiting;
-        let routed = Routed { asker, group, lane, request, at, attempts: 0, is_uncertain: false };
         self.routed.insert(id, routed);
         self.deadlines.push_back((self.now + self.patience, id));
-        let Some(key) = lane else {
-            self.send_one(id);
-            return;
-        };
-        let empty =
-            || Lane { at: At::Waiting, under_way: 0, waiting: Vec::new(), is_stalled: false };
-        let lane = self.lanes.entry(key).or_insert_with(empty);
-        lane.waiting.push(id);
-        if !lane.is_stalled {
-            self.send_lane(key);
-        }
+        id
     }
 
     /// The core whose router gave this id.
@@ -209,11 +281,12 @@ impl Router {
         CoreId(u16::try_from(id >> 48).unwrap_or(u16::MAX))
     }
 
-    /// Where a group's requests go now; waiting, if nobody is known to lead it.
-    fn target(&self, group: GroupId, attempts: u32) -> At {
-        let Some(range) = self.map.group(group) else { return At::Waiting };
+    /// Where a group's requests go now, and by which version of its range; waiting, if nobody is known to
+    /// lead it.
+    fn target(&self, group: GroupId, attempts: u32) -> (At, RangeEpoch) {
+        let Some(range) = self.map.group(group) else { return (At::Waiting, RangeEpoch(0)) };
         let here = range.core_on(self.node);
-        match (self.leader(group), here) {
+        let at = match (self.leader(group), here) {
             (Some(leader), Some(core)) if leader == self.node => At::Here(core),
             (Some(leader), _) if leader != self.node => At::Node(leader),
             (None, None) => {
@@ -222,37 +295,43 @@ impl Router {
                 At::Node(range.replicas[turn].node)
             }
             (Some(_) | None, _) => At::Waiting,
-        }
+        };
+        (at, range.epoch)
     }
 
     fn send_one(&mut self, id: u64) {
+        if !self.find_anew(id) {
+            return;
+        }
         let Some(routed) = self.routed.get(&id) else { return };
-        match self.target(routed.group, routed.attempts) {
-            At::Waiting => self.retry_later(Retry::One(id)),
-            at @ (At::Here(_) | At::Node(_)) => self.send(id, at, false),
+        let group = routed.group;
+        let (at, epoch) = self.target(group, routed.attempts);
+        if at == At::Waiting {
+            self.wait(group, Retry::One(id));
+        } else {
+            self.send(id, (at, epoch), false);
         }
     }
 
     fn send_lane(&mut self, key: LaneKey) {
         let Some(lane) = self.lanes.get(&key) else { return };
+        let first = lane.waiting.first().and_then(|id| self.routed.get(id));
+        let (at, epoch) = self.target(key.1, first.map_or(0, |routed| routed.attempts));
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
         if lane.under_way == 0 {
-            let first = lane.waiting.first().and_then(|id| self.routed.get(id));
-            let at = self.target(key.1, first.map_or(0, |routed| routed.attempts));
-            let Some(lane) = self.lanes.get_mut(&key) else { return };
             lane.at = at;
             lane.is_stalled = at == At::Waiting;
             if lane.is_stalled {
-                self.retry_later(Retry::Lane(key));
+                self.wait(key.1, Retry::Lane(key));
                 return;
             }
         }
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
         let at = lane.at;
         let mut ids = std::mem::take(&mut lane.waiting);
         let mut follows = lane.under_way > 0;
         lane.under_way += ids.len();
         for id in ids.drain(..) {
-            self.send(id, at, follows);
+            self.send(id, (at, epoch), follows);
             follows = true;
         }
         if let Some(lane) = self.lanes.get_mut(&key) {
@@ -261,15 +340,15 @@ impl Router {
     }
 
     /// `follows`: an earlier write of its lane is under way.
-    fn send(&mut self, id: u64, at: At, follows: bool) {
+    fn send(&mut self, id: u64, (at, epoch): (At, RangeEpoch), follows: bool) {
         let Some(routed) = self.routed.get_mut(&id) else { return };
-        let Some(range) = self.map.group(routed.group) else { return };
         routed.at = at;
         routed.attempts = routed.attempts.wrapping_add(1);
+        routed.epoch = Some(epoch);
         let lane = routed
             .lane
             .map(|(connection, _)| oarlock_codec::Lane { connection: connection.0, follows });
-        let (group, epoch, request) = (routed.group, range.epoch, routed.request.clone());
+        let (group, request) = (routed.group, routed.request.clone());
         let handed = routed.asker.timed().map(|timed| timed.handed);
         self.hops.push(match at {
             At::Here(core) => {
@@ -278,6 +357,12 @@ impl Router {
             At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, lane, request }),
             At::Waiting => return,
         });
+    }
+
+    /// Nobody is known to lead the group, or not even whose keys they are is known.
+    fn wait(&mut self, group: GroupId, retry: Retry) {
+        self.is_map_old |= group == UNKNOWN;
+        self.retry_later(retry);
     }
 
     fn retry_later(&mut self, retry: Retry) {
@@ -295,10 +380,9 @@ impl Router {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.under_way -= 1;
         lane.is_stalled = true;
-        let place = lane.waiting.partition_point(|other| *other < id);
-        lane.waiting.insert(place, id);
+        lane.put(id);
         if lane.under_way == 0 {
-            self.retry_later(Retry::Lane(key));
+            self.lane_is_back(key);
         }
     }
 
@@ -315,6 +399,9 @@ impl Router {
                 self.bounce(id);
             }
             Err(Refusal::StaleEpoch | Refusal::NoSuchGroup) => {
+                let sent_by = routed.epoch;
+                // With a map that is newer than what was refused it is only tried again.
+                self.is_map_old |= self.map.group(group).map(|range| range.epoch) == sent_by;
                 self.learn(group, at, None);
                 self.bounce(id);
             }
@@ -362,9 +449,9 @@ impl Router {
             }
             let is_over = lane.under_way == 0 && lane.waiting.is_empty();
             if is_over {
-                self.lanes.remove(&key);
+                self.end_lane(key);
             } else if lane.under_way == 0 && routed.at != At::Waiting {
-                self.retry_later(Retry::Lane(key));
+                self.lane_is_back(key);
             }
         }
         self.hops.push(Hop::Done(routed.asker, outcome));
@@ -410,7 +497,7 @@ impl Router {
             }
             Retry::Lane(key) => {
                 if self.lanes.get(&key).is_some_and(|lane| lane.under_way == 0) {
-                    self.send_lane(key);
+                    if key.1 == UNKNOWN { self.go_on(key.0) } else { self.send_lane(key) }
                 }
             }
         }
@@ -462,103 +549,4 @@ impl Router {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use oarlock_store::{Command, Reply};
-
-    use super::*;
-
-    const THERE: NodeId = NodeId(2);
-
-    fn router() -> (Router, GroupId) {
-        let map = RangeMap::formation(&[(NodeId(1), 1), (THERE, 1), (NodeId(3), 1)], &[], 3);
-        let map = map.unwrap();
-        let group = map.find(b"k").group;
-        let patience = Duration::from_secs(5);
-        let mut router = Router::new(NodeId(1), CoreId(0), Arc::new(map), patience);
-        router.begin_turn(Mono(1));
-        router.leader_changed(group, Some(THERE));
-        (router, group)
-    }
-
-    fn write(router: &mut Router, group: GroupId, slot: u64) {
-        let (key, value) = (Bytes::from_static(b"k"), Bytes::from(slot.to_string()));
-        let ticket = Ticket { slot, part: 0 };
-        let asker = Asker::Client { connection: ConnectionId(7), ticket, timed: None };
-        router.submit(asker, group, Request::one(Command::SetNx { key, value }));
-    }
-
-    /// What was sent since: each request's id, and whether it follows another one.
-    fn sent(router: &mut Router) -> Vec<(u64, bool)> {
-        let mut hops = Vec::new();
-        router.take_hops(&mut hops);
-        let sent = hops.into_iter().filter_map(|hop| match hop {
-            Hop::Node(THERE, forward) => Some((forward.id, forward.lane.unwrap().follows)),
-            Hop::Node(..) | Hop::Core(..) | Hop::Done(..) => None,
-        });
-        sent.collect()
-    }
-
-    #[test]
-    fn a_write_says_that_an_earlier_one_of_its_lane_is_under_way() {
-        let (mut router, group) = router();
-        (1..=3).for_each(|slot| write(&mut router, group, slot));
-        let first = sent(&mut router);
-        let ids: Vec<u64> = first.iter().map(|(id, _)| *id).collect();
-        assert_eq!(
-            first.iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
-            [false, true, true]
-        );
-        // The first was refused, then the asked node led again: the others may not go first.
-        router.outcome(ids[0], Err(Refusal::NotLeader { leader: None }));
-        router.leader_changed(group, Some(THERE));
-        write(&mut router, group, 4);
-        router.begin_turn(Mono(1_000_000));
-        router.tick();
-        assert_eq!(sent(&mut router), [], "two are still under way");
-        router.outcome(ids[1], Err(Refusal::OutOfTurn));
-        router.outcome(ids[2], Err(Refusal::OutOfTurn));
-        assert_eq!(router.leader(group), Some(THERE), "that it leads is not in doubt");
-        router.begin_turn(Mono(2_000_000));
-        router.tick();
-        let again = sent(&mut router);
-        let wanted = [(ids[0], false), (ids[1], true), (ids[2], true)];
-        assert_eq!(again[..3], wanted);
-        assert_eq!((again.len(), again[3].1), (4, true));
-        // With nothing under way the next one follows nobody.
-        for (id, _) in again {
-            router.outcome(id, Ok(Reply::Int(1)));
-        }
-        write(&mut router, group, 5);
-        assert_eq!(
-            sent(&mut router).iter().map(|(_, follows)| *follows).collect::<Vec<_>>(),
-            [false]
-        );
-    }
-
-    #[test]
-    fn a_leader_that_the_own_replica_follows_is_asked_again_after_its_link_broke() {
-        let (mut router, group) = router();
-        write(&mut router, group, 1);
-        assert_eq!(sent(&mut router).len(), 1);
-        router.link_down(THERE);
-        write(&mut router, group, 2);
-        let first = sent(&mut router);
-        assert_eq!(first.len(), 1, "the replica says nothing new: it follows whom it followed");
-        // The link is not back yet: it comes back unsent, and is tried again.
-        router.outcome(first[0].0, Err(Refusal::NotLeader { leader: None }));
-        router.begin_turn(Mono(1_000_000));
-        router.tick();
-        assert_eq!(sent(&mut router), first);
-        // Another node's word does not outlive its refutation either.
-        let elsewhere = Some(NodeId(3));
-        router.outcome(first[0].0, Err(Refusal::NotLeader { leader: elsewhere }));
-        assert_eq!(router.leader(group), elsewhere);
-        router.link_down(NodeId(3));
-        assert_eq!(router.leader(group), Some(THERE));
-        // When the replica follows nobody, nobody is asked.
-        router.leader_changed(group, None);
-        write(&mut router, group, 3);
-        assert_eq!(sent(&mut router), []);
-    }
-}
+mod tests;

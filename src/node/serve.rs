@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, mpsc};
@@ -37,6 +38,7 @@ use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;
 use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
+use crate::disk::map_copy;
 use crate::disk::probe::{self, ProbeError};
 use crate::disk::ring::WalRing;
 use crate::disk::segments::SegmentFile;
@@ -106,6 +108,9 @@ struct Shared {
     limits: Limits,
     data: Arc<DataDir>,
     facts: Arc<NodeFacts>,
+    /// The map at the formation, by which replicas are made.
+    formation: Arc<RangeMap>,
+    /// The map that the node begins with.
     map: Arc<RangeMap>,
     table: SharedSupport,
     book: Arc<PeerBook>,
@@ -184,6 +189,9 @@ fn start_worker(
             | CoreMessage::Forwarded { .. }
             | CoreMessage::Messages { .. }
             | CoreMessage::Leader(..)
+            | CoreMessage::Map(_)
+            | CoreMessage::MapIsOld
+            | CoreMessage::RangesChanged { .. }
             | CoreMessage::Asked { .. }
             | CoreMessage::Answered { .. }
             | CoreMessage::Link(_) => unreachable!("the letter comes back as it was sent"),
@@ -207,8 +215,9 @@ fn share(
     let peers: Vec<(NodeId, u16)> =
         members.iter().copied().filter(|(peer, _)| *peer != node).collect();
     let split_points: Vec<_> = config.split_points().into_iter().map(Into::into).collect();
-    let map = RangeMap::formation(&members, &split_points, config.replication_factor())
-        .map_err(ServeError::Map)?;
+    let formation = RangeMap::formation(&members, &split_points, config.replication_factor());
+    let formation = Arc::new(formation.map_err(ServeError::Map)?);
+    let map = known_map(data.path()).unwrap_or_else(|| Arc::clone(&formation));
     let table = Arc::new(SupportTable::new(&TableConfig {
         node,
         incarnation,
@@ -240,7 +249,8 @@ fn share(
         config: Arc::new(config),
         data,
         facts: Arc::new(facts),
-        map: Arc::new(map),
+        formation,
+        map,
         table,
         book,
         progress: CoreProgress::of_cores(cores),
@@ -248,6 +258,18 @@ fn share(
         disk,
         seed,
     })
+}
+
+/// The copy of the map that the node kept. Without one it begins with the formation's, and asks the meta
+/// group for the newest as soon as it can.
+fn known_map(data: &Path) -> Option<Arc<RangeMap>> {
+    match map_copy::read(data) {
+        Ok(copy) => copy.map(Arc::new),
+        Err(error) => {
+            tracing::warn!("{error}: the map is fetched anew from the meta group");
+            None
+        }
+    }
 }
 
 fn peer_book(
@@ -344,7 +366,7 @@ fn open_core(
         wal,
         is_new: shared.data.is_new(),
         limits: shared.limits.clone(),
-        map: Arc::clone(&shared.map),
+        map: Arc::clone(&shared.formation),
         support: Arc::clone(&shared.table),
         seed: shared.seed ^ u64::from(core.get()) << 32,
         now: Clock.mono(),
@@ -380,7 +402,9 @@ fn open_core(
         hub,
         table: Arc::clone(&shared.table),
         frame_bytes_max: shared.limits.frame_bytes_max,
-        map_keeper: MapKeeper::new(&shared.map, addr),
+        map_keeper: (core == CoreId(0)).then(|| {
+            MapKeeper::new(&shared.map, &shared.formation, addr, shared.limits.value_bytes_max)
+        }),
         front,
         clients,
         counters,

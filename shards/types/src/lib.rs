@@ -5,7 +5,7 @@
 //!
 //! Map: [`ids`] names things, [`time`] holds handed-in time, [`random`] the seeded generator,
 //! [`map`] hash maps with a fixed seed, [`guard`] the guards that tests can remove, [`bounds`] a range's keys, [`limits`] every bound in one place, [`pulse`] what nodes
-//! tell each other of their liveness.
+//! tell each other of their liveness, [`range_map`] says which range owns a key.
 
 pub mod bounds;
 pub mod guard;

@@ -51,8 +51,11 @@ pub enum Local {
     CommandKeys(Vec<Bytes>),
     /// Any `HELP`.
     Help(&'static [&'static str]),
-    /// `OARLOCK RANGES`.
-    Ranges,
+    /// `OARLOCK RANGES`; none, if the map is no newer than `SINCE`.
+    Ranges {
+        /// The version that the client has.
+        since: Option<u64>,
+    },
 }
 
 /// What `CLIENT` asks or says about a connection.

@@ -17,8 +17,9 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 
 const HELP: &[&str] = &[
     "OARLOCK <subcommand> [<arg> ...]. Subcommands are:",
-    "RANGES",
-    "    Return each range with its group, bounds, leader, replicas and epoch.",
+    "RANGES [SINCE <version>]",
+    "    Return each range with its group, bounds, leader, replicas and epoch, and the map's version.",
+    "    With SINCE return none if the map is of this version or older.",
     "SCAN <start> <end> [LIMIT <count>] [REVERSE]",
     "    Return keys and values from <start>, before <end> (empty: to the last key), in order.",
     "    Each range is read as of one moment; the result as a whole is not.",
@@ -41,8 +42,8 @@ const HELP: &[&str] = &[
 
 pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     if input.is(1, "RANGES") {
-        arity(input, "oarlock|ranges", |len| len == 2)?;
-        Ok(Parsed::Local(Local::Ranges))
+        arity(input, "oarlock|ranges", |len| len == 2 || len == 4)?;
+        ranges(input)
     } else if input.is(1, "STATUS") {
         arity(input, "oarlock|status", |len| len == 2)?;
         Ok(Parsed::Query(Query::Status))
@@ -68,6 +69,18 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else {
         Err(unknown_subcommand(input.required(1)?, "OARLOCK"))
     }
+}
+
+fn ranges(input: &Input<'_>) -> Result<Parsed, CommandError> {
+    let since = match input.len() {
+        2 => None,
+        _ if !input.is(2, "SINCE") => return Err(CommandError::Syntax),
+        _ => {
+            let version = u64::try_from(input.integer(3)?);
+            Some(version.map_err(|_| CommandError::NotAnInteger)?)
+        }
+    };
+    Ok(Parsed::Local(Local::Ranges { since }))
 }
 
 fn scan(input: &Input<'_>) -> Result<Parsed, CommandError> {

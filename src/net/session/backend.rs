@@ -72,9 +72,15 @@ pub enum Refusal {
     /// Not begun.
     #[error("ERR {0}")]
     Rebuild(RebuildError),
-    /// Not applied: the group that [`Backend::submit_to`] named owns other keys by now.
+    /// Not applied: what it names is not in one range any more, or its group owns other keys by now.
     #[error("BUSY the range has just been split or moved; nothing was applied, try again")]
     Moved,
+    /// Not applied: the command is atomic, and its keys are in different ranges.
+    #[error(
+        "CROSSRANGE the keys are in different ranges, and this command is atomic; nothing was applied \
+         (OARLOCK RANGES shows the ranges)"
+    )]
+    CrossRange,
 }
 
 /// What is asked of all cores of the node.
@@ -127,15 +133,22 @@ pub struct RangeInfo {
     pub epoch: RangeEpoch,
 }
 
-/// A range's bounds: all that reading one range after the other needs.
+/// The bounds of a range, or of keys whose range is not known: all that reading one range after the
+/// other needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeBounds {
-    /// The group that owns it.
-    pub group: GroupId,
-    /// Its first key.
+    /// The first key.
     pub start: Bytes,
-    /// The first key behind it; `None`: it is the last range.
+    /// The first key behind it; `None`: there is no more.
     pub end: Option<Bytes>,
+}
+
+impl RangeBounds {
+    /// Bounds of their own.
+    #[must_use]
+    pub fn copy((start, end): (&[u8], Option<&[u8]>)) -> Self {
+        Self { start: Bytes::copy_from_slice(start), end: end.map(Bytes::copy_from_slice) }
+    }
 }
 
 /// What this node says about itself.
@@ -174,11 +187,12 @@ pub struct NodeInfo {
 ///    later ones wait until it was sent again. Nothing is promised about the order of a read and a
 ///    write; the session never has both under way on one key.
 /// 3. A refusal other than [`Refusal::Unknown`] means that nothing was applied.
+/// 4. [`Refusal::Moved`] comes only when the map is newer than it was when the request was submitted.
 pub trait Backend {
-    /// Sends a request to the range that owns `key`.
+    /// Sends a request to the range that owns `key`, and with it all other keys that the request names.
     fn submit(&mut self, connection: ConnectionId, ticket: Ticket, key: &[u8], request: Request);
 
-    /// Sends a request to a group, whatever it owns.
+    /// Sends a request that names no key to a group.
     fn submit_to(
         &mut self,
         connection: ConnectionId,
@@ -190,11 +204,20 @@ pub trait Backend {
     /// Asks all cores of this node; the outcome is made of all answers.
     fn ask(&mut self, connection: ConnectionId, ticket: Ticket, query: Query);
 
-    /// The group that owns `key`.
-    fn range_of(&self, key: &[u8]) -> GroupId;
+    /// The group that owns `key`; `None` while it is not known. Requests wait until it is.
+    fn range_of(&self, key: &[u8]) -> Option<GroupId>;
 
-    /// The range that owns `key`.
+    /// The bounds in which `key` is.
     fn bounds_of(&self, key: &[u8]) -> RangeBounds;
+
+    /// The bounds in which the last key before `end` is; without an end the last of all.
+    fn bounds_before(&self, end: Option<&[u8]>) -> RangeBounds;
+
+    /// The groups of all ranges.
+    fn groups(&self) -> Vec<GroupId>;
+
+    /// The version of this node's copy of the map.
+    fn map_version(&self) -> u64;
 
     /// All ranges in the order of their keys.
     fn ranges(&self) -> Vec<RangeInfo>;

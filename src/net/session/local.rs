@@ -47,7 +47,12 @@ impl Session {
             Local::Help(lines) => {
                 Value::Array(lines.iter().map(|line| Value::Simple(line)).collect())
             }
-            Local::Ranges => Value::Array(host.backend.ranges().into_iter().map(range).collect()),
+            Local::Ranges { since } => {
+                let version = host.backend.map_version();
+                let is_newer = since.is_none_or(|since| since < version);
+                let ranges = if is_newer { host.backend.ranges() } else { Vec::new() };
+                Value::Array(ranges.into_iter().map(|of| range(of, version)).collect())
+            }
         })
     }
 
@@ -198,7 +203,7 @@ fn status_pairs(info: &NodeInfo) -> Vec<(String, String)> {
     own.chain(info.status.iter().cloned()).collect()
 }
 
-fn range(range: RangeInfo) -> Value {
+fn range(range: RangeInfo, map_version: u64) -> Value {
     let int = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
     let replicas = &range.replicas;
     let address = |at: &Option<SocketAddr>| at.map_or(Value::Nil, |at| Value::bulk(at.to_string()));
@@ -211,6 +216,7 @@ fn range(range: RangeInfo) -> Value {
         ("cores", Value::Array(replicas.iter().map(|at| int(at.core.get().into())).collect())),
         ("addresses", Value::Array(range.addresses.iter().map(address).collect())),
         ("epoch", int(range.epoch.get())),
+        ("map_version", int(map_version)),
     ];
     Value::Map(pairs.into_iter().map(|(name, value)| (Value::bulk(name), value)).collect())
 }

@@ -42,8 +42,6 @@ use order::{Access, Order};
 use slots::{Join, Slot, Slots, State};
 use transaction::Transaction;
 
-const CROSS_RANGE: &str = "CROSSRANGE the keys are in different ranges, and this command is atomic; \
-                           nothing was applied (OARLOCK RANGES shows the ranges)";
 /// Replies of the commands under way may together have about so many bytes, judged by the largest
 /// of the recent ones: what a client that reads slowly makes the node hold.
 const REPLY_WINDOW_BYTES: usize = 16 << 20;
@@ -60,7 +58,8 @@ pub struct Host<'a> {
 
 impl Host<'_> {
     fn in_one_range<'k>(&self, keys: impl IntoIterator<Item = &'k Bytes>) -> bool {
-        let mut groups = keys.into_iter().map(|key| self.backend.range_of(key));
+        // What is not known yet is seen to when it is.
+        let mut groups = keys.into_iter().filter_map(|key| self.backend.range_of(key));
         groups.next().is_none_or(|first| groups.all(|group| group == first))
     }
 }
@@ -168,15 +167,10 @@ impl Session {
     pub fn complete(&mut self, ticket: Ticket, outcome: Outcome, host: &mut Host<'_>) {
         match self.slots.waiting(ticket.slot) {
             None => return,
-            Some(Join::One) => self.finish_outcome(ticket.slot, outcome),
-            Some(Join::Gather(gather)) => {
-                let part = usize::try_from(ticket.part).expect("invariant: usize has 32 bits");
-                if let Some(outcome) = gather.take(part, outcome) {
-                    self.finish_outcome(ticket.slot, outcome);
-                }
-            }
-            Some(Join::Watch(_)) => self.finish_watch(ticket, outcome),
-            Some(Join::Exec(_)) => self.finish_exec(ticket.slot, outcome),
+            Some(Join::One) => self.finish_outcome(ticket.slot, atomic(outcome)),
+            Some(Join::Gather(_)) => self.continue_gather(ticket, outcome, host),
+            Some(Join::Watch(_)) => self.finish_watch(ticket, atomic(outcome)),
+            Some(Join::Exec(_)) => self.finish_exec(ticket.slot, atomic(outcome)),
             Some(Join::Keys(_)) => self.continue_scan(ticket, outcome, host),
             Some(Join::Ranges(_)) => self.continue_range_scan(ticket, outcome, host),
         }
@@ -452,6 +446,11 @@ impl Session {
             }
         }
     }
+}
+
+/// The outcome of what one range must carry out as a whole: its keys are in one range, or it is refused.
+fn atomic(outcome: Outcome) -> Outcome {
+    if outcome == Err(Refusal::Moved) { Err(Refusal::CrossRange) } else { outcome }
 }
 
 fn rendered_error(error: impl Display) -> State {

@@ -1,13 +1,13 @@
 //! `SCAN` and `OARLOCK SCAN`: one range after the other, each as of one moment.
 //!
 //! `SCAN` keeps Redis's guarantee: a key that is there from the beginning to the end of an iteration
-//! is returned, because the place moves on in key order and only behind what has been looked at.
+//! is returned, because the place moves on in key order and only behind what has been looked at. Which
+//! range is next is looked up when it is its turn; one that has changed meanwhile is looked up again.
 
 use bytes::Bytes;
 use oarlock_store::{Command, Reply, Request};
-use oarlock_types::GroupId;
 
-use super::backend::{Outcome, Refusal, Ticket};
+use super::backend::{Outcome, RangeBounds, Refusal, Ticket};
 use super::order::Access;
 use super::slots::Join;
 use super::{Host, Session};
@@ -17,8 +17,8 @@ use crate::net::commands::{RangeScanArgs, ScanArgs, glob};
 const CUT_BYTES: usize = 512 << 10;
 /// Ranges that one `SCAN` asks, one after the other, before it gives a cursor.
 const HOPS_MAX: u32 = 64;
-/// How often a range may have changed under one `SCAN` before the client is told to try again.
-const MOVES_MAX: u32 = 3;
+/// How often the range at one place may have changed before the client is told to try again.
+const MOVES_MAX: u32 = 16;
 /// Bytes of keys and values after which `OARLOCK SCAN` returns fewer than it was asked for.
 const REPLY_BYTES_MAX: usize = 8 << 20;
 
@@ -52,6 +52,7 @@ enum Next {
 impl KeyScan {
     /// Takes a range's keys.
     fn take(&mut self, keys: Vec<Reply>) -> Next {
+        self.moves = 0;
         let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let bytes: usize = keys.iter().map(bulk_bytes).sum();
         let cut = count >= self.left || bytes >= CUT_BYTES;
@@ -80,45 +81,45 @@ impl KeyScan {
 /// An `OARLOCK SCAN` under way.
 #[derive(Debug)]
 pub(super) struct RangeScan {
-    /// The pieces that are still to be read, the next one last.
-    pieces: Vec<Piece>,
+    /// What is still to be read; nothing any more once it is empty.
+    start: Bytes,
+    end: Option<Bytes>,
     reverse: bool,
     /// Keys that are still to be returned.
     left: u32,
     bytes: usize,
     found: Vec<Reply>,
-}
-
-/// The part of one range that is asked for.
-#[derive(Clone, Debug)]
-struct Piece {
-    group: GroupId,
-    start: Bytes,
-    end: Option<Bytes>,
+    moves: u32,
+    /// The piece that is being asked for: of one range, as far as is known.
+    piece: RangeBounds,
 }
 
 impl RangeScan {
-    /// Takes a range's keys and values; whether more are to be asked for.
-    fn take(&mut self, entries: Vec<Reply>) -> bool {
+    fn is_over(&self) -> bool {
+        let nothing_left = self.end.as_ref().is_some_and(|end| self.start >= *end);
+        nothing_left || self.left == 0 || self.bytes >= REPLY_BYTES_MAX
+    }
+
+    /// Takes a range's keys and values.
+    fn take(&mut self, entries: Vec<Reply>) {
+        self.moves = 0;
         let count = u32::try_from(entries.len() / 2).unwrap_or(u32::MAX);
         let bytes: usize = entries.iter().map(bulk_bytes).sum();
         let last = entries.iter().rev().nth(1).map(|key| Bytes::copy_from_slice(bulk_of(key)));
         self.left = self.left.saturating_sub(count);
         self.bytes += bytes;
         self.found.extend(entries);
-        match (last, self.pieces.last_mut()) {
-            (Some(last), Some(piece)) if bytes >= CUT_BYTES => {
-                if self.reverse {
-                    piece.end = Some(last);
-                } else {
-                    piece.start = successor(&last);
-                }
-            }
-            (Some(_) | None, _) => {
-                self.pieces.pop();
-            }
+        // What was cut goes on behind its last key, else the whole piece was read.
+        let last = last.filter(|_| bytes >= CUT_BYTES);
+        if self.reverse {
+            self.end = Some(last.unwrap_or_else(|| self.piece.start.clone()));
+        } else if let Some(last) = last {
+            self.start = successor(&last);
+        } else if let Some(end) = self.piece.end.clone() {
+            self.start = end;
+        } else {
+            self.left = 0;
         }
-        self.left > 0 && self.bytes < REPLY_BYTES_MAX && !self.pieces.is_empty()
     }
 }
 
@@ -163,7 +164,8 @@ impl Session {
             reverse: false,
             values: false,
         };
-        host.backend.submit_to(self.id, ticket, bounds.group, Request::one(command));
+        let position = scan.position.clone();
+        host.backend.submit(self.id, ticket, &position, Request::one(command));
     }
 
     pub(super) fn continue_scan(&mut self, ticket: Ticket, outcome: Outcome, host: &mut Host<'_>) {
@@ -191,32 +193,37 @@ impl Session {
         access: Access,
         host: &mut Host<'_>,
     ) {
-        let mut pieces: Vec<Piece> = Vec::new();
-        for range in host.backend.ranges() {
-            let start = range.start.max(args.start.clone());
-            let end = earlier(range.end, args.end.clone());
-            if end.as_ref().is_none_or(|end| start < *end) {
-                pieces.push(Piece { group: range.group, start, end });
-            }
-        }
-        if pieces.is_empty() {
+        let RangeScanArgs { start, end, limit, reverse } = args;
+        let scan = RangeScan {
+            piece: RangeBounds { start: start.clone(), end: end.clone() },
+            start,
+            end,
+            reverse,
+            left: limit,
+            bytes: 0,
+            found: Vec::new(),
+            moves: 0,
+        };
+        if scan.is_over() {
             return self.answer_reply(Reply::Array(Vec::new()));
         }
-        if !args.reverse {
-            pieces.reverse();
-        }
-        let (reverse, left) = (args.reverse, args.limit);
-        let scan = RangeScan { pieces, reverse, left, bytes: 0, found: Vec::new() };
         let ticket = self.wait(Join::Ranges(Box::new(scan)), access, 0);
         self.ask_for_piece(ticket, host);
     }
 
     fn ask_for_piece(&mut self, ticket: Ticket, host: &mut Host<'_>) {
         let Some(Join::Ranges(scan)) = self.slots.waiting(ticket.slot) else { return };
-        let Some(Piece { group, start, end }) = scan.pieces.last().cloned() else { return };
+        let bounds = if scan.reverse {
+            host.backend.bounds_before(scan.end.as_deref())
+        } else {
+            host.backend.bounds_of(&scan.start)
+        };
+        let start = bounds.start.max(scan.start.clone());
+        let end = earlier(bounds.end, scan.end.clone());
+        scan.piece = RangeBounds { start: start.clone(), end: end.clone() };
         let (limit, reverse) = (scan.left, scan.reverse);
-        let command = Command::Scan { start, end, limit, reverse, values: true };
-        host.backend.submit_to(self.id, ticket, group, Request::one(command));
+        let command = Command::Scan { start: start.clone(), end, limit, reverse, values: true };
+        host.backend.submit(self.id, ticket, &start, Request::one(command));
     }
 
     pub(super) fn continue_range_scan(
@@ -227,14 +234,15 @@ impl Session {
     ) {
         let Some(Join::Ranges(scan)) = self.slots.waiting(ticket.slot) else { return };
         match outcome {
-            Ok(Reply::Array(entries)) => {
-                if scan.take(entries) {
-                    return self.ask_for_piece(ticket, host);
-                }
-                let reply = Reply::Array(std::mem::take(&mut scan.found));
-                self.finish_outcome(ticket.slot, Ok(reply));
-            }
-            other => self.finish_outcome(ticket.slot, other),
+            Ok(Reply::Array(entries)) => scan.take(entries),
+            Err(Refusal::Moved) if scan.moves < MOVES_MAX => scan.moves += 1,
+            other => return self.finish_outcome(ticket.slot, other),
+        }
+        if scan.is_over() {
+            let reply = Reply::Array(std::mem::take(&mut scan.found));
+            self.finish_outcome(ticket.slot, Ok(reply));
+        } else {
+            self.ask_for_piece(ticket, host);
         }
     }
 }

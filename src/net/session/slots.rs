@@ -8,6 +8,7 @@ use bytes::Bytes;
 use oarlock_store::Reply;
 
 use super::backend::{Outcome, Refusal};
+use super::data::Split;
 use super::order::Access;
 use super::scan::{KeyScan, RangeScan};
 use super::transaction::ExecItem;
@@ -55,14 +56,27 @@ pub(super) enum Join {
 /// A command that was split by range.
 #[derive(Debug)]
 pub(super) struct Gather {
+    /// What its parts ask for.
+    pub(super) split: Split,
+    /// Those that were asked for.
+    pub(super) parts: Vec<Part>,
     /// Outcomes that are still to come.
     pub(super) missing: usize,
     pub(super) result: Gathered,
-    /// Whether its parts write: then one that was carried out makes a refusal uncertain.
-    pub(super) writes: bool,
-    pub(super) any_applied: bool,
-    pub(super) refusal: Option<Refusal>,
-    pub(super) error: Option<Reply>,
+    any_applied: bool,
+    refusal: Option<Refusal>,
+    error: Option<Reply>,
+    /// How often a range was found changed.
+    pub(super) moves: u32,
+    /// A range that was counted has given keys away, or taken some: perhaps they were counted twice.
+    pub(super) must_count_anew: bool,
+}
+
+/// The keys of one range and where they stood in the command.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) keys: Vec<Bytes>,
+    pub(super) places: Vec<usize>,
 }
 
 /// What the parts make together.
@@ -71,17 +85,48 @@ pub(super) enum Gathered {
     /// The sum of the parts' integers.
     Sum(i64),
     /// The parts' arrays, each element at its place in the command.
-    Places {
-        /// The elements so far.
-        replies: Vec<Reply>,
-        /// For each part, where its elements go.
-        places: Vec<Vec<usize>>,
-    },
+    Places(Vec<Reply>),
+}
+
+impl Gathered {
+    /// Nothing so far.
+    pub(super) fn of(split: Split, parts: &[Part]) -> Self {
+        match split {
+            Split::MGet => {
+                Self::Places(vec![Reply::Nil; parts.iter().map(|part| part.places.len()).sum()])
+            }
+            Split::Exists | Split::Del | Split::Count => Self::Sum(0),
+        }
+    }
+}
+
+/// How far a command that was split has come.
+pub(super) enum Progress {
+    /// Outcomes are still to come.
+    Missing,
+    /// All came, and it is to be asked for anew.
+    Again,
+    /// All came.
+    Whole(Outcome),
 }
 
 impl Gather {
-    /// Takes one part's outcome; the whole outcome after the last.
-    pub(super) fn take(&mut self, part: usize, outcome: Outcome) -> Option<Outcome> {
+    pub(super) fn new(split: Split, result: Gathered) -> Self {
+        Self {
+            split,
+            parts: Vec::new(),
+            missing: 0,
+            result,
+            any_applied: false,
+            refusal: None,
+            error: None,
+            moves: 0,
+            must_count_anew: false,
+        }
+    }
+
+    /// Takes one part's outcome.
+    pub(super) fn take(&mut self, part: usize, outcome: Outcome) {
         self.missing -= 1;
         match outcome {
             Ok(reply) => {
@@ -92,16 +137,24 @@ impl Gather {
             Err(refusal) if self.refusal != Some(Refusal::Unknown) => self.refusal = Some(refusal),
             Err(_) => {}
         }
+    }
+
+    pub(super) fn progress(&mut self) -> Progress {
         if self.missing > 0 {
-            return None;
+            return Progress::Missing;
         }
-        Some(match (self.refusal, self.error.take()) {
-            (Some(_), _) if self.writes && self.any_applied => Err(Refusal::Unknown),
+        if std::mem::take(&mut self.must_count_anew) && self.refusal.is_none() {
+            return Progress::Again;
+        }
+        // Parts that write and were carried out make a refusal uncertain.
+        let writes = matches!(self.split, Split::Del);
+        Progress::Whole(match (self.refusal, self.error.take()) {
+            (Some(_), _) if writes && self.any_applied => Err(Refusal::Unknown),
             (Some(refusal), _) => Err(refusal),
             (None, Some(error)) => Ok(error),
             (None, None) => Ok(match &mut self.result {
                 Gathered::Sum(sum) => Reply::Int(*sum),
-                Gathered::Places { replies, .. } => Reply::Array(std::mem::take(replies)),
+                Gathered::Places(replies) => Reply::Array(std::mem::take(replies)),
             }),
         })
     }
@@ -109,12 +162,12 @@ impl Gather {
     fn add(&mut self, part: usize, reply: Reply) {
         match (&mut self.result, reply) {
             (Gathered::Sum(sum), Reply::Int(number)) => *sum += number,
-            (Gathered::Places { replies, places }, Reply::Array(elements)) => {
-                for (place, element) in places[part].iter().zip(elements) {
+            (Gathered::Places(replies), Reply::Array(elements)) => {
+                for (place, element) in self.parts[part].places.iter().zip(elements) {
                     replies[*place] = element;
                 }
             }
-            (Gathered::Sum(_) | Gathered::Places { .. }, other) => self.error = Some(other),
+            (Gathered::Sum(_) | Gathered::Places(_), other) => self.error = Some(other),
         }
     }
 }

@@ -194,7 +194,6 @@ fn refusals_say_whether_something_was_applied() {
         (Refusal::Unknown, "-UNKNOWN "),
         (Refusal::DiskFull, "-DISKFULL "),
         (Refusal::TooLarge, "-ERR "),
-        (Refusal::Moved, "-BUSY "),
     ] {
         client.backend.refusing = vec![(GroupId(3), refusal)];
         for command in ["SET z 1", "WATCH z", "SCAN 0", "OARLOCK SCAN z \"\""] {
@@ -204,6 +203,79 @@ fn refusals_say_whether_something_was_applied() {
         client.ask("MULTI");
         client.ask("SET z 1");
         assert!(client.ask("EXEC").starts_with(code));
+    }
+}
+
+#[test]
+fn what_is_split_by_range_is_split_anew_when_a_range_was() {
+    let mut client = three_ranges();
+    client.ask("MSET a 1 b 2 c 3");
+    client.send(b"MGET c z a b x\r\nEXISTS a b c nobody\r\nDEL a c\r\n");
+    client.backend.split(b"b");
+    client.backend.split(b"c");
+    client.deliver_all();
+    let values = "*5\\r\\n$1\\r\\n3\\r\\n$-1\\r\\n$1\\r\\n1\\r\\n$1\\r\\n2\\r\\n$-1\\r\\n";
+    assert_eq!(client.output(), format!("{values}:3\\r\\n:2\\r\\n"));
+    assert_eq!(client.ask("EXISTS a b c"), ":1\\r\\n");
+}
+
+#[test]
+fn what_is_atomic_is_told_when_its_keys_lie_apart_by_now() {
+    for (before, command) in [
+        ("", "MSETNX a 1 g 2"),
+        ("WATCH a", "MULTI\r\nSET a 1\r\nSET g 2\r\nEXEC"),
+        ("", "WATCH a g"),
+    ] {
+        let mut client = three_ranges();
+        client.ask(before);
+        client.send(format!("{command}\r\n").as_bytes());
+        client.backend.split(b"c");
+        client.deliver_all();
+        assert!(client.output().contains("-CROSSRANGE "), "{command}");
+        assert_eq!(client.ask("EXISTS a g"), ":0\\r\\n", "nothing was applied");
+    }
+}
+
+#[test]
+fn a_count_that_a_split_came_between_begins_anew() {
+    let mut client = three_ranges();
+    for key in ["a", "b", "c", "k", "z"] {
+        client.ask(&format!("SET {key} 1"));
+    }
+    client.send(b"DBSIZE\r\n");
+    client.deliver(2);
+    client.backend.split(b"b");
+    client.deliver_all();
+    assert_eq!(client.output(), ":5\\r\\n");
+    // But not for ever.
+    client.backend.refusing = vec![(GroupId(1), Refusal::Moved)];
+    assert!(client.ask("DBSIZE").starts_with("-BUSY "));
+    assert!(client.ask("SCAN 0").starts_with("-BUSY "));
+    assert!(client.ask("OARLOCK SCAN a b").starts_with("-BUSY "));
+}
+
+#[test]
+fn scans_go_on_over_ranges_that_split_meanwhile() {
+    for command in
+        ["SCAN 0 COUNT 1000", "OARLOCK SCAN \"\" \"\" LIMIT 1000", "OARLOCK SCAN b y REVERSE"]
+    {
+        let mut client = three_ranges();
+        for key in b'a'..=b'z' {
+            client.ask(&format!("SET {0} {0}", char::from(key)));
+        }
+        let whole = client.ask(command);
+        assert!(whole.len() > 300, "{whole}");
+        // Every range splits while it is asked for, and the next one before it is.
+        let mut pieces = (b'c'..=b'z').step_by(2).map(|key| [key]);
+        client.send(format!("{command}\r\n").as_bytes());
+        while !client.backend.queue.is_empty() {
+            for key in pieces.by_ref().take(2) {
+                client.backend.split(&key);
+            }
+            client.deliver(0);
+        }
+        assert_eq!(client.output(), whole, "{command}");
+        assert_eq!(pieces.next(), None);
     }
 }
 
@@ -274,8 +346,15 @@ fn oarlocks_own_commands() {
     );
     let ranges = client.ask("OARLOCK RANGES");
     assert!(ranges.starts_with(
-        "*3\\r\\n*16\\r\\n$5\\r\\ngroup\\r\\n:1\\r\\n$5\\r\\nstart\\r\\n$0\\r\\n\\r\\n$3\\r\\nend\\r\\n$1\\r\\nh\\r\\n"
+        "*3\\r\\n*18\\r\\n$5\\r\\ngroup\\r\\n:1\\r\\n$5\\r\\nstart\\r\\n$0\\r\\n\\r\\n$3\\r\\nend\\r\\n$1\\r\\nh\\r\\n"
     ));
+    assert!(ranges.ends_with("$11\\r\\nmap_version\\r\\n:1\\r\\n"));
+    assert_eq!(client.ask("OARLOCK RANGES SINCE 0"), ranges);
+    assert_eq!(client.ask("OARLOCK RANGES SINCE 1"), "*0\\r\\n");
+    client.backend.split(b"a");
+    assert!(client.ask("OARLOCK RANGES SINCE 1").starts_with("*4\\r\\n"));
+    assert_eq!(client.ask("OARLOCK RANGES AFTER 1"), "-ERR syntax error\\r\\n");
+    assert!(client.ask("OARLOCK RANGES SINCE -1").starts_with("-ERR value is not an integer"));
     // The cores answer it, not the connection: the fake gives a count in their place.
     assert!(client.ask("OARLOCK STATUS").starts_with(':'));
     assert!(client.ask("OARLOCK HELP").contains("+ONCE <request-id>"));

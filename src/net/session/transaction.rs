@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use oarlock_store::{Command, Reply, Request, Watch};
 
-use super::backend::{Outcome, Ticket};
+use super::backend::{Outcome, Refusal, Ticket};
 use super::order::Access;
 use super::slots::{Join, State};
-use super::{CROSS_RANGE, Host, Instruction, Session};
+use super::{Host, Instruction, Session};
 use crate::net::commands::{CommandError, Local, Parsed, keys};
 use crate::net::resp::writer::{reply_bytes, write_array_header, write_nil_array};
 use crate::net::resp::{Value, write_error, write_reply, write_value};
@@ -117,7 +117,7 @@ impl Session {
         }
         let before = self.watches.iter().map(|watch| &watch.key);
         if !host.in_one_range(before.chain(&watched)) {
-            return self.answer_error(CROSS_RANGE);
+            return self.answer_error(Refusal::CrossRange);
         }
         let commands = watched.iter().map(|key| Command::Version { key: key.clone() }).collect();
         let request = Request { transaction: true, commands, ..Request::default() };
@@ -143,7 +143,7 @@ impl Session {
         touched.for_each(|command| keys::for_each(command, |key| used.push(key.clone())));
         used.extend(watches.iter().map(|watch| watch.key.clone()));
         if !host.in_one_range(&used) {
-            return self.answer_error(CROSS_RANGE);
+            return self.answer_error(Refusal::CrossRange);
         }
         let bytes = transaction.bytes;
         let (items, commands) = self.prepare(transaction.queue, host);

@@ -1,0 +1,137 @@
+//! The node's copy of the map, with which it begins after a restart: `DIR/map`. It is as good as it
+//! is new: the meta group has the original, so a copy that is missing or damaged harms nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oarlock_types::{GroupId, RangeMap};
+
+use super::atomic_file::{replace, seal, unseal};
+use crate::range_text;
+
+const NAME: &str = "map";
+/// The first line, with the version of the format.
+const FORMAT: &str = "oarlock map 1";
+
+/// Why there is no copy that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// It can not be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It is not what was written, or what another version wrote.
+    #[error("{path} is damaged, or of another format than `{FORMAT}`", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Replaces the copy of the data directory `directory`. After a crash there is the old one or the new
+/// one.
+///
+/// # Errors
+/// When the system refuses.
+pub fn write(directory: &Path, map: &RangeMap) -> io::Result<()> {
+    let mut body = format!("{FORMAT}\nversion = {}\n", map.version());
+    for range in map.group(GroupId::META).into_iter().chain(map.ranges()) {
+        body.push_str(&range_text::write(&range));
+        body.push('\n');
+    }
+    replace(directory, NAME, seal(&body).as_bytes())
+}
+
+/// Reads the copy; `None` if there is none.
+///
+/// # Errors
+/// When it can not be read or used.
+pub fn read(directory: &Path) -> Result<Option<RangeMap>, CopyError> {
+    let path = path(directory);
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(&text).map(Some).ok_or(CopyError::Damaged { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(CopyError::Damaged { path })
+        }
+        Err(source) => Err(CopyError::Read { path, source }),
+    }
+}
+
+/// Where the copy stands.
+#[must_use]
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join(NAME)
+}
+
+fn parse(text: &str) -> Option<RangeMap> {
+    let mut lines = unseal(text)?.lines();
+    if lines.next()? != FORMAT {
+        return None;
+    }
+    let version = lines.next()?.strip_prefix("version = ")?.parse().ok()?;
+    let mut ranges =
+        lines.map(|line| range_text::read(line.as_bytes())).collect::<Option<Vec<_>>>()?;
+    let meta = ranges.iter().position(|range| range.group == GroupId::META)?;
+    let meta = ranges.swap_remove(meta);
+    RangeMap::new(version, ranges, meta).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use oarlock_types::{NodeId, RangeEpoch};
+
+    use super::*;
+
+    fn map() -> RangeMap {
+        let points = [Bytes::from_static(b"g"), Bytes::from_static(b"p\0")];
+        let nodes = [1, 2, 3].map(|node| (NodeId(node), 2));
+        let mut map = RangeMap::formation(&nodes, &points, 3).unwrap();
+        let mut range = map.find(b"k").unwrap().to_descriptor();
+        range.epoch = RangeEpoch(5);
+        map.apply(12, &[range]);
+        map
+    }
+
+    fn all(map: &RangeMap) -> Vec<String> {
+        let all = map.group(GroupId::META).into_iter().chain(map.ranges());
+        all.map(|range| range_text::write(&range)).collect()
+    }
+
+    #[test]
+    fn a_copy_is_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(read(directory.path()).unwrap().is_none());
+        write(directory.path(), &map()).unwrap();
+        let copy = read(directory.path()).unwrap().unwrap();
+        assert_eq!((copy.version(), all(&copy)), (12, all(&map())));
+    }
+
+    #[test]
+    fn a_copy_that_was_changed_or_cut_or_is_of_another_format_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &map()).unwrap();
+        let whole = fs::read(path(directory.path())).unwrap();
+        let told = |bytes: &[u8]| {
+            fs::write(path(directory.path()), bytes).unwrap();
+            matches!(read(directory.path()), Err(CopyError::Damaged { .. }))
+        };
+        for at in 0..whole.len() {
+            assert!(told(&whole[..at]), "cut at {at}");
+            let mut changed = whole.clone();
+            changed[at] ^= 0x81;
+            assert!(told(&changed), "changed at {at}");
+        }
+        assert!(told(seal("oarlock map 2\nversion = 12\n").as_bytes()), "newer");
+        let text = String::from_utf8(whole).unwrap();
+        let holed: Vec<&str> =
+            unseal(&text).unwrap().lines().filter(|l| !l.contains("67")).collect();
+        assert!(told(seal(&(holed.join("\n") + "\n")).as_bytes()), "a map with a gap");
+    }
+}

@@ -1,0 +1,169 @@
+//! How the map stands in the meta group's keys, and the requests that read and write it there. Pure.
+//!
+//! - `range/<group>`: each range's descriptor.
+//! - `map/version`: the map's version. Every change raises it by one; where it stands, the whole map does.
+//! - `map/change/<version>`: the descriptors that the change to that version wrote, a line each; those
+//!   of the newest [`CHANGES_KEPT`] versions.
+
+use bytes::Bytes;
+use oarlock_store::{Command, Reply, Request, Watch};
+use oarlock_types::range_map::Range;
+use oarlock_types::{GroupId, RangeDescriptor, RangeMap};
+
+use crate::range_text;
+
+/// Changes that are kept: who is further behind reads all ranges.
+pub const CHANGES_KEPT: u64 = 10_000;
+/// Changes that one request reads.
+const CHANGES_PER_READ: u64 = 64;
+/// Ranges that one request writes at the formation: far below what an entry may hold.
+const RANGES_PER_WRITE: usize = 256;
+/// Ranges that one request reads.
+const RANGES_PER_READ: u32 = 2048;
+/// What a text of a change may take, so that an entry holds it twice.
+pub const CHANGE_BYTES_MAX: usize = 512 << 10;
+
+const VERSION: Bytes = Bytes::from_static(b"map/version");
+const RANGES: &[u8] = b"range/";
+/// The first key behind those of all ranges.
+const RANGES_END: Bytes = Bytes::from_static(b"range0");
+
+fn range_key(group: GroupId) -> Bytes {
+    Bytes::from(format!("range/{}", group.get()))
+}
+
+fn change_key(version: u64) -> Bytes {
+    Bytes::from(format!("map/change/{version}"))
+}
+
+/// Writes a map where none is: all its ranges, then its version.
+pub fn write_formation(map: &RangeMap) -> impl Iterator<Item = Request> {
+    let pair = |range: Range<'_>| (range_key(range.group), range_text::write(&range).into());
+    let pairs: Vec<(Bytes, Bytes)> = map.ranges().map(pair).collect();
+    let pieces: Vec<Vec<(Bytes, Bytes)>> =
+        pairs.chunks(RANGES_PER_WRITE).map(<[_]>::to_vec).collect();
+    let version = vec![(VERSION, Bytes::from(map.version().to_string()))];
+    pieces.into_iter().chain([version]).map(|pairs| Request {
+        // An absent key has version 0: a map that is there is left alone.
+        watches: vec![Watch { key: VERSION, version: 0 }],
+        transaction: true,
+        commands: vec![Command::MSet { pairs }],
+        ..Request::default()
+    })
+}
+
+/// Reads the map's version and the changes behind `after`.
+#[must_use]
+pub fn read_changes(after: u64) -> Request {
+    let keys = (after + 1..=after.saturating_add(CHANGES_PER_READ)).map(change_key).collect();
+    let commands = vec![
+        Command::Get { key: VERSION },
+        Command::Version { key: VERSION },
+        Command::MGet { keys },
+    ];
+    Request { transaction: true, commands, ..Request::default() }
+}
+
+/// What [`read_changes`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The map's version; `None`: the meta group has no map yet.
+    pub version: Option<u64>,
+    /// What a change must watch to follow this very version.
+    pub base: u64,
+    /// The changes that follow each other without a gap.
+    pub changes: Vec<Vec<RangeDescriptor>>,
+}
+
+/// Reads the answer to [`read_changes`]; `None` if it is of another shape.
+#[must_use]
+pub fn changes(reply: &Reply) -> Option<Changes> {
+    let Reply::Array(replies) = reply else { return None };
+    let [version, Reply::Int(base), Reply::Array(changes)] = replies.as_slice() else {
+        return None;
+    };
+    let version = if let Reply::Bulk(text) = version {
+        Some(std::str::from_utf8(text).ok()?.parse().ok()?)
+    } else {
+        None
+    };
+    let change = |reply: &Reply| {
+        let Reply::Bulk(text) = reply else { return None };
+        text.split(|byte| *byte == b'\n').map(range_text::read).collect()
+    };
+    let changes = changes.iter().map_while(change).collect();
+    Some(Changes { version, base: u64::try_from(*base).ok()?, changes })
+}
+
+/// Reads the ranges' descriptors from a key on, in the order of their keys there.
+#[must_use]
+pub fn read_ranges(from: Bytes) -> Request {
+    let end = Some(RANGES_END);
+    let limit = RANGES_PER_READ;
+    Request::one(Command::Scan { start: from, end, limit, reverse: false, values: true })
+}
+
+/// The first key that [`read_ranges`] is to be asked for.
+#[must_use]
+pub fn first_range() -> Bytes {
+    Bytes::from_static(RANGES)
+}
+
+/// Reads the answer to [`read_ranges`]: the descriptors and the key to go on from, if there may be
+/// more. `None` if it is of another shape.
+#[must_use]
+pub fn ranges(reply: &Reply) -> Option<(Vec<RangeDescriptor>, Option<Bytes>)> {
+    let Reply::Array(entries) = reply else { return None };
+    let mut ranges = Vec::with_capacity(entries.len() / 2);
+    let mut next = None;
+    for pair in entries.chunks_exact(2) {
+        let [Reply::Bulk(key), Reply::Bulk(text)] = pair else { return None };
+        let Some(range) = range_text::read(text) else {
+            tracing::error!("{} in the meta group is no range: passed over", key.escape_ascii());
+            continue;
+        };
+        ranges.push(range);
+        next = Some(Bytes::from([key.as_ref(), b"\0"].concat()));
+    }
+    Some((ranges, next))
+}
+
+/// What a change writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// New descriptors.
+    pub ranges: Vec<RangeDescriptor>,
+    /// Groups that are no more.
+    pub gone: Vec<GroupId>,
+}
+
+/// Writes a change that makes `version` of the map, if the map is still as [`Changes::base`] says. It
+/// is done as a whole, or not at all (the reply is nil). No descriptor may be longer than
+/// `value_bytes_max`; a change that is as a whole is read by reading all ranges.
+#[must_use]
+pub fn write_change(change: &Change, version: u64, base: u64, value_bytes_max: usize) -> Request {
+    let texts: Vec<Bytes> =
+        change.ranges.iter().map(|range| range_text::write(&range.as_range()).into()).collect();
+    let keys = change.ranges.iter().map(|range| range_key(range.group));
+    let mut pairs: Vec<(Bytes, Bytes)> = keys.zip(texts.iter().cloned()).collect();
+    let text = texts.join(&b'\n');
+    if text.len() <= value_bytes_max {
+        pairs.push((change_key(version), Bytes::from(text)));
+    }
+    pairs.push((VERSION, Bytes::from(version.to_string())));
+    let old = version.checked_sub(CHANGES_KEPT).map(change_key);
+    let keys = change.gone.iter().map(|group| range_key(*group)).chain(old).collect();
+    Request {
+        watches: vec![Watch { key: VERSION, version: base }],
+        transaction: true,
+        commands: vec![Command::MSet { pairs }, Command::Del { keys }],
+        ..Request::default()
+    }
+}
+
+/// About what a descriptor takes in a change.
+#[must_use]
+pub fn size_bytes(range: &RangeDescriptor) -> usize {
+    let keys = range.start.len() + range.end.as_ref().map_or(0, Bytes::len);
+    80 + 2 * keys + 24 * range.replicas.len()
+}

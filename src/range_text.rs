@@ -1,0 +1,98 @@
+//! A range's descriptor as a line of JSON: in the meta group and in a node's copy of the map. Few,
+//! read by people too, and open to what later versions add. Pure.
+
+use oarlock_types::range_map::Range;
+use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeDescriptor, RangeEpoch};
+use serde::{Deserialize, Serialize};
+
+/// The fields, in their order. Keys are hexadecimal digits.
+#[derive(Serialize, Deserialize)]
+struct Text {
+    group: u64,
+    epoch: u64,
+    start: String,
+    end: Option<String>,
+    /// Pairs of a node and its core.
+    replicas: Vec<(u64, u16)>,
+}
+
+/// The text of a range.
+#[must_use]
+pub fn write(range: &Range<'_>) -> String {
+    let text = Text {
+        group: range.group.get(),
+        epoch: range.epoch.get(),
+        start: hex(range.start),
+        end: range.end.map(hex),
+        replicas: range.replicas.iter().map(|at| (at.node.get(), at.core.get())).collect(),
+    };
+    serde_json::to_string(&text).expect("invariant: numbers and texts")
+}
+
+/// The descriptor that a text stands for; `None` if it is none.
+#[must_use]
+pub fn read(text: &[u8]) -> Option<RangeDescriptor> {
+    let text: Text = serde_json::from_slice(text).ok()?;
+    let end = match text.end {
+        Some(end) => Some(unhex(&end)?.into()),
+        None => None,
+    };
+    let replica = |(node, core)| CoreAddr::new(NodeId(node), CoreId(core));
+    Some(RangeDescriptor {
+        group: GroupId(text.group),
+        epoch: RangeEpoch(text.epoch),
+        start: unhex(&text.start)?.into(),
+        end,
+        replicas: text.replicas.into_iter().map(replica).collect(),
+    })
+}
+
+fn hex(key: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    key.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_range_comes_back_as_it_was_written() {
+        let at = |node, core| CoreAddr::new(NodeId(node), CoreId(core));
+        let mut range = RangeDescriptor {
+            group: GroupId(7),
+            epoch: RangeEpoch(3),
+            start: Bytes::from_static(b"a\0\xff"),
+            end: Some(Bytes::from_static(b"b")),
+            replicas: vec![at(1, 0), at(3, 2)],
+        };
+        let line = r#"{"group":7,"epoch":3,"start":"6100ff","end":"62","replicas":[[1,0],[3,2]]}"#;
+        assert_eq!(write(&range.as_range()), line);
+        assert_eq!(read(line.as_bytes()).as_ref(), Some(&range));
+        (range.start, range.end) = (Bytes::new(), None);
+        assert_eq!(read(write(&range.as_range()).as_bytes()), Some(range));
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_passed_over_and_what_is_no_range_is_none() {
+        let more = r#"{"group":7,"epoch":3,"start":"","end":null,"replicas":[],"load":1}"#;
+        assert!(read(more.as_bytes()).is_some());
+        for wrong in
+            ["", "{}", "[]", r#"{"group":7,"epoch":3,"start":"6","end":null,"replicas":[]}"#]
+        {
+            assert_eq!(read(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}
