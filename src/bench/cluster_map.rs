@@ -27,6 +27,8 @@ pub struct RangeRow {
     pub replicas: Vec<u64>,
     /// Where clients reach the core of each of these that holds it; empty if it is not known.
     pub addresses: Vec<String>,
+    /// The version of the map that it is from.
+    pub map_version: u64,
 }
 
 impl RangeRow {
@@ -193,8 +195,20 @@ impl Counters {
 /// # Errors
 /// If it does not answer, or not so.
 pub fn ranges(client: &mut Client) -> io::Result<Vec<RangeRow>> {
-    let answer = client.call(&[b"OARLOCK", b"RANGES"])?;
-    let Answer::Array(rows) = &answer else { return Err(unexpected("OARLOCK RANGES", &answer)) };
+    rows(&client.call(&[b"OARLOCK", b"RANGES"])?)
+}
+
+/// Asks a node for its copy of the map if that is newer than `version`; no ranges if not.
+///
+/// # Errors
+/// If it does not answer, or not so.
+pub fn ranges_since(client: &mut Client, version: u64) -> io::Result<Vec<RangeRow>> {
+    let version = version.to_string();
+    rows(&client.call(&[b"OARLOCK", b"RANGES", b"SINCE", version.as_bytes()])?)
+}
+
+fn rows(answer: &Answer) -> io::Result<Vec<RangeRow>> {
+    let Answer::Array(rows) = answer else { return Err(unexpected("OARLOCK RANGES", answer)) };
     let mut ranges = Vec::with_capacity(rows.len());
     for row in rows {
         ranges.push(range(row).ok_or_else(|| unexpected("a row of OARLOCK RANGES", row))?);
@@ -227,6 +241,8 @@ fn range(row: &Answer) -> Option<RangeRow> {
         leader_core: place.and_then(|place| cores.get(place).copied()).unwrap_or(0),
         replicas,
         addresses: texts(field("addresses")),
+        // An older node does not tell.
+        map_version: field("map_version").and_then(number).unwrap_or(0),
     })
 }
 
@@ -327,6 +343,8 @@ mod tests {
             Answer::Array(vec![Answer::Nil, name("127.0.0.1:7"), name("127.0.0.1:8")]),
             name("epoch"),
             Answer::Int(1),
+            name("map_version"),
+            Answer::Int(12),
         ]
     }
 
@@ -336,6 +354,7 @@ mod tests {
         assert_eq!((range.group, range.leader, range.leader_core), (7, 2, 1));
         assert_eq!(range.replicas, [1, 2, 3]);
         assert_eq!(range.addresses, ["", "127.0.0.1:7", "127.0.0.1:8"]);
+        assert_eq!(range.map_version, 12);
     }
 
     #[test]

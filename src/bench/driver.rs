@@ -17,7 +17,7 @@ use rustix::time::Timespec;
 use super::connection::{Connection, InFlight};
 use super::course::{Course, ERROR_REST_NS, nanos};
 use super::report::Measured;
-use super::routes::Routes;
+use super::routes::{Routes, Starts};
 use super::schedule::Schedule;
 use super::workload::{Outcome, Workload};
 
@@ -95,6 +95,8 @@ struct Driver<W: Workload> {
     workload: W,
     course: Course,
     options: DriverOptions,
+    /// The newest routes, as of the last scan.
+    starts: Option<Arc<Starts>>,
     next_scan_ns: u64,
 }
 
@@ -123,6 +125,7 @@ impl<W: Workload> Driver<W> {
             exhausted: false,
             workload,
             course: Course::new(&options),
+            starts: None,
             next_scan_ns: 0,
             options,
         })
@@ -215,7 +218,7 @@ impl<W: Workload> Driver<W> {
             return false;
         };
         let own = self.of_client(client);
-        let lane = self.options.routes.as_ref().map_or(0, |r| r.place(self.workload.key()));
+        let lane = self.starts.as_ref().map_or(0, |s| s.place(self.workload.key()));
         let is_open = |at: &usize| self.connections[*at].is_open(now_ns);
         // Where the leader cannot be reached, any node forwards.
         let at = Some(own.start + lane).filter(is_open).or_else(|| own.clone().find(is_open));
@@ -241,12 +244,13 @@ impl<W: Workload> Driver<W> {
         Ok(())
     }
 
-    /// Reconnects and times out; a few times per interval, not once per operation.
+    /// Reconnects, times out, takes newer routes; a few times per interval, not once per operation.
     fn scan(&mut self, now_ns: u64) -> io::Result<()> {
         if now_ns < self.next_scan_ns {
             return Ok(());
         }
         self.next_scan_ns = now_ns + SCAN_INTERVAL_NS;
+        self.starts = self.options.routes.as_ref().map(|routes| routes.current());
         let timeout_ns = nanos(self.options.timeout);
         for at in 0..self.connections.len() {
             self.connections[at].maintain(&self.epoll, at as u64, now_ns)?;

@@ -265,6 +265,7 @@ mod tests {
             leader_core: 0,
             replicas: vec![1, 2, 3],
             addresses: Vec::new(),
+            map_version: 1,
         }
     }
 

@@ -271,6 +271,8 @@ pub(super) fn measure(args: &LoadArgs, ready: &mut Ready) -> io::Result<(Run, Me
         command: std::env::args().collect(),
         breakdown: None,
     };
+    let routes = ready.routes.as_ref();
+    let _following = routes.map(|routes| routes.follow(ready.addresses[0])).transpose()?;
     let running = args.target.start(&options, workloads)?;
     let mut looks = Looks { pids: &args.pids, nodes: ready.nodes.as_mut() };
     let window = options.window.unwrap_or_default();

@@ -334,6 +334,7 @@ mod tests {
             leader,
             leader_core: 0,
             replicas: vec![1, 2, 3],
+            map_version: 1,
         };
         let ranges = [range(1, 2), range(2, 3), range(3, 2), range(4, 1)];
         let (victim, led) = leads_most(&ranges);
