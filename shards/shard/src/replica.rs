@@ -173,7 +173,7 @@ mod tests {
         let mut raft = Group::new(config, restored, &ctx);
         steps(&mut raft, &ctx, &mut Effects::default());
         let store = Store::new(StoreLimits::default());
-        Replica::new(raft, store, RangeEpoch(1), checkpoint)
+        Replica::new(raft, store, None, checkpoint)
     }
 
     #[test]

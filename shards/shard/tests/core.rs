@@ -14,7 +14,7 @@ use oarlock_shard::{
 };
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
-    RangeEpoch, Term, WallMs,
+    RangeBounds, Term, WallMs,
 };
 use oarlock_wal::{Owner, Wal, WalConfig};
 
@@ -48,7 +48,12 @@ fn ids(numbers: &[u64]) -> Vec<NodeId> {
 }
 
 fn lost(group: GroupId, peers: &[u64]) -> LostReplica {
-    LostReplica { group, epoch: RangeEpoch(1), peers: ids(peers), files: Vec::new() }
+    LostReplica {
+        group,
+        formed: Some(RangeBounds::everything()),
+        peers: ids(peers),
+        files: Vec::new(),
+    }
 }
 
 /// Who is asked for what attempt in a turn with a tick.
@@ -131,7 +136,8 @@ fn two_others_are_needed_to_rebuild_a_replica() {
 fn fresh(shard: &mut Shard, group: GroupId) {
     let voters = Configuration::simple(ids(&[1, 2, 3]));
     let delay = Duration::from_secs(60);
-    let seed = ReplicaSeed::fresh(group, RangeEpoch(1), voters, &Limits::default(), delay);
+    let seed =
+        ReplicaSeed::fresh(group, RangeBounds::everything(), voters, &Limits::default(), delay);
     shard.add_replica(seed, true);
 }
 
