@@ -275,8 +275,14 @@ fn data(
         .filter(|(_, keep)| **keep)
         .map(|(event, _)| row(event, &mut texts))
         .collect();
-    let groups: Vec<GroupId> =
-        if choice.groups.is_empty() { config.group_ids().collect() } else { choice.groups.clone() };
+    // Splits make more than the cluster was formed with.
+    let seen = events.iter().filter_map(|event| group_of(&event.what, &BTreeMap::new()));
+    let all: BTreeSet<GroupId> = config.group_ids().chain(seen).collect();
+    let groups: Vec<GroupId> = if choice.groups.is_empty() {
+        all.iter().copied().collect()
+    } else {
+        choice.groups.clone()
+    };
     json!({
         "seed": story.seed,
         "command": story.command,
@@ -287,7 +293,7 @@ fn data(
         "cores": config.cores,
         "groups": groups.iter().map(|group| json!([group.get(), config.core_of(*group).get()]))
             .collect::<Vec<_>>(),
-        "all_groups": config.groups,
+        "all_groups": all.len(),
         "clients": config.clients,
         "outside_model": config.is_outside_model(),
         "all_events": events.len(),

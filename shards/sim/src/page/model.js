@@ -11,7 +11,7 @@ const CATEGORIES = [
   ["reply", "entries’ answers", ["AppendReply"]],
   ["snapshot", "snapshots", ["Snapshot", "SnapshotReply"]],
   ["read", "reads", ["ReadIndex", "ReadIndexReply"]],
-  ["handover", "handovers", ["TimeoutNow", "Release", "ReleaseReply", "Rebuild"]],
+  ["handover", "handovers", ["TimeoutNow", "Release", "ReleaseReply", "Rebuild", "Absent", "Create"]],
 ];
 const categoryOf = {};
 for (const [id, , kinds] of CATEGORIES) for (const kind of kinds) categoryOf[kind] = id;

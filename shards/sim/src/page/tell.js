@@ -11,6 +11,7 @@ const NAMES = {
   TimeoutNow: "hands over leadership", Release: "releases its follower", ReleaseReply: "knows of the release",
   ReadIndex: "asks where to read", ReadIndexReply: "says where to read",
   Rebuild: "rebuilds a lost replica",
+  Absent: "has no replica", Create: "has a replica made",
 };
 const REASONS = {
   PreVote: "A pre-vote: before it disturbs anyone, a node asks whether it could win. It changes nothing at the others.",
@@ -27,6 +28,8 @@ const REASONS = {
   ReadIndex: "A follower that serves a read asks the leader how far it must have applied.",
   ReadIndexReply: "The leader answers after it has made sure that it still leads.",
   Rebuild: "A replica that lost its log leaves its group and joins it again as a new member, so that it never votes as what it was.",
+  Absent: "A node that is asked as a member of a group of which it never had a replica says so.",
+  Create: "It is a member, so it is to begin one, with nothing, and get the rest from the leader.",
 };
 const ROLE_REASONS = {
   leader: "It has a majority. It takes clients’ writes and sends them to all. It opens its term with an entry of its own.",
@@ -54,6 +57,8 @@ function shortOf(message) {
     case "ReadIndex": return "read?";
     case "ReadIndexReply": return "read";
     case "Rebuild": return "rebuild";
+    case "Absent": return "no replica";
+    case "Create": return "make one";
     default: return "release";
   }
 }
