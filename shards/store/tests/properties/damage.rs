@@ -121,18 +121,42 @@ fn chunks_that_are_lost_doubled_or_swapped_are_refused_where_it_happened() {
     }
 }
 
+/// Version 1 has no bounds; else it is the same.
+#[test]
+fn a_checkpoint_of_version_1_is_read() {
+    let newest = sample(4000);
+    let mut old = newest.clone();
+    old[8] = 1;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&old[..HEADER_BYTES - 4]);
+    let sum = crc.clone().finalize();
+    old[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    let mut at = HEADER_BYTES;
+    while at < old.len() {
+        let end = (at + 8 + CHUNK_BYTES).min(old.len());
+        crc.update(&old[at..at + 4]);
+        crc.update(&old[at + 8..end]);
+        let sum = crc.clone().finalize();
+        old[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
+        at = end;
+    }
+    let (old, newest) = (load(&old, 1 << 20).unwrap(), load(&newest, 1 << 20).unwrap());
+    assert_eq!((old.state_hash(), old.len()), (newest.state_hash(), newest.len()));
+    assert_eq!(old.bounds().epoch.get(), 0, "its bounds are not known");
+}
+
 #[test]
 fn a_foreign_file_a_newer_version_and_a_tail_are_named() {
     let bytes = sample(3);
     assert_eq!(load(&[b'x'; 100], 100).err(), Some(LoadError::NotACheckpoint));
     let mut newer = bytes.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     assert_eq!(load(&newer, 100).err(), Some(LoadError::Header), "no checksum vouches for it");
     let crc = crc32fast::hash(&newer[..HEADER_BYTES - 4]);
     newer[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     let error = load(&newer, 100).expect_err("it is newer");
-    assert_eq!(error, LoadError::Version { found: 2 });
-    assert!(error.to_string().contains("version 2, this program reads 1"), "{error}");
+    assert_eq!(error, LoadError::Version { found: 3 });
+    assert!(error.to_string().contains("version 3, this program reads 2"), "{error}");
     let offset = bytes.len() as u64;
     let tail = [&bytes[..], b"x"].concat();
     assert_eq!(load(&tail, 7).err(), Some(LoadError::TrailingBytes { offset }));
