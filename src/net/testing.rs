@@ -10,7 +10,7 @@ use oarlock_types::{CoreAddr, CoreId, GroupId, Index, Mono, NodeId, RangeEpoch, 
 
 use super::commands::keys;
 use super::session::{
-    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Refusal, Ticket,
+    Backend, ConnectionId, KeyRange, NodeInfo, Outcome, Query, RangeInfo, Refusal, Ticket,
 };
 
 /// A request that has no outcome yet.
@@ -60,8 +60,8 @@ impl FakeBackend {
         self.splits.partition_point(|split| split <= key)
     }
 
-    fn bounds(&self, at: usize) -> RangeBounds {
-        RangeBounds {
+    fn bounds(&self, at: usize) -> KeyRange {
+        KeyRange {
             start: at.checked_sub(1).map(|at| self.splits[at].clone()).unwrap_or_default(),
             end: self.splits.get(at).cloned(),
         }
@@ -161,11 +161,11 @@ impl Backend for FakeBackend {
         Some(self.groups[self.at(key)])
     }
 
-    fn bounds_of(&self, key: &[u8]) -> RangeBounds {
+    fn bounds_of(&self, key: &[u8]) -> KeyRange {
         self.bounds(self.at(key))
     }
 
-    fn bounds_before(&self, end: Option<&[u8]>) -> RangeBounds {
+    fn bounds_before(&self, end: Option<&[u8]>) -> KeyRange {
         let before = |end: &[u8]| self.splits.partition_point(|split| split.as_ref() < end);
         self.bounds(end.map_or(self.splits.len(), before))
     }
@@ -180,7 +180,7 @@ impl Backend for FakeBackend {
 
     fn ranges(&self) -> Vec<RangeInfo> {
         let range = |at| {
-            let RangeBounds { start, end } = self.bounds(at);
+            let KeyRange { start, end } = self.bounds(at);
             RangeInfo {
                 group: self.groups[at],
                 start,

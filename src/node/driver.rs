@@ -152,14 +152,9 @@ impl Driver {
         if is_old {
             keeper.look();
         }
-        let peers = self.table.peers();
-        keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
         let leads = front.router.leader(GroupId::META) == Some(self.addr.node);
         if let Some(request) = keeper.next_request(self.kept.now, leads) {
             front.router.submit_to(Asker::Node, GroupId::META, request);
-        }
-        if let Some(map) = keeper.take_copy(self.kept.now) {
-            self.files.copy_map(map);
         }
         if let Some(map) = keeper.take_snapshot() {
             self.table.raise_map_version(map.version());
@@ -167,6 +162,16 @@ impl Driver {
             for core in (1..).map(CoreId).take(self.mail.cores() - 1) {
                 self.mail.letter(core, CoreMessage::Map(Arc::clone(&map)));
             }
+        }
+    }
+
+    /// Looks whether another node has a newer map, and whether the copy on disk is due.
+    fn look_after_map(&mut self) {
+        let Some(keeper) = &mut self.map_keeper else { return };
+        let peers = self.table.peers();
+        keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
+        if let Some(map) = keeper.take_copy(self.kept.now) {
+            self.files.copy_map(map);
         }
     }
 
@@ -183,6 +188,7 @@ impl Driver {
         self.files.upkeep(self.kept.now, &mut self.log, self.shard.wal());
         self.shard.set_disk_full(self.files.is_disk_full());
         self.shard.tick();
+        self.look_after_map();
         let mut front = self.front.borrow_mut();
         front.router.tick();
         let front_is_quiet = front.router.under_way() == 0;

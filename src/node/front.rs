@@ -26,7 +26,7 @@ use super::status;
 use crate::config::InitialNode;
 use crate::net::commands::KillReply;
 use crate::net::session::{
-    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Ticket, Timed, backend,
+    Backend, ConnectionId, KeyRange, NodeInfo, Outcome, Query, RangeInfo, Ticket, Timed, backend,
 };
 
 /// What is the same for all cores of a node.
@@ -241,12 +241,12 @@ impl Backend for Front {
         self.router.map().owner(key).map(|(group, _)| group)
     }
 
-    fn bounds_of(&self, key: &[u8]) -> RangeBounds {
-        RangeBounds::copy(self.router.map().bounds(key))
+    fn bounds_of(&self, key: &[u8]) -> KeyRange {
+        KeyRange::copy(self.router.map().bounds(key))
     }
 
-    fn bounds_before(&self, end: Option<&[u8]>) -> RangeBounds {
-        RangeBounds::copy(self.router.map().bounds_before(end))
+    fn bounds_before(&self, end: Option<&[u8]>) -> KeyRange {
+        KeyRange::copy(self.router.map().bounds_before(end))
     }
 
     fn groups(&self) -> Vec<GroupId> {

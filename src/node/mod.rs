@@ -26,4 +26,6 @@ pub mod router;
 pub mod serve;
 pub mod stages;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod watchdog;

@@ -164,12 +164,20 @@ impl Shard {
         let Some(making) = replica.making.take() else { return };
         self.files.making -= 1;
         replica.checkpoint_wait = Duration::ZERO;
-        let old = std::mem::replace(&mut replica.checkpoint, making.meta.clone());
-        replica.raft.compact(making.meta, making.keep_from);
-        let was_in_file = replica.base.take().is_none() && old.position.index > Index(0);
+        replica.raft.compact(making.meta.clone(), making.keep_from);
+        self.replace_checkpoint(group, making.meta);
+    }
+
+    /// A restart begins with this checkpoint, whose mark is in the log, and no longer with the one before.
+    pub(crate) fn replace_checkpoint(&mut self, group: GroupId, meta: SnapshotMeta) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let position = meta.position;
+        let old = std::mem::replace(&mut replica.checkpoint, meta).position;
+        // What a split made was in no file.
+        let was_in_file = replica.base.take().is_none() && old.index > Index(0);
         self.splits.saved(group);
-        if was_in_file {
-            self.delete(CheckpointFile { group, position: old.position });
+        if was_in_file && old != position {
+            self.delete(CheckpointFile { group, position: old });
         }
     }
 

@@ -142,13 +142,12 @@ impl Shard {
         let mut groups = std::mem::take(&mut self.queued);
         let mut held = Vec::new();
         for group in groups.drain(..) {
-            let raft = self.replicas.get(&group).map(|replica| &replica.raft);
-            if raft.is_some_and(|raft| raft.is_leader() && raft.is_splitting()) {
+            let Some(stamp) = self.next_stamp(group) else { continue };
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            if replica.raft.is_leader() && replica.raft.is_splitting() {
                 held.push(group); // it is not known yet which range will have their keys
                 continue;
             }
-            let Some(stamp) = self.next_stamp(group) else { continue };
-            let Some(replica) = self.replicas.get_mut(&group) else { continue };
             let mut queued = std::mem::take(&mut replica.queued);
             if queued.is_empty() {
                 continue; // a split has sent them back

@@ -172,6 +172,9 @@ impl Shard {
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
         let raft = Group::new(config, restored, &ctx);
         self.timers.arm(raft.deadline(), group);
+        if let Some(base) = base {
+            self.splits.made(group, base);
+        }
         self.replicas.insert(group, Replica::new(raft, store, base, checkpoint));
         if let Err(place) = self.ids.binary_search(&group) {
             self.ids.insert(place, group);

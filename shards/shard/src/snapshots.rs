@@ -266,12 +266,7 @@ impl Shard {
         let meta = incoming.meta;
         self.graveyard.push(std::mem::replace(&mut replica.store, *store));
         replica.applied = meta.position.index;
-        let old = std::mem::replace(&mut replica.checkpoint, meta.clone());
-        let was_in_file = replica.base.take().is_none() && old.position.index > Index(0);
-        self.splits.saved(group);
-        if was_in_file && old.position != meta.position {
-            self.delete(CheckpointFile { group, position: old.position });
-        }
+        self.replace_checkpoint(group, meta.clone());
         self.forget_outcomes(group, meta.position.index);
         let installed =
             self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));

@@ -81,6 +81,11 @@ impl Splits {
         is_unsaved && Guard::LogKeepsSplit.is_on()
     }
 
+    /// A group's state stands in no checkpoint yet.
+    pub(crate) fn made(&mut self, group: GroupId, base: SplitBase) {
+        self.unsaved.insert((base.parent, group));
+    }
+
     /// A group's state stands in a checkpoint.
     pub(crate) fn saved(&mut self, group: GroupId) {
         self.unsaved.retain(|(_, child)| *child != group);
@@ -179,7 +184,6 @@ impl Shard {
         let child = entry.child;
         let base = SplitBase { parent, index: at.index };
         if let Some((_, seed)) = self.splits.waiting.remove(&child) {
-            self.splits.unsaved.insert((parent, child));
             self.take_up(ReplicaSeed { store, ..seed }, false);
         } else if self.replicas.get(&child).is_some_and(Replica::is_blank) {
             self.install_base(child, base, store, entry.configuration);
@@ -197,7 +201,6 @@ impl Shard {
                 entries: Vec::new(),
                 first_election_delay: self.limits.election_delay_max,
             };
-            self.splits.unsaved.insert((parent, child));
             self.take_up(ReplicaSeed { group: child, restored, store, base: Some(base) }, false);
             self.with_group(child, |raft, ctx, out| {
                 if entry.leader != raft.node() {
@@ -243,7 +246,7 @@ impl Shard {
         replica.checkpoint = meta.clone();
         replica.base = Some(base);
         self.log_base(group, base, hard_state, &meta);
-        self.splits.unsaved.insert((base.parent, group));
+        self.splits.made(group, base);
         let installed =
             self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
         assert_eq!(installed, Some(true), "invariant: it held nothing");

@@ -136,14 +136,14 @@ pub struct RangeInfo {
 /// The bounds of a range, or of keys whose range is not known: all that reading one range after the
 /// other needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RangeBounds {
+pub struct KeyRange {
     /// The first key.
     pub start: Bytes,
     /// The first key behind it; `None`: there is no more.
     pub end: Option<Bytes>,
 }
 
-impl RangeBounds {
+impl KeyRange {
     /// Bounds of their own.
     #[must_use]
     pub fn copy((start, end): (&[u8], Option<&[u8]>)) -> Self {
@@ -208,10 +208,10 @@ pub trait Backend {
     fn range_of(&self, key: &[u8]) -> Option<GroupId>;
 
     /// The bounds in which `key` is.
-    fn bounds_of(&self, key: &[u8]) -> RangeBounds;
+    fn bounds_of(&self, key: &[u8]) -> KeyRange;
 
     /// The bounds in which the last key before `end` is; without an end the last of all.
-    fn bounds_before(&self, end: Option<&[u8]>) -> RangeBounds;
+    fn bounds_before(&self, end: Option<&[u8]>) -> KeyRange;
 
     /// The groups of all ranges.
     fn groups(&self) -> Vec<GroupId>;

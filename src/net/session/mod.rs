@@ -29,7 +29,7 @@ use oarlock_store::{Reply, Watch};
 use oarlock_types::{GroupId, NodeId};
 
 pub use backend::{
-    Backend, ConnectionId, NodeInfo, Outcome, Query, RangeBounds, RangeInfo, Refusal, Ticket, Timed,
+    Backend, ConnectionId, KeyRange, NodeInfo, Outcome, Query, RangeInfo, Refusal, Ticket, Timed,
 };
 pub use limits::ClientLimits;
 pub use roster::{ClientRecord, CoreState};

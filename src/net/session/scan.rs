@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use oarlock_store::{Command, Reply, Request};
 
-use super::backend::{Outcome, RangeBounds, Refusal, Ticket};
+use super::backend::{KeyRange, Outcome, Refusal, Ticket};
 use super::order::Access;
 use super::slots::Join;
 use super::{Host, Session};
@@ -91,7 +91,7 @@ pub(super) struct RangeScan {
     found: Vec<Reply>,
     moves: u32,
     /// The piece that is being asked for: of one range, as far as is known.
-    piece: RangeBounds,
+    piece: KeyRange,
 }
 
 impl RangeScan {
@@ -195,7 +195,7 @@ impl Session {
     ) {
         let RangeScanArgs { start, end, limit, reverse } = args;
         let scan = RangeScan {
-            piece: RangeBounds { start: start.clone(), end: end.clone() },
+            piece: KeyRange { start: start.clone(), end: end.clone() },
             start,
             end,
             reverse,
@@ -220,7 +220,7 @@ impl Session {
         };
         let start = bounds.start.max(scan.start.clone());
         let end = earlier(bounds.end, scan.end.clone());
-        scan.piece = RangeBounds { start: start.clone(), end: end.clone() };
+        scan.piece = KeyRange { start: start.clone(), end: end.clone() };
         let (limit, reverse) = (scan.left, scan.reverse);
         let command = Command::Scan { start: start.clone(), end, limit, reverse, values: true };
         host.backend.submit(self.id, ticket, &start, Request::one(command));

@@ -7,6 +7,7 @@ use oarlock_types::{CoreId, Index, NodeId, Random, RangeEpoch, WallMs};
 use proptest::prelude::*;
 
 use super::*;
+use crate::node::testing::split;
 
 const VALUE_BYTES_MAX: usize = 1 << 20;
 
@@ -78,15 +79,6 @@ fn settle(keeper: &mut MapKeeper, meta: &mut Meta, now: &mut Mono) {
 
 fn all(map: &RangeMap) -> Vec<RangeDescriptor> {
     map.ranges().map(|range| range.to_descriptor()).collect()
-}
-
-/// The two halves of the range of `key`.
-fn split(map: &RangeMap, key: &'static [u8], child: u64) -> Vec<RangeDescriptor> {
-    let parent = map.find(key).unwrap().to_descriptor();
-    let (at, epoch) = (Bytes::from_static(key), parent.epoch.next());
-    let left = RangeDescriptor { end: Some(at.clone()), epoch, ..parent.clone() };
-    let right = RangeDescriptor { group: GroupId(child), start: at, epoch, ..parent };
-    vec![left, right]
 }
 
 /// The range of `key` with its right neighbour.

@@ -8,6 +8,7 @@ use oarlock_types::{Random, RangeDescriptor};
 use proptest::prelude::*;
 
 use super::*;
+use crate::node::testing::split;
 
 const THERE: NodeId = NodeId(2);
 
@@ -95,15 +96,6 @@ fn a_leader_that_the_own_replica_follows_is_asked_again_after_its_link_broke() {
     router.leader_changed(group, None);
     write(&mut router, 3);
     assert_eq!(sent(&mut router), []);
-}
-
-/// The halves into which a range splits at `key`; the right one is a new group's.
-fn split(map: &RangeMap, key: &'static [u8], child: u64) -> Vec<RangeDescriptor> {
-    let parent = map.find(key).unwrap().to_descriptor();
-    let (at, epoch) = (Bytes::from_static(key), parent.epoch.next());
-    let left = RangeDescriptor { end: Some(at.clone()), epoch, ..parent.clone() };
-    let right = RangeDescriptor { group: GroupId(child), start: at, epoch, ..parent };
-    vec![left, right]
 }
 
 fn changed(map: &RangeMap, change: &[RangeDescriptor]) -> Arc<RangeMap> {

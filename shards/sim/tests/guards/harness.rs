@@ -3,15 +3,12 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::Bytes;
 use oarlock_shard::Outcome;
 use oarlock_sim::{Config, World};
-use oarlock_store::{Command, Expiry, Reply, Request, SetCondition};
-use oarlock_types::{GroupId, Guard, NodeId};
+use oarlock_store::{Reply, Request};
+use oarlock_types::{Guard, NodeId};
 
-pub(crate) const GROUP: GroupId = GroupId(1);
-pub(crate) const MS: u64 = 1000;
-pub(crate) const SECOND: u64 = 1_000_000;
+pub(crate) use crate::support::{GROUP, MS, SECOND, get, others, outcome, set};
 
 /// What is found without a guard must begin so.
 pub(crate) const LOST: &str = "what is committed is never lost";
@@ -63,26 +60,6 @@ pub(crate) fn serving(seed: u64, config: Config) -> World {
     world
 }
 
-pub(crate) fn set(key: &str, value: &str) -> Request {
-    let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
-    let (condition, expiry) = (SetCondition::Always, Expiry::None);
-    Request::one(Command::Set { key, value, condition, expiry, get: false })
-}
-
-pub(crate) fn get(key: &str) -> Request {
-    Request::one(Command::Get { key: Bytes::from(key.to_owned()) })
-}
-
-/// Waits for the outcome of a request; `None` if there is none in time.
-pub(crate) fn outcome(world: &mut World, token: u64, us_max: u64) -> Option<Outcome> {
-    let mut outcome = None;
-    world.run_till(us_max, |world| {
-        outcome = world.take_outcome(token);
-        outcome.is_some()
-    });
-    outcome
-}
-
 pub(crate) fn ask(world: &mut World, node: NodeId, request: Request) -> Option<Outcome> {
     let token = world.request(node, GROUP, request);
     outcome(world, token, SECOND)
@@ -104,10 +81,6 @@ pub(crate) fn write(world: &mut World, key: &str, value: &str) {
 
 pub(crate) fn leader(world: &World) -> NodeId {
     world.leader(GROUP).unwrap()
-}
-
-pub(crate) fn others(world: &World, node: NodeId) -> Vec<NodeId> {
-    world.config.node_ids().filter(|other| *other != node).collect()
 }
 
 pub(crate) fn leads(world: &World, node: NodeId) -> bool {

@@ -14,3 +14,5 @@ mod reads;
 mod replication;
 mod requests;
 mod snapshots;
+#[path = "../support/mod.rs"]
+mod support;
