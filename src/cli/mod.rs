@@ -10,6 +10,8 @@ pub mod completions;
 pub mod config;
 pub mod demo;
 pub mod exit;
+mod keys;
+pub mod range;
 pub mod replica;
 pub mod serve;
 pub mod settings;
@@ -43,6 +45,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Show a cluster's nodes, ranges, leaders and lag.
     Status(status::StatusArgs),
+    /// Show ranges, and cut them in two.
+    Range(range::RangeArgs),
     /// Look after single replicas: rebuild damaged ones.
     Replica(replica::ReplicaArgs),
     /// Show and verify the write-ahead log of a stopped node.
@@ -69,6 +73,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
         Command::Bench(args) => bench::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Range(args) => range::run(&args).into(),
         Command::Replica(args) => replica::run(&args).into(),
         Command::Wal(args) => wal::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),

@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::exit::Exit;
+use super::keys::{hex, shown};
 use super::table::render;
 use crate::bench::client::Client;
 use crate::bench::cluster_map::{self, GroupStatus, NodeAddress, NodeStatus, RangeRow};
@@ -181,8 +182,8 @@ impl Picture {
         });
         vec![
             range.group.to_string(),
-            bound(&range.start),
-            bound(&range.end),
+            shown(&range.start),
+            shown(&range.end),
             match self.leader_node(range) {
                 0 => "none".to_owned(),
                 leader => format!("n{leader}"),
@@ -231,21 +232,6 @@ impl Picture {
                 "lag_max": self.lag_max(),
             },
         })
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A range's bound as `oarlock.toml` writes split points; a dash for none.
-fn bound(key: &[u8]) -> String {
-    match std::str::from_utf8(key) {
-        Ok("") => "-".to_owned(),
-        Ok(text) if !text.starts_with("0x") && !text.chars().any(char::is_control) => {
-            text.to_owned()
-        }
-        Ok(_) | Err(_) => format!("0x{}", hex(key)),
     }
 }
 
@@ -313,13 +299,5 @@ mod tests {
         assert_eq!(json["nodes"][2]["up"], false);
         assert_eq!(json["ranges"][0]["start"], "8000");
         assert_eq!(json["ranges"][0]["replicas"][1]["lag"], 3);
-    }
-
-    #[test]
-    fn bounds_are_written_as_the_configuration_writes_them() {
-        assert_eq!(bound(b""), "-");
-        assert_eq!(bound(b"user"), "user");
-        assert_eq!(bound(&[0x80, 0]), "0x8000");
-        assert_eq!(bound(b"0x"), "0x3078");
     }
 }

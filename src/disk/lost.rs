@@ -18,6 +18,8 @@ use super::data_dir::DataDirError;
 use super::layout::CoreDir;
 
 const NAME: &str = "lost";
+/// Where this file is, replicas may be lost of which nothing is known.
+const UNNAMED: &str = "lost-unnamed";
 
 #[derive(Default, Deserialize, Serialize)]
 struct Text {
@@ -66,6 +68,24 @@ pub fn write(directory: &CoreDir, lost: &Lost) -> Result<(), DataDirError> {
     })
 }
 
+/// Writes down that replicas may be lost of which nothing is known.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn note_unnamed(directory: &CoreDir) -> Result<(), DataDirError> {
+    replace(directory.path(), UNNAMED, b"").map_err(|source| DataDirError::Io {
+        action: "write",
+        path: directory.path().join(UNNAMED),
+        source,
+    })
+}
+
+/// Whether that was ever written down.
+#[must_use]
+pub fn has_unnamed(directory: &CoreDir) -> bool {
+    directory.path().join(UNNAMED).exists()
+}
+
 fn parse(text: &str) -> Option<Lost> {
     let text: Text = toml::from_str(unseal(text)?).ok()?;
     let life = |group: &u64| text.found_in.get(&group.to_string()).copied().unwrap_or(0);
@@ -88,6 +108,9 @@ mod tests {
         let groups = Lost::from([(GroupId(4), Incarnation(2)), (GroupId(9), Incarnation(5))]);
         write(&directory, &groups).unwrap();
         assert_eq!(read(&directory).unwrap(), groups);
+        assert!(!has_unnamed(&directory));
+        note_unnamed(&directory).unwrap();
+        assert!(has_unnamed(&directory));
         let text = fs::read_to_string(path(&directory)).unwrap();
         fs::write(path(&directory), text.replace('9', "8")).unwrap();
         let error = read(&directory).unwrap_err().to_string();

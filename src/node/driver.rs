@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
-use oarlock_shard::{Output, Shard, SharedSupport, Split, Wanted};
-use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeDescriptor};
+use oarlock_raft::Configuration;
+use oarlock_shard::homes::NoHome;
+use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, Split, Wanted};
+use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeDescriptor, RangeMap};
 
 use super::clock::Clock;
 use super::counters::Counters;
@@ -60,6 +62,10 @@ pub struct Driver {
     pub hub: Rc<LinkHub>,
     /// The node's support, with the state of its links.
     pub table: SharedSupport,
+    /// Which core of the node has what.
+    pub homes: SharedHomes,
+    /// The ranges that the cluster was formed with.
+    pub formation: Arc<RangeMap>,
     /// Largest frame taken from another node.
     pub frame_bytes_max: usize,
     /// Keeps the map up to the meta group's, on the first core.
@@ -155,6 +161,9 @@ impl Driver {
         let leads = front.router.leader(GroupId::META) == Some(self.addr.node);
         if let Some(request) = keeper.next_request(self.kept.now, leads) {
             front.router.submit_to(Asker::Node, GroupId::META, request);
+        }
+        for (core, ids) in keeper.take_ids() {
+            self.mail.letter(core, CoreMessage::Ids(ids));
         }
         if let Some(map) = keeper.take_snapshot() {
             self.table.raise_map_version(map.version());
@@ -296,7 +305,7 @@ impl Driver {
                 CoreMessage::Forwarded { from, came, requests } => {
                     self.accept_forwarded(from, came, requests);
                 }
-                CoreMessage::Messages { from, messages } => self.shard.messages(from, messages),
+                CoreMessage::Messages { from, messages } => self.accept_posted(from, messages),
                 CoreMessage::Leader(group, leader) => {
                     self.front.borrow_mut().router.leader_changed(group, leader);
                 }
@@ -307,6 +316,11 @@ impl Driver {
                 CoreMessage::RangesChanged { change, propose } => {
                     self.take_map_news(change, propose);
                 }
+                CoreMessage::WantIds(core) => {
+                    self.map_keeper.iter_mut().for_each(|keeper| keeper.want_ids(core));
+                }
+                CoreMessage::Ids(ids) => self.shard.give_ids(ids),
+                CoreMessage::Make(wanted) => self.make_replica(wanted),
                 CoreMessage::Asked { to, question, query } => {
                     let (core, answer) = (self.addr.core, self.answer(&query));
                     self.mail.letter(to, CoreMessage::Answered { question, core, answer });
@@ -384,6 +398,20 @@ impl Driver {
         }
     }
 
+    /// Raft messages that another core of this node took for this one's.
+    fn accept_posted(&mut self, from: CoreAddr, messages: Vec<oarlock_codec::GroupMessage>) {
+        for message in messages {
+            let group = message.group;
+            let home = if self.shard.has_replica(group) { None } else { self.homes.core_of(group) };
+            match home {
+                Some(core) if core != self.addr.core => {
+                    self.mail.messages(core, from, vec![message]);
+                }
+                Some(_) | None => self.shard.messages(from, vec![message]),
+            }
+        }
+    }
+
     /// A request of a core of this node.
     fn accept_request(&mut self, request: CoreRequest) {
         let CoreRequest { id, group, epoch, lane, request, handed } = request;
@@ -445,8 +473,16 @@ impl Driver {
         }
     }
 
+    /// The core of this node that has a group's replica. The map may not know yet, or not any more.
     fn core_of(&self, group: GroupId) -> Option<CoreId> {
-        self.front.borrow().router.map().group(group)?.core_on(self.addr.node)
+        let own = self.addr.core;
+        if self.shard.has_replica(group) {
+            return Some(own);
+        }
+        let front = self.front.borrow();
+        let by_map =
+            front.router.map().group(group).and_then(|range| range.core_on(self.addr.node));
+        by_map.filter(|core| *core != own).or_else(|| self.homes.core_of(group))
     }
 
     /// Closes the turn and carries out what came of it.
@@ -476,17 +512,20 @@ impl Driver {
                 self.addr
             );
         }
-        for Split { parent, child, .. } in output.splits.drain(..) {
-            tracing::info!("{}: {} is cut in two, {} begins there", self.addr, parent.0, child.0);
+        for split in output.splits.drain(..) {
+            self.tell_split(split);
         }
-        for Wanted { group, from, .. } in output.wanted.drain(..) {
-            tracing::warn!(
-                "{}: {from} wants a replica of {group} that has no place here",
-                self.addr
-            );
+        for wanted in output.wanted.drain(..) {
+            self.find_home(wanted);
+        }
+        if std::mem::take(&mut output.wants_ids) {
+            self.mail.letter(CoreId(0), CoreMessage::WantIds(self.addr.core));
         }
         for (group, leader) in output.leaders.drain(..) {
             self.announce(group, leader);
+            if leader == Some(self.addr.node) {
+                self.tell_range(group);
+            }
         }
         self.kept.output = output;
         // Outcomes of this turn go out with this turn, but last: other nodes and cores have work to
@@ -555,6 +594,67 @@ impl Driver {
         } else if let Some((from, id)) = self.kept.forwarded.remove(&token) {
             self.outbox.reply(from.node, ForwardReply { id, outcome });
         }
+    }
+
+    /// A range was cut here: this node routes by that at once, and the map shall have it.
+    fn tell_split(&mut self, split: Split) {
+        let Split { parent, child, members, .. } = split;
+        tracing::info!("{}: {} is cut in two, {} begins there", self.addr, parent.0, child.0);
+        let replicas = self.places(parent.0, &members);
+        let of = |(group, bounds)| RangeDescriptor::of_bounds(group, bounds, replicas.clone());
+        let (propose, change) = (self.shard.leads(parent.0), vec![of(parent), of(child)]);
+        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
+    }
+
+    /// A range that is led here from now on tells of itself if the map has an older version of it: whoever
+    /// led it before may not have come to it.
+    fn tell_range(&mut self, group: GroupId) {
+        let Some((bounds, members)) = self.shard.range(group) else { return };
+        let map = Arc::clone(self.front.borrow().router.map());
+        if group == GroupId::META || map.epoch(&bounds.start) >= bounds.epoch {
+            return;
+        }
+        let (bounds, replicas) = (bounds.clone(), self.places(group, members));
+        let change = vec![RangeDescriptor::of_bounds(group, bounds, replicas)];
+        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose: true });
+    }
+
+    /// Where the members of a group are, as far as this node knows: they are where the map has them, or else
+    /// on the core of the same number as here.
+    fn places(&self, group: GroupId, members: &Configuration) -> Vec<CoreAddr> {
+        let map = Arc::clone(self.front.borrow().router.map());
+        let known = map.group(group);
+        let place = |node| {
+            let core = known.and_then(|range| range.core_on(node)).unwrap_or(self.addr.core);
+            CoreAddr::new(node, core)
+        };
+        members.members().map(place).collect()
+    }
+
+    /// Another node wants a replica here: one core makes it, unless one has it or may have lost it.
+    fn find_home(&mut self, wanted: Wanted) {
+        let Wanted { group, from, .. } = wanted;
+        match self.homes.claim_any(group) {
+            Ok(core) if core == self.addr.core => self.make_replica(wanted),
+            Ok(core) => self.mail.letter(core, CoreMessage::Make(wanted)),
+            Err(NoHome::Taken(_)) => {} // the message went astray
+            Err(NoHome::MayBeLost) => tracing::error!(
+                "{}: {from} wants a replica of {group} here, but a log of this node has lost replicas \
+                 that nobody can name, and this may be one: remove the node and add it as a new one",
+                self.addr
+            ),
+        }
+    }
+
+    fn make_replica(&mut self, wanted: Wanted) {
+        tracing::info!(
+            "{}: makes a replica of {} as {} asks",
+            self.addr,
+            wanted.group,
+            wanted.from
+        );
+        let formed = self.formation.group(wanted.group).map(|range| range.bounds());
+        self.shard.create(&wanted, formed);
     }
 
     /// Tells all cores of this node who leads a group.

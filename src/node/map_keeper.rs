@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use oarlock_shard::Outcome;
 use oarlock_store::{Reply, Request};
-use oarlock_types::{CoreAddr, GroupId, Mono, RangeDescriptor, RangeMap};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, RangeDescriptor, RangeMap};
 
 use super::map_store::{self, CHANGE_BYTES_MAX, Change};
 
@@ -38,6 +38,7 @@ enum Asked {
     Changes(u64),
     Ranges,
     Change(Change),
+    Ids(CoreId),
 }
 
 /// The keeper.
@@ -64,6 +65,11 @@ pub struct MapKeeper {
     /// Since when there are only proposals that would leave a hole.
     stuck_since: Option<Mono>,
     value_bytes_max: usize,
+    /// The largest id of a group at the formation.
+    formed: GroupId,
+    /// Cores that want ids for new groups, and those that they get.
+    ids_wanted: VecDeque<CoreId>,
+    ids: Vec<(CoreId, Vec<GroupId>)>,
     snapshot: Option<Arc<RangeMap>>,
     copied_version: u64,
     copied_at: Mono,
@@ -99,6 +105,9 @@ impl MapKeeper {
             rest_until: Mono(0),
             stuck_since: None,
             value_bytes_max,
+            formed: formation.ranges().map(|range| range.group).max().unwrap_or(GroupId::META),
+            ids_wanted: VecDeque::new(),
+            ids: Vec::new(),
             snapshot: None,
             copied_version: map.version(),
             copied_at: Mono(0),
@@ -126,6 +135,18 @@ impl MapKeeper {
         if !is_known && is_news(&self.confirmed, &change) {
             self.proposals.push_back(change);
         }
+    }
+
+    /// A core wants ids for new groups.
+    pub fn want_ids(&mut self, core: CoreId) {
+        if !self.ids_wanted.contains(&core) {
+            self.ids_wanted.push_back(core);
+        }
+    }
+
+    /// Ids that the meta group has given, and for which core.
+    pub fn take_ids(&mut self) -> Vec<(CoreId, Vec<GroupId>)> {
+        std::mem::take(&mut self.ids)
     }
 
     /// A request was refused by a range that knows better than the map.
@@ -165,6 +186,9 @@ impl MapKeeper {
         let is_behind = self.must_look || self.heard > self.version().max(self.answered);
         let (asked, request) = if leads && let Some(write) = self.formation.front() {
             (Asked::Formation, write.clone())
+        } else if let Some(core) = self.ids_wanted.front() {
+            self.base = base;
+            (Asked::Ids(*core), map_store::take_ids(self.formed))
         } else if let Some((_, from)) = &self.reading {
             (Asked::Ranges, map_store::read_ranges(from.clone()))
         } else if let Some(base) = base.filter(|_| !self.proposals.is_empty()) {
@@ -200,6 +224,13 @@ impl MapKeeper {
             Asked::Changes(heard) => self.take_changes(now, heard, &reply),
             Asked::Ranges => self.take_ranges(now, &reply),
             Asked::Change(change) => self.take_change(now, &change, &reply),
+            Asked::Ids(core) => {
+                let Some(ids) = map_store::ids(&reply) else {
+                    return self.odd(now, "the meta group gives no ids for new groups");
+                };
+                self.ids.push((core, ids.collect()));
+                self.ids_wanted.retain(|wants| *wants != core);
+            }
         }
     }
 

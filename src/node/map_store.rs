@@ -2,6 +2,7 @@
 //!
 //! - `range/<group>`: each range's descriptor.
 //! - `map/version`: the map's version. Every change raises it by one; where it stands, the whole map does.
+//! - `map/groups`: the largest id that any group was given, once ranges have been cut.
 //! - `map/change/<version>`: the descriptors that the change to that version wrote, a line each; those
 //!   of the newest [`CHANGES_KEPT`] versions.
 
@@ -23,6 +24,10 @@ const RANGES_PER_READ: u32 = 2048;
 /// What a text of a change may take, so that an entry holds it twice.
 pub const CHANGE_BYTES_MAX: usize = 512 << 10;
 
+/// Ids that one request takes.
+pub const IDS_PER_TAKE: u64 = 16;
+
+const GROUPS: Bytes = Bytes::from_static(b"map/groups");
 const VERSION: Bytes = Bytes::from_static(b"map/version");
 const RANGES: &[u8] = b"range/";
 /// The first key behind those of all ranges.
@@ -93,6 +98,27 @@ pub fn changes(reply: &Reply) -> Option<Changes> {
     };
     let changes = changes.iter().map_while(change).collect();
     Some(Changes { version, base: u64::try_from(*base).ok()?, changes })
+}
+
+/// Takes [`IDS_PER_TAKE`] ids for new groups. Where none were taken before they begin behind `formed`, the
+/// largest that the cluster was formed with.
+#[must_use]
+pub fn take_ids(formed: GroupId) -> Request {
+    let first = Bytes::from(formed.get().to_string());
+    let delta = i64::try_from(IDS_PER_TAKE).expect("invariant: a small number");
+    let commands =
+        vec![Command::SetNx { key: GROUPS, value: first }, Command::IncrBy { key: GROUPS, delta }];
+    Request { transaction: true, commands, ..Request::default() }
+}
+
+/// Reads the answer to [`take_ids`]; `None` if it is of another shape.
+#[must_use]
+pub fn ids(reply: &Reply) -> Option<impl Iterator<Item = GroupId> + use<>> {
+    let Reply::Array(replies) = reply else { return None };
+    let [_, Reply::Int(last)] = replies.as_slice() else { return None };
+    let last = u64::try_from(*last).ok()?;
+    let first = last.checked_sub(IDS_PER_TAKE)? + 1;
+    Some((first..=last).map(GroupId))
 }
 
 /// Reads the ranges' descriptors from a key on, in the order of their keys there.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
-use oarlock_shard::{Outcome, status::ReplicaStatus};
+use oarlock_shard::status::ReplicaStatus;
+use oarlock_shard::{Outcome, Wanted};
 use oarlock_store::Request;
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
@@ -54,6 +55,12 @@ pub enum CoreMessage {
         /// often as it likes, and must be by a new leader whose range the map does not have as it is.
         propose: bool,
     },
+    /// To the first core: this core wants ids for new groups.
+    WantIds(CoreId),
+    /// Ids that no other group has.
+    Ids(Vec<GroupId>),
+    /// Another node wants a replica, which this core is to make.
+    Make(Wanted),
     /// Somebody on core `to` asks all cores.
     Asked {
         /// The core that asks.

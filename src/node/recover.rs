@@ -4,18 +4,18 @@
 //! A replica whose log or checkpoint is damaged is not taken up: it might vote or acknowledge
 //! against what it has forgotten. Its peers go on without it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, Lost};
 use oarlock_shard::rebuild::{LostReplica, Origin};
-use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
+use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::range_map::Range;
@@ -51,8 +51,15 @@ pub struct RecoverParts {
     pub is_new: bool,
     /// Bounds.
     pub limits: Limits,
-    /// The ranges at the cluster's formation: a replica that the log does not know is made.
+    /// The ranges at the cluster's formation.
+    pub formation: Arc<RangeMap>,
+    /// The ranges as the node knows them. A replica that is here since the formation and that the log
+    /// does not know is made.
     pub map: Arc<RangeMap>,
+    /// Which core of the node has what.
+    pub homes: SharedHomes,
+    /// Passed by each core once it has read its log.
+    pub logs_read: Arc<Barrier>,
     /// The node's support.
     pub support: SharedSupport,
     /// Decides every random choice of the core.
@@ -106,6 +113,7 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let recovered = read_log(parts)?;
     let held: Vec<Range<'_>> = parts.map.groups_on(parts.addr).collect();
     let (lost, destroyed) = lost_groups(parts, &recovered, &held)?;
+    claim_homes(parts, recovered.groups.keys().chain(lost.keys()), &held);
     let Recovered { wal, groups, .. } = recovered;
     let mut random = Random::new(parts.seed);
     let mut shard = new_shard(parts, wal, random.next_u64());
@@ -115,15 +123,19 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(held.len()).unwrap_or(u32::MAX));
     let known: BTreeSet<GroupId> = groups.keys().copied().collect();
     let mut restored = 0;
-    let mut unserved: BTreeSet<GroupId> = lost.keys().copied().collect();
+    // Each with its members, if the log knows them.
+    let mut unserved: BTreeMap<GroupId, Configuration> =
+        lost.keys().map(|group| (*group, Configuration::default())).collect();
     for (group, found) in groups {
-        if lost.contains_key(&group) {
+        if let Some(members) = unserved.get_mut(&group) {
+            *members = found.configuration;
             continue;
         }
+        let members = found.configuration.clone();
         let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |meta: &SnapshotMeta, loader| load_checkpoint(parts, group, meta, loader);
-        let formed = parts.map.group(group).map(|range| range.bounds());
+        let formed = parts.formation.group(group).map(|range| range.bounds());
         match ReplicaSeed::recovered(group, found, &parts.limits, wait, formed, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
@@ -142,34 +154,61 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
                     "{}: {error}: its replica of {group} is not served; the other replicas go on",
                     parts.addr
                 );
-                unserved.insert(group);
+                unserved.insert(group, members);
             }
         }
     }
-    // A group of the map that the log does not know has never spoken: it is made now.
+    // A group of the formation that the log does not know has never spoken: it is made now.
     for range in &held {
-        if !known.contains(&range.group) && !lost.contains_key(&range.group) {
+        let is_formed = parts.formation.group(range.group).is_some_and(|formed| formed == *range);
+        if is_formed && !known.contains(&range.group) && !lost.contains_key(&range.group) {
             let wait = first_election(range, parts.addr.node, spread, &mut random);
             shard.add_replica(create(parts, range, wait), true);
         }
     }
     let files = checkpoint_files(parts);
-    for range in held.into_iter().filter(|range| unserved.contains(&range.group)) {
-        shard.note_lost(lost_replica(&range, parts.addr.node, &files));
+    for (group, members) in &unserved {
+        shard.note_lost(lost_replica(parts, *group, members, &files));
     }
-    // No split can be asked for yet, so nothing waits for one.
-    let unmade = shard.restore_split_states();
-    debug_assert!(unmade.is_empty(), "invariant: {unmade:?} are none of the map");
+    for (group, members) in shard.restore_split_states() {
+        tell_lost(parts, "not served, since the range that it was cut from is not, is", &[group]);
+        shard.note_lost(lost_replica(parts, group, &members, &files));
+    }
     shard.sweep_checkpoints(files);
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
 }
 
-fn lost_replica(range: &Range<'_>, node: NodeId, files: &[CheckpointFile]) -> LostReplica {
-    let (group, formed) = (range.group, Some(range.bounds()));
-    let peers = range.replicas.iter().map(|replica| replica.node).filter(|peer| *peer != node);
+/// Sees to it that no other core makes a replica of what is, or was, on this one. Ends when all cores have
+/// done so.
+fn claim_homes<'a>(
+    parts: &RecoverParts,
+    groups: impl Iterator<Item = &'a GroupId>,
+    held: &[Range<'_>],
+) {
+    for group in groups.copied().chain(held.iter().map(|range| range.group)) {
+        if !parts.homes.claim(group, parts.addr.core) {
+            tracing::debug!("{}: {group} has its replica on another core", parts.addr);
+        }
+    }
+    parts.logs_read.wait();
+}
+
+fn lost_replica(
+    parts: &RecoverParts,
+    group: GroupId,
+    members: &Configuration,
+    files: &[CheckpointFile],
+) -> LostReplica {
+    let formed = parts.formation.group(group).map(|range| range.bounds());
+    let known = parts.map.group(group);
+    let known = known.iter().flat_map(|range| range.replicas).map(|replica| replica.node);
+    let mut peers: Vec<NodeId> = known.chain(members.members()).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    peers.retain(|peer| *peer != parts.addr.node);
     let files = files.iter().copied().filter(|file| file.group == group);
-    LostReplica { group, formed, peers: peers.collect(), files: files.collect() }
+    LostReplica { group, formed, peers, files: files.collect() }
 }
 
 fn checkpoint_files(parts: &RecoverParts) -> Vec<CheckpointFile> {
@@ -196,6 +235,7 @@ fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {
         limits: Rc::new(parts.limits.clone()),
         seed,
         support: Arc::clone(&parts.support),
+        homes: SharedHomes::clone(&parts.homes),
         may_vote_from: if parts.is_new { Mono(0) } else { parts.now + boot_wait },
     };
     let mut shard = Shard::new(config, wal);
@@ -245,6 +285,12 @@ fn lost_groups(
     });
     if !losses.known.is_empty() {
         tell_lost(parts, "damage was found at an earlier start, and not served are", &losses.known);
+    }
+    if losses.has_unnamed {
+        lost::note_unnamed(&parts.directory)?;
+    }
+    if lost::has_unnamed(&parts.directory) {
+        parts.homes.note_unknown_losses();
     }
     if losses.is_log_missing {
         tracing::error!(

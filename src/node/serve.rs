@@ -9,11 +9,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 
 use oarlock_shard::pulse::PulseConfig;
 use oarlock_shard::support_table::TableConfig;
-use oarlock_shard::{SharedSupport, SupportTable};
+use oarlock_shard::{Homes, SharedHomes, SharedSupport, SupportTable};
 use oarlock_types::range_map::MapError;
 use oarlock_types::{CoreAddr, CoreId, Limits, Mono, NodeId, RangeMap};
 use oarlock_wal::{Owner, WalConfig};
@@ -113,6 +113,8 @@ struct Shared {
     /// The map that the node begins with.
     map: Arc<RangeMap>,
     table: SharedSupport,
+    homes: SharedHomes,
+    logs_read: Arc<Barrier>,
     book: Arc<PeerBook>,
     progress: Arc<[CoreProgress]>,
     inboxes: Vec<Sender<CoreMessage>>,
@@ -192,6 +194,9 @@ fn start_worker(
             | CoreMessage::Map(_)
             | CoreMessage::MapIsOld
             | CoreMessage::RangesChanged { .. }
+            | CoreMessage::WantIds(_)
+            | CoreMessage::Ids(_)
+            | CoreMessage::Make(_)
             | CoreMessage::Asked { .. }
             | CoreMessage::Answered { .. }
             | CoreMessage::Link(_) => unreachable!("the letter comes back as it was sent"),
@@ -252,6 +257,8 @@ fn share(
         formation,
         map,
         table,
+        homes: Homes::new(cores),
+        logs_read: Arc::new(Barrier::new(usize::from(cores))),
         book,
         progress: CoreProgress::of_cores(cores),
         inboxes,
@@ -366,7 +373,10 @@ fn open_core(
         wal,
         is_new: shared.data.is_new(),
         limits: shared.limits.clone(),
-        map: Arc::clone(&shared.formation),
+        formation: Arc::clone(&shared.formation),
+        map: Arc::clone(&shared.map),
+        homes: SharedHomes::clone(&shared.homes),
+        logs_read: Arc::clone(&shared.logs_read),
         support: Arc::clone(&shared.table),
         seed: shared.seed ^ u64::from(core.get()) << 32,
         now: Clock.mono(),
@@ -401,6 +411,8 @@ fn open_core(
         links: open_links(shared, core, &hub),
         hub,
         table: Arc::clone(&shared.table),
+        homes: SharedHomes::clone(&shared.homes),
+        formation: Arc::clone(&shared.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
         map_keeper: (core == CoreId(0)).then(|| {
             MapKeeper::new(&shared.map, &shared.formation, addr, shared.limits.value_bytes_max)

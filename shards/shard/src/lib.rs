@@ -3,7 +3,7 @@
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `log_reads` reads old
 //! entries back, `relief` keeps the log short, `upkeep` is what happens a few times a second,
-//! [`split`] cuts ranges in two, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
+//! [`split`] cuts ranges in two, `orders` takes what is asked of a range, [`homes`] says which core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
 
@@ -12,9 +12,11 @@ mod admission;
 mod checkpoints;
 mod effects;
 mod files;
+pub mod homes;
 mod log_reads;
 pub mod losses;
 mod observe;
+mod orders;
 pub mod output;
 pub mod pulse;
 pub mod rebuild;
@@ -31,6 +33,7 @@ pub mod support_table;
 mod timers;
 mod upkeep;
 
+pub use homes::{Homes, SharedHomes};
 pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output, Split, Wanted};
 pub use seed::ReplicaSeed;
 pub use shard::{Shard, ShardConfig};

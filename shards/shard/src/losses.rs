@@ -43,6 +43,8 @@ pub struct Losses {
     pub destroyed: Vec<GroupId>,
     /// The whole log is gone.
     pub is_log_missing: bool,
+    /// Replicas may be lost of which nothing is known: no replica may be made here by another's word.
+    pub has_unnamed: bool,
 }
 
 impl Losses {
@@ -70,7 +72,8 @@ impl Losses {
         lost.extend(found.into_iter().map(|group| (group, incarnation)));
         let is_whole_core = recovered.damage.iter().any(|damage| damage.affected == Affected::All);
         let destroyed = if is_whole_core { Vec::new() } else { damaged };
-        Self { lost, known, news, destroyed, is_log_missing }
+        let has_unnamed = is_log_missing || recovered.suspicion.has_unnamed();
+        Self { lost, known, news, destroyed, is_log_missing, has_unnamed }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Output {
     pub splits: Vec<Split>,
     /// Replicas that others want made here: [`crate::Shard::create`].
     pub wanted: Vec<Wanted>,
+    /// Ranges wait to be cut for ids of new groups: [`crate::Shard::give_ids`].
+    pub wants_ids: bool,
 }
 
 /// A range that was cut in two. Told by each replica that applies it, also when a restart applies it
@@ -65,6 +67,7 @@ impl Output {
             && self.unreadable.is_empty()
             && self.splits.is_empty()
             && self.wanted.is_empty()
+            && !self.wants_ids
     }
 }
 

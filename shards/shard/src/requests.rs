@@ -8,6 +8,7 @@ use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
 use oarlock_store::{Batch, Request, decode, encode};
 use oarlock_types::{CoreAddr, GroupId, Guard, Index, RangeEpoch, WallMs};
 
+use crate::orders::order_of;
 use crate::replica::{PendingEntry, Queued};
 use crate::shard::Shard;
 
@@ -98,6 +99,9 @@ impl Shard {
         }
         if !replica.raft.is_leader() {
             return Err(Refusal::NotLeader { leader: replica.raft.leader() });
+        }
+        if let Some(order) = order_of(&request) {
+            return self.order(token, group, order);
         }
         let bytes = request.size_bytes();
         if request.is_read() {

@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use oarlock_codec::{GroupMessage, Record};
-use oarlock_raft::{Context, Effects, Group, GroupConfig, SnapshotMeta};
+use oarlock_raft::{Configuration, Context, Effects, Group, GroupConfig, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
 use oarlock_types::{
-    CoreAddr, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random, WallMs,
+    CoreAddr, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random, RangeBounds,
+    WallMs,
 };
 use oarlock_wal::Wal;
 
-use crate::SharedSupport;
 use crate::admission::Admission;
 use crate::checkpoints::Mark;
 use crate::files::Files;
+use crate::orders::Orders;
 use crate::output::Output;
 use crate::rebuild::{Origin, Rebuilding};
 use crate::replica::Replica;
@@ -27,6 +28,7 @@ use crate::split::Splits;
 use crate::support_changes::ChangeTracker;
 use crate::timers::Timers;
 use crate::upkeep::Upkeep;
+use crate::{SharedHomes, SharedSupport};
 
 /// What a shard is given at birth.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct ShardConfig {
     pub seed: u64,
     /// Support, as the pulses keep it for the whole node.
     pub support: SharedSupport,
+    /// Which core of the node has what.
+    pub homes: SharedHomes,
     /// Until then no replica here votes or campaigns: the node has forgotten its promises.
     /// [`Mono`] zero at a node's very first start.
     pub may_vote_from: Mono,
@@ -59,6 +63,7 @@ pub struct Shard {
     pub(crate) limits: Rc<Limits>,
     pub(crate) random: Random,
     pub(crate) support: SharedSupport,
+    pub(crate) homes: SharedHomes,
     pub(crate) may_vote_from: Mono,
     pub(crate) now: Mono,
     pub(crate) wall: WallMs,
@@ -90,6 +95,7 @@ pub struct Shard {
     pub(crate) upkeep: Upkeep,
     pub(crate) rebuilding: Rebuilding,
     pub(crate) splits: Splits,
+    pub(crate) orders: Orders,
     pub(crate) writes_acknowledged: u64,
     /// Groups that steps have touched, while somebody observes.
     pub(crate) touched: Option<Vec<GroupId>>,
@@ -99,7 +105,7 @@ impl Shard {
     /// A shard without replicas over a log that holds `wal`.
     #[must_use]
     pub fn new(config: ShardConfig, wal: Wal) -> Self {
-        let ShardConfig { addr, limits, seed, support, may_vote_from } = config;
+        let ShardConfig { addr, limits, seed, support, homes, may_vote_from } = config;
         Self {
             addr,
             random: Random::new(seed),
@@ -128,10 +134,12 @@ impl Shard {
             upkeep: Upkeep::default(),
             rebuilding: Rebuilding::default(),
             splits: Splits::default(),
+            orders: Orders::default(),
             writes_acknowledged: 0,
             touched: None,
             limits,
             support,
+            homes,
         }
     }
 
@@ -191,6 +199,19 @@ impl Shard {
     pub(crate) fn log(&mut self, record: &Record) -> Lsn {
         self.newest_lsn = self.wal.append(record);
         self.newest_lsn
+    }
+
+    /// Whether its replica here leads the group.
+    #[must_use]
+    pub fn leads(&self, group: GroupId) -> bool {
+        self.replicas.get(&group).is_some_and(|replica| replica.raft.is_leader())
+    }
+
+    /// A range's bounds, and its group's members, as its replica here has them.
+    #[must_use]
+    pub fn range(&self, group: GroupId) -> Option<(&RangeBounds, &Configuration)> {
+        let replica = self.replicas.get(&group)?;
+        Some((replica.store.bounds(), replica.raft.configuration()))
     }
 
     /// Whether a group has a replica here.

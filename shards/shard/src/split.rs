@@ -173,6 +173,7 @@ impl Shard {
                 members: birth.entry.configuration.clone(),
                 leads,
             });
+            self.cut_done(birth.entry.child);
             // The new leader's first message finds replicas only where this one came before it.
             self.with_group(birth.parent, |raft, ctx, out| raft.tell_commit(ctx, out));
             self.place(birth, leads);
@@ -187,8 +188,8 @@ impl Shard {
             self.take_up(ReplicaSeed { store, ..seed }, false);
         } else if self.replicas.get(&child).is_some_and(Replica::is_blank) {
             self.install_base(child, base, store, entry.configuration);
-        } else if self.knows_replica(child) {
-            // It has more than this already, or is to be rebuilt.
+        } else if self.knows_replica(child) || !self.homes.claim(child, self.addr.core) {
+            // It has more than this already, is to be rebuilt, or another core was asked for it first.
             self.graveyard.push(store);
         } else {
             let checkpoint = base_meta(entry.configuration);
@@ -281,8 +282,8 @@ impl Shard {
     /// Makes the states again that no checkpoint holds: that a replica was made by a split proves that the
     /// split had committed, so the cut range applies up to it. To be called at the start, when all other
     /// replicas are taken up, and those that are lost are noted. Gives those whose cut range is not
-    /// served: they are lost like it.
-    pub fn restore_split_states(&mut self) -> Vec<GroupId> {
+    /// served, with their members: they are lost like it.
+    pub fn restore_split_states(&mut self) -> Vec<(GroupId, Configuration)> {
         let mut waiting = usize::MAX;
         // One that was cut itself must be made before those that it makes.
         while self.splits.waiting.len() < waiting {
@@ -293,7 +294,8 @@ impl Shard {
                 self.with_group(parent, |raft, ctx, out| raft.was_committed(ctx, index, out));
             }
         }
-        std::mem::take(&mut self.splits.waiting).into_keys().collect()
+        let unmade = std::mem::take(&mut self.splits.waiting).into_iter();
+        unmade.map(|(group, (_, seed))| (group, seed.restored.checkpoint.configuration)).collect()
     }
 
     /// Another replica's word that one is to be made here.

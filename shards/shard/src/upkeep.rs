@@ -71,6 +71,7 @@ impl Shard {
             self.expire_outcomes(group);
         }
         self.forget_closed_lanes();
+        self.expire_orders();
         // Once a second is often enough to find them; those that are known are seen to at each tick.
         if self.upkeep.expired.is_empty() {
             let expired = self.ids.iter().copied().filter(|group| self.holds_expired(*group));

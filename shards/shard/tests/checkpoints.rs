@@ -12,7 +12,7 @@ use oarlock_raft::{
 };
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{
-    FileJob, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable,
+    FileJob, Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable,
 };
 use oarlock_store::{Batch, Command, Loader, Reply, Request, Store, encode};
 use oarlock_types::{
@@ -46,6 +46,7 @@ fn follower(limits: Limits) -> Shard {
         limits: Rc::new(limits.clone()),
         seed: 1,
         support,
+        homes: Homes::new(1),
         may_vote_from: Mono(0),
     };
     let mut shard = Shard::new(config, wal);

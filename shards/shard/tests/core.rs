@@ -10,7 +10,8 @@ use oarlock_raft::{Body, Configuration, LogPosition, Message, Rebuild};
 use oarlock_shard::rebuild::{LostReplica, RebuildError, RebuildStage};
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{
-    CheckpointFile, FileJob, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable,
+    CheckpointFile, FileJob, Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport,
+    SupportTable,
 };
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
@@ -37,7 +38,8 @@ fn shard(incarnation: u64) -> Shard {
     let wal = Wal::new(WalConfig { owner, segment_bytes, frame_bytes_max: 4 << 20 });
     let limits = Rc::new(Limits::default());
     let may_vote_from = Mono(0);
-    let config = ShardConfig { addr: HOME, limits, seed: 1, support, may_vote_from };
+    let homes = Homes::new(1);
+    let config = ShardConfig { addr: HOME, limits, seed: 1, support, homes, may_vote_from };
     let mut shard = Shard::new(config, wal);
     shard.begin_turn(Mono::from_ms(1000), WallMs(1));
     shard

@@ -82,6 +82,7 @@ fn nothing_is_lost_of_a_sound_log() {
         news: Vec::new(),
         destroyed: Vec::new(),
         is_log_missing: false,
+        has_unnamed: false,
     };
     assert_eq!(losses, nothing);
 }
@@ -97,6 +98,7 @@ fn damage_to_one_group_costs_that_group_alone() {
 #[test]
 fn damage_that_may_concern_any_group_leaves_the_log_as_it_is() {
     let losses = judge(&log(None, |file| break_frame(file, 2)), &Lost::new());
+    assert!(losses.has_unnamed);
     assert_eq!((losses.lost, losses.news), (lost_in(&[A, B, C], 5), vec![A, B, C]));
     assert_eq!(losses.destroyed, Vec::new());
 }

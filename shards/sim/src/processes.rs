@@ -1,9 +1,9 @@
 //! Processes start over what the disks hold, and end in every way: killed, or with the machine.
 
 use oarlock_raft::SPLIT_BASE;
-use oarlock_shard::SharedSupport;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
+use oarlock_shard::{Homes, SharedHomes, SharedSupport};
 use oarlock_types::{GroupId, Guard, Incarnation, Mono, NodeId};
 
 use crate::node::{Ask, CLUSTER, Core, Process};
@@ -88,6 +88,7 @@ impl World {
         mono: Mono,
     ) -> (Vec<Core>, Vec<String>) {
         let node = &mut self.nodes[n];
+        let homes = Homes::new(self.config.cores);
         let mut running = Vec::new();
         let mut told = Vec::new();
         for c in 0..usize::from(self.config.cores) {
@@ -98,6 +99,7 @@ impl World {
                 addr,
                 is_new: node.incarnation == Incarnation(1),
                 support: SharedSupport::clone(table),
+                homes: SharedHomes::clone(&homes),
                 seed: seed ^ (c as u64) << 32,
                 now: mono,
                 held: node.placed.iter().copied().filter(is_held).collect(),

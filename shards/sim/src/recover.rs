@@ -9,7 +9,7 @@ use std::time::Duration;
 use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses};
 use oarlock_shard::rebuild::{LostReplica, Origin};
-use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedSupport};
+use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
 use oarlock_types::{CoreAddr, GroupId, Incarnation, Mono, Random, RangeBounds, WallMs};
 use oarlock_wal::Recovery;
@@ -29,6 +29,7 @@ pub(crate) struct Parts<'a> {
     /// This is the very first start of the data directory.
     pub(crate) is_new: bool,
     pub(crate) support: SharedSupport,
+    pub(crate) homes: SharedHomes,
     pub(crate) seed: u64,
     pub(crate) now: Mono,
     /// The groups that have a replica on this core.
@@ -108,7 +109,7 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
     for group in parts.held.iter().copied().filter(|group| unserved.contains(group)) {
         lose(&mut shard, group);
     }
-    for group in shard.restore_split_states() {
+    for (group, _) in shard.restore_split_states() {
         lose(&mut shard, group);
     }
     shard.sweep_checkpoints(disk.files.keys().copied());
@@ -139,6 +140,7 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
         limits: Rc::new(limits.clone()),
         seed,
         support: SharedSupport::clone(&parts.support),
+        homes: SharedHomes::clone(&parts.homes),
         may_vote_from: if parts.is_new { Mono(0) } else { parts.now + boot_wait },
     };
     let mut shard = Shard::new(config, wal);

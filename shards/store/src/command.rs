@@ -233,6 +233,18 @@ pub enum Command {
         /// What shall be there.
         new: Bytes,
     },
+    /// Asks something of the range itself. It stands alone in its request, and in no log entry.
+    Order(Order),
+}
+
+/// What is asked of a range.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Order {
+    /// To be cut in two: the new group's id once that is done.
+    Split {
+        /// The first key of the new range.
+        at: Bytes,
+    },
 }
 
 impl Command {
@@ -256,6 +268,7 @@ impl Command {
                 keys.iter().map(|key| key.len() + 16).sum()
             }
             Self::Count => 0,
+            Self::Order(Order::Split { at }) => at.len(),
             Self::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
             Self::Set { key, value, .. }
             | Self::SetNx { key, value }
@@ -298,7 +311,8 @@ impl Command {
             | Self::IncrByFloat { .. }
             | Self::Expire { .. }
             | Self::Persist { .. }
-            | Self::Cas { .. } => false,
+            | Self::Cas { .. }
+            | Self::Order(_) => false,
         }
     }
 }

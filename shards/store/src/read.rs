@@ -65,7 +65,8 @@ impl Store {
             | Command::IncrByFloat { .. }
             | Command::Expire { .. }
             | Command::Persist { .. }
-            | Command::Cas { .. } => return None,
+            | Command::Cas { .. }
+            | Command::Order(_) => return None,
         };
         Some(reply)
     }

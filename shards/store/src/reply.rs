@@ -46,4 +46,10 @@ pub enum ErrorReply {
     InvalidExpire,
     /// `-BUSY` the range holds as many ONCE ids as it may
     OnceTableFull,
+    /// `ERR` what is asked of a range stands alone in its request
+    OrderNotAlone,
+    /// `ERR` the key is the first of its range: there is nothing before it to be cut off
+    NothingToSplit,
+    /// `-BUSY` the range is changing already
+    RangeIsChanging,
 }

@@ -13,7 +13,7 @@ use crate::reply::{ErrorReply, Reply};
 /// A transaction's array holds arrays of single commands; nothing nests deeper.
 const DEPTH_MAX: usize = 4;
 
-const ERRORS: [ErrorReply; 7] = [
+const ERRORS: [ErrorReply; 10] = [
     ErrorReply::NotAnInteger,
     ErrorReply::NotAFloat,
     ErrorReply::Overflow,
@@ -21,6 +21,9 @@ const ERRORS: [ErrorReply; 7] = [
     ErrorReply::ValueTooLarge,
     ErrorReply::InvalidExpire,
     ErrorReply::OnceTableFull,
+    ErrorReply::OrderNotAlone,
+    ErrorReply::NothingToSplit,
+    ErrorReply::RangeIsChanging,
 ];
 
 /// Appends `reply` to `out`.

@@ -377,6 +377,9 @@ fn name(error: ErrorReply) -> &'static str {
         ErrorReply::ValueTooLarge => "ERR string exceeds maximum allowed size (value_bytes_max)",
         ErrorReply::InvalidExpire => "ERR invalid expire time",
         ErrorReply::OnceTableFull => "BUSY the range holds as many ONCE ids as it may",
+        ErrorReply::OrderNotAlone => "ERR what is asked of a range stands alone",
+        ErrorReply::NothingToSplit => "ERR a range begins there already",
+        ErrorReply::RangeIsChanging => "BUSY the range is changing already",
     }
 }
 

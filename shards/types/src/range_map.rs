@@ -44,6 +44,13 @@ pub struct RangeDescriptor {
 }
 
 impl RangeDescriptor {
+    /// The descriptor of a range with these bounds and replicas.
+    #[must_use]
+    pub fn of_bounds(group: GroupId, bounds: RangeBounds, replicas: Vec<CoreAddr>) -> Self {
+        let RangeBounds { epoch, start, end } = bounds;
+        Self { group, epoch, start, end, replicas }
+    }
+
     /// The core of a node that has the replica, if that node has one.
     #[must_use]
     pub fn core_on(&self, node: NodeId) -> Option<CoreId> {

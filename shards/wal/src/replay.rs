@@ -159,6 +159,12 @@ pub struct Suspicion {
 }
 
 impl Suspicion {
+    /// Whether there may be such groups that nobody can name.
+    #[must_use]
+    pub fn has_unnamed(&self) -> bool {
+        self.unknown_lost
+    }
+
     /// Whether `group`, which recovery does not list, may have had a replica here: then a new one
     /// must not be made as if there had been none.
     #[must_use]

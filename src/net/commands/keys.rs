@@ -1,7 +1,7 @@
 //! Which keys a command touches. Pure.
 
 use bytes::Bytes;
-use oarlock_store::Command;
+use oarlock_store::{Command, Order};
 
 /// Calls `visit` with each key of `command`, in order. `Count` and `Scan` name none.
 pub fn for_each<'a>(command: &'a Command, mut visit: impl FnMut(&'a Bytes)) {
@@ -28,7 +28,8 @@ pub fn for_each<'a>(command: &'a Command, mut visit: impl FnMut(&'a Bytes)) {
         | Command::IncrByFloat { key, .. }
         | Command::Expire { key, .. }
         | Command::Persist { key }
-        | Command::Cas { key, .. } => visit(key),
+        | Command::Cas { key, .. }
+        | Command::Order(Order::Split { at: key }) => visit(key),
         Command::Count | Command::Scan { .. } => {}
     }
 }
@@ -76,7 +77,8 @@ pub fn held_bytes(command: &Command) -> usize {
             | Command::IncrBy { .. }
             | Command::IncrByFloat { .. }
             | Command::Expire { .. }
-            | Command::Persist { .. } => 0,
+            | Command::Persist { .. }
+            | Command::Order(_) => 0,
         }
 }
 

@@ -17,7 +17,7 @@ pub mod strings;
 pub mod table;
 
 use bytes::Bytes;
-use oarlock_store::Command;
+use oarlock_store::{Command, Order};
 use oarlock_types::{GroupId, NodeId};
 
 pub use clients::{ClientFilter, KillReply};
@@ -57,6 +57,8 @@ pub enum Parsed {
     ClientList(ClientFilter),
     /// `CLIENT KILL`.
     ClientKill(ClientFilter, KillReply),
+    /// Asks something of a range.
+    Order(Order),
     /// `OARLOCK REBUILD`.
     Rebuild {
         /// The range's group.

@@ -1,7 +1,7 @@
 //! `OARLOCK …`: what Redis has no command for. Pure.
 
 use bytes::Bytes;
-use oarlock_store::Command;
+use oarlock_store::{Command, Order};
 use oarlock_types::{GroupId, NodeId};
 
 use super::connection::{arity, unknown_subcommand};
@@ -31,6 +31,8 @@ const HELP: &[&str] = &[
     "REBUILD <range> <node>",
     "    Begin to rebuild the damaged replica of <range> on <node>, which must be the node that is asked.",
     "    OARLOCK STATUS shows under `damaged` how far it is; it is done when it is no longer there.",
+    "SPLIT <key>",
+    "    Cut the range of <key> in two, so that a range begins there; return the new range's group.",
     "STAGES",
     "    Return how long each stage of a write takes on this node: pairs of a name and a histogram in",
     "    microseconds (HdrHistogram V2), of one write in sixteen. oarlock bench --breakdown shows them.",
@@ -54,6 +56,9 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         arity(input, "oarlock|rebuild", |len| len == 4)?;
         let number = |at| u64::try_from(input.integer(at)?).map_err(|_| CommandError::NotAnInteger);
         Ok(Parsed::Rebuild { group: GroupId(number(2)?), node: NodeId(number(3)?) })
+    } else if input.is(1, "SPLIT") {
+        arity(input, "oarlock|split", |len| len == 3)?;
+        Ok(Parsed::Order(Order::Split { at: input.key(2)? }))
     } else if input.is(1, "HELP") {
         Ok(Parsed::Local(Local::Help(HELP)))
     } else if input.is(1, "SCAN") {

@@ -162,6 +162,13 @@ pub const fn store_error(error: ErrorReply) -> &'static str {
         ErrorReply::OnceTableFull => {
             "BUSY the range remembers as many ONCE ids as it may, nothing was applied; try again later"
         }
+        ErrorReply::OrderNotAlone => "ERR what is asked of a range must be asked alone",
+        ErrorReply::NothingToSplit => {
+            "ERR a range begins at that key already; nothing was changed (OARLOCK RANGES shows them)"
+        }
+        ErrorReply::RangeIsChanging => {
+            "BUSY the range is being split or moved, or has just changed leaders; try again"
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use oarlock_shard::pulse::{CoreProgress, PulseAgent, PulseConfig};
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{
-    CheckpointFile, FileDone, FileJob, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
+    CheckpointFile, FileDone, FileJob, Homes, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
     SharedSupport,
 };
 use oarlock_store::{Loader, Request, Store};
@@ -209,6 +209,7 @@ impl Node {
             limits: Rc::clone(&plan.limits),
             seed: random.next_u64(),
             support: SharedSupport::clone(table),
+            homes: Homes::new(1),
             may_vote_from: if is_new { Mono(0) } else { now + wait + drift },
         };
         let mut shard = Shard::new(config, recovered.wal);
@@ -238,10 +239,7 @@ impl Node {
         }
         for range in held {
             if lost.contains(&range.group) {
-                let peers = range.replicas.iter().map(|replica| replica.node);
-                let peers = peers.filter(|node| *node != addr.node).collect();
-                let (group, formed, files) = (range.group, plan.formed(range.group), Vec::new());
-                shard.note_lost(LostReplica { group, formed, peers, files });
+                shard.note_lost(lost_replica(range, addr, plan));
             }
             if !range.is_formed || groups.contains_key(&range.group) || lost.contains(&range.group)
             {
@@ -268,6 +266,13 @@ impl Node {
             output: Output::default(),
         }
     }
+}
+
+fn lost_replica(range: &Range, addr: CoreAddr, plan: &Plan) -> LostReplica {
+    let peers = range.replicas.iter().map(|replica| replica.node);
+    let peers = peers.filter(|node| *node != addr.node).collect();
+    let (group, formed, files) = (range.group, plan.formed(range.group), Vec::new());
+    LostReplica { group, formed, peers, files }
 }
 
 fn load(disk: &Disk, group: GroupId, checkpoint: &SnapshotMeta, mut loader: Loader) -> Store {

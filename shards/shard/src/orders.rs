@@ -1,0 +1,147 @@
+//! What operators and placement ask of a range. It comes the way of clients' requests, to whoever leads,
+//! but goes into no batch.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use oarlock_codec::Refusal;
+use oarlock_raft::ChangeError;
+use oarlock_store::{Command, ErrorReply, Order, Reply, Request};
+use oarlock_types::{GroupId, Mono};
+
+use crate::Outcome;
+use crate::shard::Shard;
+use crate::split::SplitError;
+
+/// Most ranges that wait for a new group's id.
+const CUTS_MAX: usize = 1024;
+/// How long one waits.
+const CUT_WAIT_MS: u64 = 5_000;
+
+/// A range that is to be cut.
+#[derive(Debug)]
+struct Cut {
+    group: GroupId,
+    at: Bytes,
+    /// Who hears of it.
+    token: Option<u64>,
+    since: Mono,
+}
+
+/// A cut that is proposed.
+#[derive(Debug)]
+struct Proposed {
+    parent: GroupId,
+    child: GroupId,
+    token: u64,
+}
+
+/// Orders that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    /// Ids that no group has yet.
+    ids: VecDeque<GroupId>,
+    cuts: VecDeque<Cut>,
+    proposed: Vec<Proposed>,
+}
+
+/// The order that a request is, if it is one.
+pub(crate) fn order_of(request: &Request) -> Option<&Order> {
+    match request.commands.as_slice() {
+        [Command::Order(order)] => Some(order),
+        _ => None,
+    }
+}
+
+impl Shard {
+    /// Cuts a range in two at a key as soon as there is an id for the new group; one that does not lead, or
+    /// can not be cut then, is left as it is.
+    pub fn cut_soon(&mut self, group: GroupId, at: Bytes) {
+        let is_known = self.orders.cuts.iter().any(|cut| cut.group == group);
+        if !is_known && self.orders.cuts.len() < CUTS_MAX {
+            self.orders.cuts.push_back(Cut { group, at, token: None, since: self.now });
+            self.go_on_cutting();
+        }
+    }
+
+    /// Takes ids that no other group has or will have.
+    pub fn give_ids(&mut self, ids: impl IntoIterator<Item = GroupId>) {
+        self.orders.ids.extend(ids);
+        self.go_on_cutting();
+    }
+
+    /// Takes an order for a range that is led here.
+    pub(crate) fn order(
+        &mut self,
+        token: u64,
+        group: GroupId,
+        order: &Order,
+    ) -> Result<(), Refusal> {
+        match order {
+            Order::Split { at } => {
+                if self.orders.cuts.len() >= CUTS_MAX {
+                    return Err(Refusal::Busy);
+                }
+                let (at, since) = (at.clone(), self.now);
+                self.orders.cuts.push_back(Cut { group, at, token: Some(token), since });
+                self.go_on_cutting();
+            }
+        }
+        Ok(())
+    }
+
+    fn go_on_cutting(&mut self) {
+        while !self.orders.cuts.is_empty() {
+            let Some(child) = self.orders.ids.pop_front() else {
+                self.out.wants_ids = true;
+                return;
+            };
+            let Some(Cut { group, at, token, .. }) = self.orders.cuts.pop_front() else { return };
+            match self.split(group, at, child) {
+                Ok(_) => {
+                    let proposed = token.map(|token| Proposed { parent: group, child, token });
+                    self.orders.proposed.extend(proposed);
+                }
+                Err(error) => {
+                    self.orders.ids.push_front(child);
+                    let refused = token.map(|token| (token, refused(&error)));
+                    self.out.replies.extend(refused);
+                }
+            }
+        }
+    }
+
+    /// A range was cut here.
+    pub(crate) fn cut_done(&mut self, child: GroupId) {
+        let reply = Reply::Int(i64::try_from(child.get()).unwrap_or(i64::MAX));
+        let done = self.orders.proposed.extract_if(.., |proposed| proposed.child == child);
+        self.out.replies.extend(done.map(|proposed| (proposed.token, Ok(reply.clone()))));
+    }
+
+    /// Gives up what has waited too long for an id (the meta group does not answer), and what this
+    /// replica can not see to its end since it does not lead any more.
+    pub(crate) fn expire_orders(&mut self) {
+        let mut proposed = std::mem::take(&mut self.orders.proposed);
+        let lost = proposed.extract_if(.., |proposed| !self.leads(proposed.parent));
+        let lost: Vec<u64> = lost.map(|proposed| proposed.token).collect();
+        self.orders.proposed = proposed;
+        self.out.replies.extend(lost.into_iter().map(|token| (token, Err(Refusal::Unknown))));
+        let now = self.now;
+        let is_over = |cut: &Cut| now.since(cut.since).as_millis() >= u128::from(CUT_WAIT_MS);
+        while self.orders.cuts.front().is_some_and(is_over) {
+            let token = self.orders.cuts.pop_front().and_then(|cut| cut.token);
+            self.out.replies.extend(token.map(|token| (token, Err(Refusal::Busy))));
+        }
+    }
+}
+
+fn refused(error: &SplitError) -> Outcome {
+    match error {
+        SplitError::NoSuchGroup => Err(Refusal::NoSuchGroup),
+        SplitError::Change(ChangeError::NotLeader { leader }) => {
+            Err(Refusal::NotLeader { leader: *leader })
+        }
+        SplitError::OutOfRange(_) => Ok(Reply::Error(ErrorReply::NothingToSplit)),
+        SplitError::Change(_) | SplitError::Taken => Ok(Reply::Error(ErrorReply::RangeIsChanging)),
+    }
+}

@@ -1,0 +1,159 @@
+//! `oarlock range`: shows the ranges, and cuts them by hand.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::exit::Exit;
+use super::keys::{Key, hex, key_of, shown};
+use super::table::render;
+use crate::bench::client::{Answer, Client};
+use crate::bench::cluster_map::{self, RangeRow};
+use crate::bench::processes::poll;
+use crate::bench::run::resolve;
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Show ranges, and cut them in two.
+#[derive(Args, Clone, Debug)]
+pub struct RangeArgs {
+    #[command(subcommand)]
+    command: RangeCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum RangeCommand {
+    /// Show all ranges: their bounds, groups, leaders and replicas.
+    List(ListArgs),
+    /// Cut the range of a key in two, so that a range begins at that key.
+    ///
+    /// No data is copied and clients see nothing of it. Ends with 0 once the map shows the new range, with 1 if it
+    /// cannot be cut there or is not in time.
+    Split(SplitArgs),
+}
+
+/// Whom to ask.
+#[derive(Args, Clone, Debug)]
+struct Asked {
+    /// Any node of the cluster.
+    #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+    address: String,
+}
+
+impl Asked {
+    fn client(&self) -> io::Result<Client> {
+        Client::connect(resolve(&self.address)?, REQUEST_TIMEOUT)
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+struct ListArgs {
+    #[command(flatten)]
+    asked: Asked,
+    /// Print JSON instead of a table; keys are hexadecimal.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+struct SplitArgs {
+    /// The first key of the new range, as text or as 0x and hexadecimal digits.
+    #[arg(value_name = "KEY", value_parser = key_of)]
+    key: Key,
+    #[command(flatten)]
+    asked: Asked,
+    /// How long to wait until the map shows it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    timeout_s: u64,
+}
+
+/// Runs it.
+#[must_use]
+pub fn run(args: &RangeArgs) -> Exit {
+    let (name, asked, done) = match &args.command {
+        RangeCommand::List(args) => ("list", &args.asked, list(args)),
+        RangeCommand::Split(args) => ("split", &args.asked, split(args)),
+    };
+    match done {
+        Ok(text) => {
+            super::print(&text);
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("oarlock range {name}: {}: {error}", asked.address);
+            Exit::Failed
+        }
+    }
+}
+
+fn list(args: &ListArgs) -> io::Result<String> {
+    let ranges = cluster_map::ranges(&mut args.asked.client()?)?;
+    if args.json {
+        let rows: Vec<_> = ranges.iter().map(document).collect();
+        return Ok(format!("{:#}\n", json!(rows)));
+    }
+    let rows: Vec<Vec<String>> = ranges.iter().map(cells).collect();
+    let version = version_of(&ranges);
+    let table = render(&["group", "from", "to", "epoch", "leader", "replicas"], &rows);
+    Ok(format!("{table}\n{} ranges, version {version} of the map\n", ranges.len()))
+}
+
+fn version_of(ranges: &[RangeRow]) -> u64 {
+    ranges.first().map_or(0, |range| range.map_version)
+}
+
+fn cells(range: &RangeRow) -> Vec<String> {
+    let replicas: Vec<String> = range.replicas.iter().map(|node| format!("n{node}")).collect();
+    vec![
+        range.group.to_string(),
+        shown(&range.start),
+        shown(&range.end),
+        range.epoch.to_string(),
+        if range.leader == 0 { "none".to_owned() } else { format!("n{}", range.leader) },
+        replicas.join(" "),
+    ]
+}
+
+fn document(range: &RangeRow) -> serde_json::Value {
+    json!({
+        "group": range.group,
+        "start": hex(&range.start),
+        "end": hex(&range.end),
+        "epoch": range.epoch,
+        "leader": range.leader,
+        "replicas": range.replicas,
+    })
+}
+
+fn split(args: &SplitArgs) -> io::Result<String> {
+    let mut client = args.asked.client()?;
+    let begun = Instant::now();
+    let timeout = Duration::from_secs(args.timeout_s);
+    let Key(key) = &args.key;
+    let version = version_of(&cluster_map::ranges(&mut client)?);
+    let group = poll("the range to be cut", timeout, || {
+        let answer = client.call(&[b"OARLOCK", b"SPLIT", key])?;
+        if let Answer::Int(group) = answer {
+            return Ok(Ok(group));
+        }
+        // What is only busy can soon be cut.
+        let is_busy = answer.error_kind() == Some("BUSY");
+        if is_busy {
+            Ok(Err(answer.to_string()))
+        } else {
+            Err(io::Error::other(answer.to_string()))
+        }
+    })?;
+    let left = timeout.saturating_sub(begun.elapsed());
+    let range = poll("the new range in the map", left, || {
+        let ranges = cluster_map::ranges(&mut client)?;
+        let is_newer = version_of(&ranges) > version;
+        let new = ranges.into_iter().find(|range| is_newer && range.start == *key);
+        Ok(new.ok_or_else(|| "the map does not show it yet".to_owned()))
+    })?;
+    let (from, to) = (shown(&range.start), shown(&range.end));
+    Ok(format!("group {group} has the keys from {from} to {to} now\n"))
+}

@@ -1,0 +1,139 @@
+//! Ranges of a running cluster that are cut in two: under load, while nodes die and come back, and nothing
+//! that was acknowledged is lost.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use common::{Cluster, Load, Options, PROGRAM, Shape, call_until_ok, eventually};
+use oarlock::bench::client::Answer;
+use oarlock::bench::cluster_map::{self, RangeRow};
+
+fn ranges_on(cluster: &Cluster, node: u64) -> Result<Vec<RangeRow>, String> {
+    let mut client = cluster.local.node(node).client().map_err(|error| error.to_string())?;
+    cluster_map::ranges(&mut client).map_err(|error| error.to_string())
+}
+
+/// Waits until these nodes all have the same map of so many ranges, each of which somebody leads.
+#[track_caller]
+fn wait_for_ranges(cluster: &Cluster, nodes: &[u64], count: usize) -> Vec<RangeRow> {
+    let of_map =
+        |range: &RangeRow| (range.group, range.start.clone(), range.end.clone(), range.epoch);
+    eventually("the same map on all nodes", || {
+        let ranges = ranges_on(cluster, nodes[0])?;
+        for node in &nodes[1..] {
+            let other = ranges_on(cluster, *node)?;
+            if !other.iter().map(of_map).eq(ranges.iter().map(of_map)) {
+                return Err(format!("node {node} has {} ranges", other.len()));
+            }
+        }
+        let led = ranges.iter().filter(|range| range.leader != 0).count();
+        if (ranges.len(), led) != (count, count) {
+            return Err(format!("{} ranges, {led} of them led", ranges.len()));
+        }
+        Ok(ranges)
+    })
+}
+
+fn split(cluster: &Cluster, nodes: &[u64], key: &[u8]) {
+    let answer = call_until_ok(cluster, nodes, &[b"OARLOCK", b"SPLIT", key]);
+    assert!(matches!(answer, Answer::Int(2..)), "{answer}");
+}
+
+/// The ranges follow each other without a gap from the first key to the last, with groups of their own.
+fn assert_whole(ranges: &[RangeRow]) {
+    assert!(ranges[0].start.is_empty() && ranges[ranges.len() - 1].end.is_empty());
+    for pair in ranges.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start);
+    }
+    let groups: BTreeSet<u64> = ranges.iter().map(|range| range.group).collect();
+    assert_eq!(groups.len(), ranges.len());
+}
+
+fn cluster(name: &str) -> Cluster {
+    Cluster::start(name, Options { ranges: 1, ..Options::default() })
+}
+
+#[test]
+fn ranges_are_cut_under_load_while_nodes_die() {
+    let mut cluster = cluster("ranges-cut");
+    let load = Load::start(&cluster, &Shape::default());
+    load.progress(500);
+    for (key, node) in [(0x80_u8, 1), (0x40, 2), (0xc0, 3), (0x20, 1)] {
+        split(&cluster, &[node], &[key]);
+        load.progress(200);
+    }
+    assert_whole(&wait_for_ranges(&cluster, &[1, 2, 3], 5));
+    // A node that was away while ranges were cut, and cut again, comes to all of them.
+    cluster.kill(3);
+    split(&cluster, &[1, 2], &[0x60]);
+    split(&cluster, &[2, 1], &[0x70]);
+    load.progress(500);
+    cluster.restart(3);
+    let ranges = wait_for_ranges(&cluster, &[1, 2, 3], 7);
+    assert_whole(&ranges);
+    load.progress(500);
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+    for node in 1..=3 {
+        cluster.eventually("a replica of each range", |local| {
+            let status = cluster_map::status(&mut local.node(node).client().unwrap()).unwrap();
+            let held: BTreeSet<u64> = status.groups.iter().map(|group| group.group).collect();
+            let missing = ranges.iter().filter(|range| !held.contains(&range.group)).count();
+            if missing == 0 { Ok(()) } else { Err(format!("node {node} lacks {missing}")) }
+        });
+    }
+}
+
+#[test]
+fn a_cut_survives_the_death_of_all_nodes() {
+    let mut cluster = cluster("ranges-power");
+    let shape = Shape { keys: 300, ..Shape::default() };
+    let mut load = Load::start(&cluster, &shape);
+    for round in 0..3_u8 {
+        load.progress(300);
+        split(&cluster, &[1, 2, 3], &[0x40 + round * 0x20]);
+        cluster.kill_all();
+        let (recorded, _) = load.stop();
+        for node in 1..=3 {
+            cluster.restart(node);
+        }
+        assert_whole(&wait_for_ranges(&cluster, &[1, 2, 3], 2 + usize::from(round)));
+        load = Load::go_on(&cluster, &shape, recorded);
+    }
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+}
+
+#[test]
+fn what_can_not_be_cut_is_said() {
+    let cluster = cluster("ranges-wrong");
+    let range = |args: &[&str]| {
+        let address = cluster.local.node(2).client_address.to_string();
+        let output =
+            Command::new(PROGRAM).arg("range").args(args).args(["--addr", &address]).output();
+        let output = output.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, text) = range(&["split", "m"]);
+    assert_eq!((code, text.as_str()), (Some(0), "group 2 has the keys from m to - now\n"));
+    let (code, text) = range(&["split", "m"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("a range begins at that key already"), "{text}");
+    let (code, text) = range(&["split", "0xf"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("pairs of hexadecimal digits"), "{text}");
+    let (code, text) = range(&["list"]);
+    assert_eq!(code, Some(0));
+    assert!(text.contains("2 ranges, version 2 of the map"), "{text}");
+    let mut client = cluster.client(1);
+    let mut call = |args: &[&[u8]]| client.call(args).unwrap().to_string();
+    assert!(call(&[b"OARLOCK", b"SPLIT"]).contains("wrong number of arguments"));
+    assert_eq!(call(&[b"MULTI"]), "OK");
+    assert!(call(&[b"OARLOCK", b"SPLIT", b"x"]).contains("error"));
+    assert!(call(&[b"EXEC"]).contains("EXECABORT"));
+}
