@@ -2,7 +2,7 @@
 //! read by people too, and open to what later versions add. Pure.
 
 use oarlock_types::range_map::Range;
-use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeDescriptor, RangeEpoch};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Index, NodeId, RangeDescriptor, RangeEpoch};
 use serde::{Deserialize, Serialize};
 
 /// The fields, in their order. Keys are hexadecimal digits.
@@ -10,10 +10,18 @@ use serde::{Deserialize, Serialize};
 struct Text {
     group: u64,
     epoch: u64,
+    /// Absent in what older versions wrote.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    configured: u64,
     start: String,
     end: Option<String>,
     /// Pairs of a node and its core.
     replicas: Vec<(u64, u16)>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The text of a range.
@@ -22,6 +30,7 @@ pub fn write(range: &Range<'_>) -> String {
     let text = Text {
         group: range.group.get(),
         epoch: range.epoch.get(),
+        configured: range.configured.get(),
         start: hex(range.start),
         end: range.end.map(hex),
         replicas: range.replicas.iter().map(|at| (at.node.get(), at.core.get())).collect(),
@@ -41,6 +50,7 @@ pub fn read(text: &[u8]) -> Option<RangeDescriptor> {
     Some(RangeDescriptor {
         group: GroupId(text.group),
         epoch: RangeEpoch(text.epoch),
+        configured: Index(text.configured),
         start: unhex(&text.start)?.into(),
         end,
         replicas: text.replicas.into_iter().map(replica).collect(),
@@ -74,6 +84,7 @@ mod tests {
         let mut range = RangeDescriptor {
             group: GroupId(7),
             epoch: RangeEpoch(3),
+            configured: Index(0),
             start: Bytes::from_static(b"a\0\xff"),
             end: Some(Bytes::from_static(b"b")),
             replicas: vec![at(1, 0), at(3, 2)],

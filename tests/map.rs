@@ -12,7 +12,9 @@ use common::{Cluster, Options, eventually};
 use oarlock::bench::client::{Answer, Client};
 use oarlock::bench::cluster_map;
 use oarlock::disk::map_copy;
-use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeDescriptor, RangeEpoch, RangeMap};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Index, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
+};
 
 const NODE: u64 = 2;
 
@@ -22,6 +24,7 @@ fn before_all_splits() -> RangeMap {
     let range = |group, epoch| RangeDescriptor {
         group,
         epoch: RangeEpoch(epoch),
+        configured: Index(0),
         start: Bytes::new(),
         end: None,
         replicas: replicas.clone().collect(),

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
-use oarlock_raft::Configuration;
+use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
 use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, Split, Wanted};
-use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeDescriptor, RangeMap};
+use oarlock_types::{
+    CoreAddr, CoreId, FastMap, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor, RangeMap,
+};
 
 use super::clock::Clock;
 use super::counters::Counters;
@@ -527,6 +529,9 @@ impl Driver {
                 self.tell_range(group);
             }
         }
+        for group in output.settled.drain(..) {
+            self.tell_range(group);
+        }
         self.kept.output = output;
         // Outcomes of this turn go out with this turn, but last: other nodes and cores have work to
         // do meanwhile, and every reply costs a system call.
@@ -600,33 +605,52 @@ impl Driver {
     fn tell_split(&mut self, split: Split) {
         let Split { parent, child, members, .. } = split;
         tracing::info!("{}: {} is cut in two, {} begins there", self.addr, parent.0, child.0);
-        let replicas = self.places(parent.0, &members);
-        let of = |(group, bounds)| RangeDescriptor::of_bounds(group, bounds, replicas.clone());
-        let (propose, change) = (self.shard.leads(parent.0), vec![of(parent), of(child)]);
+        let propose = self.shard.leads(parent.0);
+        // Members may have begun to change since: then whoever leads tells of it when they have.
+        let (configured, now) = match self.shard.range(parent.0) {
+            Some((_, configured, now)) => (configured, now.clone()),
+            None => (Index(0), members.clone()),
+        };
+        let left = self.places(parent.0, &now);
+        let right = self.places(parent.0, &members);
+        let change = vec![
+            RangeDescriptor::of_bounds(parent.0, parent.1, configured, left),
+            RangeDescriptor::of_bounds(child.0, child.1, SPLIT_BASE.index, right),
+        ];
         self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
     }
 
-    /// A range that is led here from now on tells of itself if the map has an older version of it: whoever
-    /// led it before may not have come to it.
+    /// A range tells of itself if the map has an older version of it: whoever led it before may not have
+    /// come to it.
     fn tell_range(&mut self, group: GroupId) {
-        let Some((bounds, members)) = self.shard.range(group) else { return };
-        let map = Arc::clone(self.front.borrow().router.map());
-        if group == GroupId::META || map.epoch(&bounds.start) >= bounds.epoch {
+        let Some((bounds, configured, members)) = self.shard.range(group) else { return };
+        if !self.is_news(group, bounds, configured) {
             return;
         }
         let (bounds, replicas) = (bounds.clone(), self.places(group, members));
-        let change = vec![RangeDescriptor::of_bounds(group, bounds, replicas)];
+        let change = vec![RangeDescriptor::of_bounds(group, bounds, configured, replicas)];
         self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose: true });
     }
 
-    /// Where the members of a group are, as far as this node knows: they are where the map has them, or else
+    fn is_news(&self, group: GroupId, bounds: &RangeBounds, configured: Index) -> bool {
+        let front = self.front.borrow();
+        let map = front.router.map();
+        match map.group(group) {
+            Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
+            None => map.epoch(&bounds.start) < bounds.epoch,
+        }
+    }
+
+    /// Where the members of a group are: where they were heard from, or else where the map has them, or else
     /// on the core of the same number as here.
     fn places(&self, group: GroupId, members: &Configuration) -> Vec<CoreAddr> {
         let map = Arc::clone(self.front.borrow().router.map());
         let known = map.group(group);
         let place = |node| {
-            let core = known.and_then(|range| range.core_on(node)).unwrap_or(self.addr.core);
-            CoreAddr::new(node, core)
+            let known = known.and_then(|range| range.core_on(node));
+            let own = (node == self.addr.node).then_some(self.addr.core);
+            let heard = own.or_else(|| self.shard.core_of_member(group, node));
+            CoreAddr::new(node, heard.or(known).unwrap_or(self.addr.core))
         };
         members.members().map(place).collect()
     }

@@ -47,7 +47,7 @@ pub fn locate<'m>(map: &'m RangeMap, request: &Request) -> Option<Place<'m>> {
 #[cfg(test)]
 mod tests {
     use oarlock_store::Watch;
-    use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeDescriptor, RangeEpoch};
+    use oarlock_types::{CoreAddr, CoreId, GroupId, Index, NodeId, RangeDescriptor, RangeEpoch};
 
     use super::*;
 
@@ -57,6 +57,7 @@ mod tests {
         let range = |group, start, end: Option<&'static str>| RangeDescriptor {
             group: GroupId(group),
             epoch: RangeEpoch(2),
+            configured: Index(0),
             start: key(start),
             end: end.map(key),
             replicas: vec![CoreAddr::new(NodeId(1), CoreId(0))],

@@ -346,7 +346,7 @@ impl MapKeeper {
         }
         // What another change of the same writing has overtaken is not even written.
         let is_alive = |range: &RangeDescriptor| {
-            map.group(range.group).is_some_and(|known| known.epoch == range.epoch)
+            map.group(range.group).is_some_and(|known| known == range.as_range())
         };
         change.ranges.retain(is_alive);
         change.gone = self.gone(&map, &change.ranges);

@@ -43,6 +43,8 @@ pub struct Effects {
     pub snapshot_writes: Vec<SnapshotWrite>,
     /// Role, term or known leader changed: pending requests and hints must be looked at.
     pub status_changed: bool,
+    /// A configuration has committed.
+    pub settled: bool,
 }
 
 impl Effects {
@@ -58,6 +60,7 @@ impl Effects {
         self.snapshot_reads.clear();
         self.snapshot_writes.clear();
         self.status_changed = false;
+        self.settled = false;
     }
 }
 

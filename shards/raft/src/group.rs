@@ -363,6 +363,7 @@ impl Group {
         }
         let settled = self.configurations.partition_point(|(at, _)| *at <= self.commit);
         self.configurations.drain(..settled.saturating_sub(1));
+        out.settled |= settled > 1;
     }
 
     /// Gives memory back: what is applied, durable, and needed by no follower that can be reached,
@@ -483,6 +484,19 @@ impl Group {
     /// force.
     pub fn open_configurations(&self) -> impl Iterator<Item = &Configuration> {
         self.configurations.iter().map(|(_, configuration)| configuration)
+    }
+
+    /// The members by what is committed, and the entry that made them so; `None` while they change.
+    #[must_use]
+    pub fn settled_members(&self) -> Option<(Index, &Configuration)> {
+        let (at, members) = self.configurations.first()?;
+        (*at <= self.commit && !members.is_joint()).then_some((*at, members))
+    }
+
+    /// The newest entry of its log that this replica knows to say who the members are.
+    #[must_use]
+    pub fn configured(&self) -> Index {
+        self.configurations.last().expect("invariant: one is always in force").0
     }
 
     /// What a checkpoint of the applied state says, but for its length.

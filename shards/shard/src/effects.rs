@@ -33,6 +33,9 @@ impl Shard {
         }
         self.settle_reads(&mut effects.reads);
         let status_changed = std::mem::take(&mut effects.status_changed);
+        if std::mem::take(&mut effects.settled) {
+            self.out.settled.push(group);
+        }
         let log_reads = std::mem::take(&mut effects.log_reads);
         let snapshot_reads = std::mem::take(&mut effects.snapshot_reads);
         let snapshot_writes = std::mem::take(&mut effects.snapshot_writes);
@@ -76,7 +79,10 @@ impl Shard {
     /// Messages of one frame from another node's core, in order.
     pub fn messages(&mut self, from: CoreAddr, messages: Vec<GroupMessage>) {
         for GroupMessage { group, message } in messages {
-            if let Some(replica) = self.replicas.get(&group) {
+            if let Some(replica) = self.replicas.get_mut(&group) {
+                if matches!(message.body, Body::AppendReply(_)) {
+                    replica.note_core(from);
+                }
                 // While a received checkpoint's mark is on its way to the disk the old log must not
                 // grow: what is said now is lost, as messages may be.
                 if !replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked()) {

@@ -3,7 +3,7 @@
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `log_reads` reads old
 //! entries back, `relief` keeps the log short, `upkeep` is what happens a few times a second,
-//! [`split`] cuts ranges in two, `orders` takes what is asked of a range, [`homes`] says which core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
+//! [`split`] cuts ranges in two, [`moves`] brings replicas to other nodes, `orders` takes what is asked of a range, [`homes`] says which core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
 
@@ -15,6 +15,7 @@ mod files;
 pub mod homes;
 mod log_reads;
 pub mod losses;
+pub mod moves;
 mod observe;
 mod orders;
 pub mod output;

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use oarlock_codec::Refusal;
-use oarlock_raft::ChangeError;
+use oarlock_raft::{ChangeError, TransferError};
 use oarlock_store::{Command, ErrorReply, Order, Reply, Request};
-use oarlock_types::{GroupId, Mono};
+use oarlock_types::{GroupId, Mono, NodeId};
 
 use crate::Outcome;
+use crate::moves::MoveStep;
 use crate::shard::Shard;
 use crate::split::SplitError;
 
@@ -85,6 +86,30 @@ impl Shard {
                 let (at, since) = (at.clone(), self.now);
                 self.orders.cuts.push_back(Cut { group, at, token: Some(token), since });
                 self.go_on_cutting();
+            }
+            Order::Place { voters } => {
+                let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+                let step = match self.place_voters(group, &voters) {
+                    Ok(MoveStep::Done) => Reply::Ok,
+                    Ok(step) => Reply::Simple(step.to_string()),
+                    Err(ChangeError::NotLeader { leader }) => {
+                        return Err(Refusal::NotLeader { leader });
+                    }
+                    Err(error) => Reply::Simple(error.to_string()),
+                };
+                self.out.replies.push((token, Ok(step)));
+            }
+            Order::Transfer { to } => {
+                let to = NodeId(*to);
+                let step = match self.transfer(group, Some(to)) {
+                    _ if to == self.addr.node => Reply::Ok,
+                    Ok(to) => Reply::Simple(MoveStep::HandingOver(to).to_string()),
+                    Err(TransferError::NotLeader { leader }) => {
+                        return Err(Refusal::NotLeader { leader });
+                    }
+                    Err(error) => Reply::Simple(error.to_string()),
+                };
+                self.out.replies.push((token, Ok(step)));
             }
         }
         Ok(())

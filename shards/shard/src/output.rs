@@ -25,6 +25,8 @@ pub struct Output {
     pub unreadable: Vec<GroupId>,
     /// Ranges that were cut in two.
     pub splits: Vec<Split>,
+    /// Groups whose members have settled since: [`crate::Shard::range`] tells them.
+    pub settled: Vec<GroupId>,
     /// Replicas that others want made here: [`crate::Shard::create`].
     pub wanted: Vec<Wanted>,
     /// Ranges wait to be cut for ids of new groups: [`crate::Shard::give_ids`].
@@ -39,7 +41,7 @@ pub struct Split {
     pub parent: (GroupId, RangeBounds),
     /// The new range.
     pub child: (GroupId, RangeBounds),
-    /// The members of both.
+    /// The members of the new range, which are those of the cut one when it was cut.
     pub members: Configuration,
     /// This replica led the one and now leads the other.
     pub leads: bool,
@@ -66,6 +68,7 @@ impl Output {
             && self.leaders.is_empty()
             && self.unreadable.is_empty()
             && self.splits.is_empty()
+            && self.settled.is_empty()
             && self.wanted.is_empty()
             && !self.wants_ids
     }

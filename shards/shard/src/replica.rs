@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oarlock_raft::{Group, LogPosition, ProgressState, SnapshotMeta};
 use oarlock_store::{Request, Store};
-use oarlock_types::{Index, Mono, WallMs};
+use oarlock_types::{CoreAddr, Index, Mono, WallMs};
 
 use crate::checkpoints::Making;
 use crate::rebuild::{Origin, Rebuilt, SplitBase};
@@ -20,6 +20,8 @@ pub(crate) struct Replica {
     pub(crate) store: Store,
     /// Set if it was rebuilt.
     pub(crate) rebuilt: Option<Rebuilt>,
+    /// The cores that other members were heard from.
+    pub(crate) heard_from: Vec<CoreAddr>,
     /// Set if a split made its state, which no checkpoint holds yet.
     pub(crate) base: Option<SplitBase>,
     /// The deadline that the timers know of; never later than the group's own.
@@ -74,6 +76,7 @@ impl Replica {
             raft,
             store,
             rebuilt: None,
+            heard_from: Vec::new(),
             base,
             armed,
             applied,
@@ -97,6 +100,14 @@ impl Replica {
             && !is_receiving
             && self.rebuilt.is_none()
             && self.store.bounds().epoch.get() == 0
+    }
+
+    /// Notes on which core another member's replica is.
+    pub(crate) fn note_core(&mut self, from: CoreAddr) {
+        match self.heard_from.iter_mut().find(|known| known.node == from.node) {
+            Some(known) => *known = from,
+            None => self.heard_from.push(from),
+        }
     }
 
     /// How it came to be, as its creation in the log says.
@@ -136,9 +147,7 @@ mod tests {
         Restored,
     };
     use oarlock_store::StoreLimits;
-    use oarlock_types::{
-        CoreAddr, CoreId, GroupId, Incarnation, Limits, NodeId, SupportEpoch, Term,
-    };
+    use oarlock_types::{CoreId, GroupId, Incarnation, Limits, NodeId, SupportEpoch, Term};
 
     use super::*;
     use crate::support_table::{SupportTable, TableConfig};

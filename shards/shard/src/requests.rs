@@ -27,11 +27,11 @@ pub(crate) type LaneKey = (CoreAddr, u64, GroupId);
 /// A read that waits for its barrier.
 #[derive(Debug)]
 pub(crate) struct WaitingRead {
-    token: u64,
-    group: GroupId,
+    pub(crate) token: u64,
+    pub(crate) group: GroupId,
     epoch: RangeEpoch,
     request: Request,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Shard {

@@ -10,8 +10,8 @@ use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Configuration, Context, Effects, Group, GroupConfig, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
 use oarlock_types::{
-    CoreAddr, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random, RangeBounds,
-    WallMs,
+    CoreAddr, CoreId, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random,
+    RangeBounds, WallMs,
 };
 use oarlock_wal::Wal;
 
@@ -207,11 +207,20 @@ impl Shard {
         self.replicas.get(&group).is_some_and(|replica| replica.raft.is_leader())
     }
 
-    /// A range's bounds, and its group's members, as its replica here has them.
+    /// A range's bounds, and its group's members with the entry that made them so, by what its replica
+    /// here has applied; `None` while the members change.
     #[must_use]
-    pub fn range(&self, group: GroupId) -> Option<(&RangeBounds, &Configuration)> {
+    pub fn range(&self, group: GroupId) -> Option<(&RangeBounds, Index, &Configuration)> {
         let replica = self.replicas.get(&group)?;
-        Some((replica.store.bounds(), replica.raft.configuration()))
+        let (configured, members) = replica.raft.settled_members()?;
+        Some((replica.store.bounds(), configured, members))
+    }
+
+    /// The core on which a member's replica is, as far as it was heard from.
+    #[must_use]
+    pub fn core_of_member(&self, group: GroupId, node: NodeId) -> Option<CoreId> {
+        let heard_from = &self.replicas.get(&group)?.heard_from;
+        heard_from.iter().find(|at| at.node == node).map(|at| at.core)
     }
 
     /// Whether a group has a replica here.
@@ -280,6 +289,7 @@ impl Shard {
                 Some((_, Mark::Made(group))) => self.made(group),
                 Some((_, Mark::Received(group))) => self.install(group),
                 Some((_, Mark::Begun(group))) => self.begun(group),
+                Some((_, Mark::Destroyed(group, file))) => self.destroyed(group, file),
                 None => break,
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId};
 
-use crate::faults::Fault;
+use crate::faults::{Fault, Trouble};
 use crate::random::Stream;
 use crate::ranges::family;
 
@@ -247,6 +247,12 @@ impl Config {
     /// All nodes.
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=self.nodes).map(NodeId)
+    }
+
+    /// Whether replicas move to other nodes, and end where they were.
+    #[must_use]
+    pub fn has_moves(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault.trouble, Trouble::Move(_)))
     }
 
     /// All groups of the formation.

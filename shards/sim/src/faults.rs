@@ -90,6 +90,8 @@ pub enum Trouble {
     Members(GroupId),
     /// A group's range is cut in two.
     Cut(GroupId),
+    /// A replica of a group moves to another node.
+    Move(GroupId),
 }
 
 impl Trouble {
@@ -134,6 +136,7 @@ impl Trouble {
             | Self::WallJump(..)
             | Self::Transfer(_)
             | Self::Members(_)
+            | Self::Move(_)
             | Self::Cut(_) => None,
         }
     }

@@ -21,6 +21,7 @@ mod links;
 mod node;
 pub mod oracle;
 pub mod page;
+mod placing;
 mod processes;
 mod pulses;
 mod random;

@@ -10,8 +10,8 @@ use oarlock_shard::support_table::SupportTable;
 use oarlock_shard::{FileDone, FileJob, JobToken, Output, Shard, SharedSupport, Wanted};
 use oarlock_store::Request;
 use oarlock_types::{
-    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Lsn, Mono, NodeId, RangeEpoch,
-    SegmentId, WallMs,
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Lsn, Mono, NodeId,
+    RangeEpoch, SegmentId, WallMs,
 };
 use oarlock_wal::{Owner, WalConfig};
 
@@ -97,6 +97,13 @@ pub(crate) enum Ask {
     },
     /// A lost replica that shall be rebuilt.
     Rebuild(GroupId),
+    /// The next step towards these voters.
+    Place {
+        group: GroupId,
+        voters: Vec<NodeId>,
+    },
+    /// A replica that is no member any more.
+    Destroy(GroupId, Index),
 }
 
 /// A job of the disk's worker.
@@ -132,6 +139,9 @@ pub(crate) struct Core {
     pub(crate) touched: Vec<GroupId>,
     /// What operators' wishes came to, for the trace.
     pub(crate) granted: Vec<String>,
+    /// Groups whose voters are those that were asked for, and those whose replica has ended.
+    pub(crate) placed: Vec<GroupId>,
+    pub(crate) destroyed: Vec<GroupId>,
 }
 
 impl Core {
@@ -155,6 +165,8 @@ impl Core {
             output: Output::default(),
             touched: Vec::new(),
             granted: Vec::new(),
+            placed: Vec::new(),
+            destroyed: Vec::new(),
         }
     }
 }

@@ -95,7 +95,8 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         }
     }
     for group in ours {
-        if !known.contains(&group) && !disk.lost.contains_key(&group) {
+        let is_here = parts.held.contains(&group);
+        if is_here && !known.contains(&group) && !disk.lost.contains_key(&group) {
             shard.add_replica(form(parts, group, spread, &mut random), true);
         }
     }

@@ -47,7 +47,29 @@ pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
         }
     }
     draw_cuts(config, until_us, seed, &mut faults);
+    if !spoils {
+        draw_moves(config, until_us, seed, &mut faults);
+    }
     faults
+}
+
+/// In half of the seeds with a node to spare, and disks that stay what they are, replicas move to other
+/// nodes. Drawn apart from the rest, too.
+fn draw_moves(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault>) {
+    let mut random = Stream::new(seed, 8);
+    if config.nodes <= config.replicas || random.per_mille(500) {
+        return;
+    }
+    let interval_us = [100_000, 500_000, 2_000_000][random.place(3)];
+    let mut at_us = 200_000;
+    loop {
+        at_us += random.within(1, 2 * interval_us);
+        if at_us >= until_us {
+            return;
+        }
+        let trouble = Trouble::Move(GroupId(1 + random.below(config.groups)));
+        faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
+    }
 }
 
 /// In half of the seeds ranges are cut, one now and then or all of them at once. Drawn apart from the

@@ -108,6 +108,10 @@ impl World {
                 self.change_members(group);
             }
             Trouble::Cut(group) => self.cut_somewhere(*group),
+            Trouble::Move(group) => {
+                let group = self.relative(*group);
+                self.move_somewhere(group);
+            }
         }
     }
 
@@ -158,6 +162,7 @@ impl World {
             | Trouble::WallJump(..)
             | Trouble::Transfer(_)
             | Trouble::Members(_)
+            | Trouble::Move(_)
             | Trouble::Cut(_) => {}
         }
     }
@@ -317,7 +322,12 @@ impl World {
         if kind >= 2 && voters.len() > least {
             voters.retain(|node| *node != leaves);
         }
-        self.ask(leader, group, Ask::Members { group, voters, learners });
+        if self.config.has_moves() {
+            // Replicas that have left are ended: who joins must learn first.
+            self.bring_to(group, voters);
+        } else {
+            self.ask(leader, group, Ask::Members { group, voters, learners });
+        }
     }
 
     /// All faults end: ways are free, disks sound and quick, every process runs.

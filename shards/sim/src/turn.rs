@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
+use oarlock_shard::moves::MoveStep;
 use oarlock_shard::rebuild::RebuildStage;
 use oarlock_shard::{Output, Shard, Split};
 use oarlock_types::{GroupId, Mono, NodeId, RangeBounds, WallMs};
@@ -91,6 +92,16 @@ impl Core {
                 let result = self.shard.split(group, at, child);
                 self.granted.push(format!("{group} is cut, {child}: {result:?}"));
             }
+            Ask::Place { group, voters } => match self.shard.place_voters(group, &voters) {
+                Ok(MoveStep::Done) => self.placed.push(group),
+                step => self.granted.push(format!("{group} is to have {voters:?}: {step:?}")),
+            },
+            Ask::Destroy(group, configured) => {
+                if self.shard.destroy(group, configured) {
+                    self.destroyed.push(group);
+                    self.granted.push(format!("{group} has no replica here any more"));
+                }
+            }
             Ask::Rebuild(group) => {
                 let result = self.shard.rebuild(group);
                 self.granted.push(format!("{group} is rebuilt: {result:?}"));
@@ -153,11 +164,16 @@ impl World {
         core.progress.loop_counter += 1;
         let jobs = core.step(&self.config, disk, mono, wall);
         let turned = core.finish(life, jobs);
+        let placed = std::mem::take(&mut core.placed);
+        let destroyed = std::mem::take(&mut core.destroyed);
         let granted = std::mem::take(&mut core.granted);
         for text in granted {
             self.tell(NodeId(n as u64 + 1), || text);
         }
+        placed.iter().for_each(|group| self.placing.done(*group));
+        self.note_destroyed(n, &destroyed);
         self.note_splits(n, &turned.output.splits);
+        self.note_settled(n, c, &turned.output.settled);
         self.look(n, c);
         self.carry_out(n, c, turned);
         self.wake_at(n, c, now + BEAT_US);
@@ -246,6 +262,7 @@ impl World {
         }
         output.leaders.clear();
         output.splits.clear();
+        output.settled.clear();
         for wanted in output.wanted.drain(..) {
             self.ask(id, wanted.group, Ask::Create(wanted));
         }

@@ -270,6 +270,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::Transfer(group) => format!("{group} is asked to change its leader"),
         Trouble::Members(group) => format!("{group} is asked to change its members"),
         Trouble::Cut(group) => format!("{group} is asked to cut its range in two"),
+        Trouble::Move(group) => format!("a replica of {group} is asked to move to another node"),
     }
 }
 
@@ -303,6 +304,8 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::LoseFiles(at) => ("disk", vec![at.node]),
         Trouble::DiskFull(node) => ("disk", vec![*node]),
         Trouble::ClockRate(node, _) | Trouble::WallJump(node, _) => ("clock", vec![*node]),
-        Trouble::Transfer(_) | Trouble::Members(_) | Trouble::Cut(_) => ("order", Vec::new()),
+        Trouble::Transfer(_) | Trouble::Members(_) | Trouble::Cut(_) | Trouble::Move(_) => {
+            ("order", Vec::new())
+        }
     }
 }

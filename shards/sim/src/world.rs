@@ -18,6 +18,7 @@ use crate::config::{Config, Weather};
 use crate::links::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
+use crate::placing::{PLACE_INTERVAL_US, Placing};
 use crate::pulses::Datagram;
 use crate::random::Stream;
 use crate::ranges::Ranges;
@@ -48,6 +49,7 @@ pub(crate) enum Event {
     FaultEnds { place: usize },
     Start { n: usize, life: u64 },
     Rebuild { n: usize, life: u64 },
+    Place,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,7 @@ pub struct World {
     /// Which range has which keys, by the newest word.
     pub ranges: Ranges,
     pub(crate) oracle: Oracle,
+    pub(crate) placing: Placing,
     /// What happened, if the run is traced.
     pub trace: Trace,
     /// Chance of the network, the disks, and the nodes.
@@ -154,6 +157,7 @@ impl World {
             clients,
             ranges: Ranges::new(&config),
             oracle: Oracle::default(),
+            placing: Placing::default(),
             trace: Trace::new(trace),
             net_random: Stream::new(seed, 4),
             disk_random: Stream::new(seed, 5),
@@ -182,6 +186,9 @@ impl World {
         for client in 0..self.clients.all.len() {
             let at = self.clients.all[client].acts_at;
             self.at(at, Event::ClientActs { client });
+        }
+        if self.config.has_moves() {
+            self.at(PLACE_INTERVAL_US, Event::Place);
         }
         for place in 0..self.config.faults.len() {
             let at = self.config.faults[place].at_us;
@@ -301,6 +308,7 @@ impl World {
             Event::Start { .. } => {}
             Event::Rebuild { n, life } if self.nodes[n].life == life => self.rebuild(n),
             Event::Rebuild { .. } => {}
+            Event::Place => self.go_on_placing(),
         }
         self.check_leases();
         if let Some(most) = self.config.elections_max {

@@ -245,6 +245,17 @@ pub enum Order {
         /// The first key of the new range.
         at: Bytes,
     },
+    /// To have these nodes, by their ids, as its voters: `OK` once it has and no other members, else a simple
+    /// string that says which step is under way. To be repeated until it is `OK`.
+    Place {
+        /// The nodes.
+        voters: Vec<u64>,
+    },
+    /// To be led by this node: `OK` if it is already, else a simple string.
+    Transfer {
+        /// The node.
+        to: u64,
+    },
 }
 
 impl Command {
@@ -269,6 +280,8 @@ impl Command {
             }
             Self::Count => 0,
             Self::Order(Order::Split { at }) => at.len(),
+            Self::Order(Order::Place { voters }) => 8 * voters.len(),
+            Self::Order(Order::Transfer { .. }) => 8,
             Self::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
             Self::Set { key, value, .. }
             | Self::SetNx { key, value }

@@ -7,7 +7,9 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use oarlock_types::RangeMap;
-use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, Random, RangeDescriptor, RangeEpoch};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Index, NodeId, Random, RangeDescriptor, RangeEpoch,
+};
 
 const RANGES: u64 = 100_000;
 /// Keys that are looked up in turn: no two lookups near each other find the same lines warm.
@@ -23,6 +25,7 @@ fn ranges(start: impl Fn(u64) -> Vec<u8>) -> Vec<RangeDescriptor> {
     let range = |number| RangeDescriptor {
         group: GroupId(number + 1),
         epoch: RangeEpoch(1),
+        configured: Index(0),
         start: start(number),
         end: (number + 1 < RANGES).then(|| start(number + 1)),
         replicas: replicas(number),
@@ -34,6 +37,7 @@ fn meta() -> RangeDescriptor {
     RangeDescriptor {
         group: GroupId::META,
         epoch: RangeEpoch(1),
+        configured: Index(0),
         start: Bytes::new(),
         end: None,
         replicas: replicas(0),

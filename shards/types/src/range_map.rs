@@ -19,7 +19,7 @@ mod keys;
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::{CoreAddr, CoreId, GroupId, NodeId, RangeBounds, RangeEpoch};
+use crate::{CoreAddr, CoreId, GroupId, Index, NodeId, RangeBounds, RangeEpoch};
 use chunk::{Chunk, Owner, Piece};
 use groups::Groups;
 use keys::Keys;
@@ -33,8 +33,11 @@ type Shared<T> = std::sync::Arc<T>;
 pub struct RangeDescriptor {
     /// The group that owns it.
     pub group: GroupId,
-    /// Raised by every change of bounds or replicas.
+    /// Raised by every change of bounds.
     pub epoch: RangeEpoch,
+    /// Where its group's log says who its members are: of two descriptors of one epoch the one with the
+    /// higher index is the newer.
+    pub configured: Index,
     /// The first key.
     pub start: Bytes,
     /// The first key behind it; `None` for the last range.
@@ -46,9 +49,14 @@ pub struct RangeDescriptor {
 impl RangeDescriptor {
     /// The descriptor of a range with these bounds and replicas.
     #[must_use]
-    pub fn of_bounds(group: GroupId, bounds: RangeBounds, replicas: Vec<CoreAddr>) -> Self {
+    pub fn of_bounds(
+        group: GroupId,
+        bounds: RangeBounds,
+        configured: Index,
+        replicas: Vec<CoreAddr>,
+    ) -> Self {
         let RangeBounds { epoch, start, end } = bounds;
-        Self { group, epoch, start, end, replicas }
+        Self { group, epoch, configured, start, end, replicas }
     }
 
     /// The core of a node that has the replica, if that node has one.
@@ -63,6 +71,7 @@ impl RangeDescriptor {
         Range {
             group: self.group,
             epoch: self.epoch,
+            configured: self.configured,
             start: &self.start,
             end: self.end.as_deref(),
             replicas: &self.replicas,
@@ -70,8 +79,12 @@ impl RangeDescriptor {
     }
 
     fn piece(&self) -> Piece<'_> {
-        let Self { group, epoch, .. } = *self;
-        Piece { start: &self.start, group, epoch, replicas: &self.replicas }
+        let Self { group, epoch, configured, .. } = *self;
+        Piece { start: &self.start, group, epoch, configured, replicas: &self.replicas }
+    }
+
+    fn version(&self) -> (RangeEpoch, Index) {
+        (self.epoch, self.configured)
     }
 }
 
@@ -80,8 +93,10 @@ impl RangeDescriptor {
 pub struct Range<'a> {
     /// The group that owns it.
     pub group: GroupId,
-    /// Raised by every change of bounds or replicas.
+    /// Raised by every change of bounds.
     pub epoch: RangeEpoch,
+    /// Where its group's log says who its members are.
+    pub configured: Index,
     /// The first key.
     pub start: &'a [u8],
     /// The first key behind it; `None` for the last range.
@@ -117,6 +132,7 @@ impl Range<'_> {
         RangeDescriptor {
             group: self.group,
             epoch: self.epoch,
+            configured: self.configured,
             start: Bytes::copy_from_slice(self.start),
             end: self.end.map(Bytes::copy_from_slice),
             replicas: self.replicas.to_vec(),
@@ -221,6 +237,7 @@ impl RangeMap {
         let describe = |number: usize| RangeDescriptor {
             group: GroupId(number as u64 + 1),
             epoch: RangeEpoch(1),
+            configured: Index(0),
             start: if number == 0 { Bytes::new() } else { split_points[number - 1].clone() },
             end: split_points.get(number).cloned(),
             replicas: place(number / cores_max, number % cores_max, factor),
@@ -229,6 +246,7 @@ impl RangeMap {
         let meta = RangeDescriptor {
             group: GroupId::META,
             epoch: RangeEpoch(1),
+            configured: Index(0),
             start: Bytes::new(),
             end: None,
             replicas: place(0, 0, nodes.len().min(5)),
@@ -337,7 +355,7 @@ impl RangeMap {
             return false;
         }
         if new.group == GroupId::META {
-            let is_newer = self.meta.as_ref().is_none_or(|meta| meta.epoch < new.epoch);
+            let is_newer = self.meta.as_ref().is_none_or(|meta| meta.version() < new.version());
             if is_newer {
                 self.meta = Some(new.clone());
             }
@@ -348,6 +366,9 @@ impl RangeMap {
             self.chunks = Chunk::pack(&nothing, None).collect();
             self.holes = 1;
             self.index_chunks();
+        }
+        if let Some(known) = self.group(new.group).filter(|known| known.epoch == new.epoch) {
+            return known.configured < new.configured && self.change_replicas(new);
         }
         // The descriptors of a group all begin at one key; should one not, the newest counts alone.
         let elsewhere = self.group(new.group).filter(|known| known.start != new.start);
@@ -399,9 +420,9 @@ impl RangeMap {
     fn range(&self, at: usize, place: usize) -> Option<Range<'_>> {
         let owner = self.chunks[at].owners[place];
         let (start, end) = self.bounds_at(at, place);
-        let Owner { group, epoch, .. } = owner;
+        let Owner { group, epoch, configured, .. } = owner;
         let replicas = self.chunks[at].replicas(place);
-        (!owner.is_hole()).then_some(Range { group, epoch, start, end, replicas })
+        (!owner.is_hole()).then_some(Range { group, epoch, configured, start, end, replicas })
     }
 
     fn bounds_at(&self, at: usize, place: usize) -> (&[u8], Option<&[u8]>) {
@@ -413,6 +434,22 @@ impl RangeMap {
             Some(chunk.starts.get(place + 1))
         };
         (chunk.starts.get(place), end)
+    }
+
+    /// Gives a range that is known other replicas.
+    fn change_replicas(&mut self, new: &RangeDescriptor) -> bool {
+        let Some(at) = self.group(new.group).and_then(|known| self.chunk_of(known.start)) else {
+            return false;
+        };
+        let chunk = Shared::clone(&self.chunks[at]);
+        let changed = |piece: Piece<'_>| piece.group == new.group;
+        let (configured, replicas) = (new.configured, new.replicas.as_slice());
+        let pieces = chunk.pieces();
+        let pieces: Vec<Piece<'_>> = pieces
+            .map(|p| if changed(p) { Piece { configured, replicas, ..p } } else { p })
+            .collect();
+        self.replace(at..at + 1, &pieces);
+        true
     }
 
     /// Makes a hole of a range that is known.

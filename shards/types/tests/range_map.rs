@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 use oarlock_types::RangeMap;
-use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, Random, RangeDescriptor, RangeEpoch};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Index, NodeId, Random, RangeDescriptor, RangeEpoch,
+};
 use proptest::prelude::*;
 
 /// What happens to a range.
@@ -40,6 +42,7 @@ fn descriptor(group: GroupId, start: &[u8], end: Option<&[u8]>) -> RangeDescript
     RangeDescriptor {
         group,
         epoch: RangeEpoch(1),
+        configured: Index(0),
         start: Bytes::copy_from_slice(start),
         end: end.map(Bytes::copy_from_slice),
         replicas: replicas(1),
@@ -241,6 +244,7 @@ fn the_meta_group_moves_as_ranges_do() {
     let mut map = RangeMap::default();
     let meta = |epoch, first| RangeDescriptor {
         epoch: RangeEpoch(epoch),
+        configured: Index(0),
         replicas: replicas(first),
         ..descriptor(GroupId::META, b"", None)
     };

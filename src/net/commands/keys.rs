@@ -30,7 +30,9 @@ pub fn for_each<'a>(command: &'a Command, mut visit: impl FnMut(&'a Bytes)) {
         | Command::Persist { key }
         | Command::Cas { key, .. }
         | Command::Order(Order::Split { at: key }) => visit(key),
-        Command::Count | Command::Scan { .. } => {}
+        Command::Count
+        | Command::Scan { .. }
+        | Command::Order(Order::Place { .. } | Order::Transfer { .. }) => {}
     }
 }
 

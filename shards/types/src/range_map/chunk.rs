@@ -1,7 +1,7 @@
 //! Some dozens of neighbouring pieces of the keyspace, packed. A chunk never changes once a map has
 //! it, so maps share it; a change of the map packs the chunks that it touches anew.
 
-use crate::{CoreAddr, GroupId, RangeEpoch};
+use crate::{CoreAddr, GroupId, Index, RangeEpoch};
 
 use super::Shared;
 use super::keys::Keys;
@@ -18,6 +18,7 @@ pub(super) struct Owner {
     pub(super) group: GroupId,
     /// The newest epoch that was heard of for these keys.
     pub(super) epoch: RangeEpoch,
+    pub(super) configured: Index,
     replicas_end: u32,
 }
 
@@ -33,12 +34,13 @@ pub(super) struct Piece<'a> {
     pub(super) start: &'a [u8],
     pub(super) group: GroupId,
     pub(super) epoch: RangeEpoch,
+    pub(super) configured: Index,
     pub(super) replicas: &'a [CoreAddr],
 }
 
 impl<'a> Piece<'a> {
     pub(super) fn hole(start: &'a [u8], epoch: RangeEpoch) -> Self {
-        Self { start, group: GroupId::META, epoch, replicas: &[] }
+        Self { start, group: GroupId::META, epoch, configured: Index(0), replicas: &[] }
     }
 
     pub(super) fn is_hole(&self) -> bool {
@@ -59,10 +61,11 @@ impl Chunk {
         let count = pieces.iter().map(|piece| piece.replicas.len()).sum();
         let mut owners = Vec::with_capacity(pieces.len());
         let mut replicas = Vec::with_capacity(count);
-        for Piece { group, epoch, replicas: of_piece, .. } in pieces {
+        for Piece { group, epoch, configured, replicas: of_piece, .. } in pieces {
             replicas.extend_from_slice(of_piece);
             let end = u32::try_from(replicas.len()).expect("invariant: few replicas in a chunk");
-            owners.push(Owner { group: *group, epoch: *epoch, replicas_end: end });
+            let (group, epoch, configured) = (*group, *epoch, *configured);
+            owners.push(Owner { group, epoch, configured, replicas_end: end });
         }
         let starts = Keys::new(pieces.iter().map(|piece| piece.start), end);
         Self { starts, owners, replicas }
@@ -96,6 +99,7 @@ impl Chunk {
             start: self.starts.get(place),
             group: owner.group,
             epoch: owner.epoch,
+            configured: owner.configured,
             replicas: self.replicas(place),
         })
     }

@@ -1,0 +1,199 @@
+//! Bringing replicas to other nodes: the voters of a group, step by step, to where they shall be, and the
+//! end of replicas that are no members any more. `docs/decisions/0010-how-ranges-split-and-move.md` argues
+//! why it is safe.
+//!
+//! A move has no state but the group's configuration: who asks again is told how far it is, whoever
+//! leads by then.
+
+use std::fmt;
+
+use oarlock_codec::{Record, Refusal};
+use oarlock_raft::{ChangeError, ProgressState};
+use oarlock_types::{GroupId, Guard, Index, NodeId};
+
+use crate::checkpoints::Mark;
+use crate::output::CheckpointFile;
+use crate::replica::Replica;
+use crate::shard::Shard;
+
+/// A learner that lacks no more entries than this may vote: in the time that a change takes it has them.
+const LAG_ENTRIES_MAX: u64 = 256;
+
+/// How far a group is on its way to other voters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveStep {
+    /// The voters are those that were asked for, and there are no other members.
+    Done,
+    /// New members begin to learn.
+    Learning(Vec<NodeId>),
+    /// New members receive what they lack.
+    CatchingUp(Vec<NodeId>),
+    /// Who leads is to leave: another member is to lead first.
+    HandingOver(NodeId),
+    /// The voters are being exchanged.
+    Changing,
+}
+
+impl fmt::Display for MoveStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |nodes: &[NodeId]| {
+            let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            names.join(" ")
+        };
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Learning(nodes) => write!(f, "{} begin to learn", names(nodes)),
+            Self::CatchingUp(nodes) => write!(f, "{} receive what they lack", names(nodes)),
+            Self::HandingOver(to) => write!(f, "{to} is to lead"),
+            Self::Changing => f.write_str("the voters change"),
+        }
+    }
+}
+
+impl Shard {
+    /// Takes the next step towards these voters, if the last one has come to its end. Each new voter is a
+    /// learner first, until it has nearly all that the leader has; a leader that is to leave hands over
+    /// first. To be asked again until it is done.
+    ///
+    /// # Errors
+    /// When its replica here does not lead, or may not start a change now.
+    pub fn place_voters(
+        &mut self,
+        group: GroupId,
+        voters: &[NodeId],
+    ) -> Result<MoveStep, ChangeError> {
+        let own = self.addr.node;
+        let Some(replica) = self.replicas.get(&group) else {
+            return Err(ChangeError::NotLeader { leader: None });
+        };
+        if !replica.raft.is_leader() {
+            return Err(ChangeError::NotLeader { leader: replica.raft.leader() });
+        }
+        if voters.is_empty() {
+            return Err(ChangeError::Invalid);
+        }
+        let now = replica.raft.configuration().clone();
+        let Some((_, settled)) = replica.raft.settled_members().filter(|(_, m)| **m == now) else {
+            return Ok(MoveStep::Changing);
+        };
+        if is_same(voters, &settled.voters) && settled.learners.is_empty() {
+            return Ok(MoveStep::Done);
+        }
+        let is_member = |node: &NodeId| now.members().any(|member| member == *node);
+        let strangers: Vec<NodeId> = voters.iter().copied().filter(|n| !is_member(n)).collect();
+        if !strangers.is_empty() && Guard::LearnersFirst.is_on() {
+            let learners = [now.learners.as_slice(), &strangers].concat();
+            self.change_configuration(group, now.voters, learners)?;
+            return Ok(MoveStep::Learning(strangers));
+        }
+        let behind: Vec<NodeId> = voters.iter().copied().filter(|n| replica.lags(*n)).collect();
+        if !behind.is_empty() && Guard::LearnersFirst.is_on() {
+            return Ok(MoveStep::CatchingUp(behind));
+        }
+        let mut next = voters.to_vec();
+        if !voters.contains(&own) {
+            let mut able = voters.iter().filter(|node| now.is_voter(**node)).copied();
+            if let Some(to) = able.find_map(|to| self.transfer(group, Some(to)).ok()) {
+                return Ok(MoveStep::HandingOver(to));
+            }
+            // None of them votes yet, or can be reached: it leads them for now.
+            next.push(own);
+        }
+        if !is_same(&now.voters, &next) {
+            self.change_configuration(group, next, Vec::new())?;
+        }
+        Ok(MoveStep::Changing)
+    }
+
+    /// Ends a replica that is no member any more by the entry of index `configured`, which has committed and
+    /// of which the node's copy of the map on disk tells. What it remembers of votes is needed by nobody: to
+    /// vote again it would first be a learner and have a newer entry.
+    ///
+    /// False if nothing is done: it knows of newer members, a mark of it is on its way to the disk, another
+    /// range's state is in its log alone, it is being rebuilt, or has not heard yet that it leads no more.
+    pub fn destroy(&mut self, group: GroupId, configured: Index) -> bool {
+        let Some(replica) = self.replicas.get(&group) else { return false };
+        let knows_newer = replica.raft.configured() > configured;
+        let is_rebuilt = self.rebuild_stages().any(|(rebuilt, _)| rebuilt == group);
+        if knows_newer && Guard::NewMembersStay.is_on() {
+            return false;
+        }
+        if self.splits.needs_log_of(group) || is_rebuilt {
+            return false;
+        }
+        self.abandon_checkpoint(group);
+        let Some(replica) = self.replicas.get(&group) else { return false };
+        let is_receiving = replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
+        if replica.making.is_some() || is_receiving || replica.raft.is_leader() {
+            return false;
+        }
+        self.drop_incoming(group);
+        self.forget_outcomes(group, Index(u64::MAX));
+        self.refuse_all(group);
+        let waiting = &mut self.after_durable;
+        waiting.messages.retain(|(.., message)| message.group != group);
+        waiting.acks.retain(|(_, of, _)| *of != group);
+        self.splits.saved(group);
+        let Some(replica) = self.replicas.remove(&group) else { return false };
+        if let Ok(place) = self.ids.binary_search(&group) {
+            self.ids.remove(place);
+        }
+        let file = replica.checkpoint_file(group);
+        self.graveyard.push(replica.store);
+        let lsn = self.log(&Record::Destroy { group });
+        // Until then a crash brings it back.
+        self.after_durable.marks.push_back((lsn, Mark::Destroyed(group, file)));
+        self.out.leaders.push((group, None));
+        true
+    }
+
+    /// A replica's end is durable.
+    pub(crate) fn destroyed(&mut self, group: GroupId, file: Option<CheckpointFile>) {
+        self.homes.release(group, self.addr.core);
+        if let Some(file) = file {
+            self.delete(file);
+        }
+    }
+
+    /// Sends away all that waits for a replica.
+    fn refuse_all(&mut self, group: GroupId) {
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            for write in std::mem::take(&mut replica.queued) {
+                self.admission.release(1, write.bytes);
+                self.out.replies.push((write.token, Err(Refusal::NoSuchGroup)));
+            }
+        }
+        let reads = self.reads.extract_if(.., |_, read| read.group == group);
+        for (_, read) in reads {
+            self.admission.release(1, read.bytes);
+            self.out.replies.push((read.token, Err(Refusal::NoSuchGroup)));
+        }
+    }
+}
+
+fn is_same(some: &[NodeId], others: &[NodeId]) -> bool {
+    let are_in = |all: &[NodeId], of: &[NodeId]| all.iter().all(|node| of.contains(node));
+    are_in(some, others) && are_in(others, some)
+}
+
+impl Replica {
+    /// Whether a member that is no voter yet lacks much of what this leader has.
+    fn lags(&self, node: NodeId) -> bool {
+        if self.raft.configuration().is_voter(node) {
+            return false;
+        }
+        let enough = Index(self.raft.last().index.get().saturating_sub(LAG_ENTRIES_MAX));
+        // It must have the entry that made it a member: then it has not forgotten how it voted as one.
+        let enough = enough.max(self.raft.configured());
+        let mut followers = self.raft.progress();
+        !followers.any(|p| {
+            p.node == node && matches!(p.state, ProgressState::Replicate) && p.matched >= enough
+        })
+    }
+
+    fn checkpoint_file(&self, group: GroupId) -> Option<CheckpointFile> {
+        let position = self.checkpoint.position;
+        let is_in_file = self.base.is_none() && position.index > Index(0);
+        is_in_file.then_some(CheckpointFile { group, position })
+    }
+}
