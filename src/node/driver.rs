@@ -19,6 +19,7 @@ use oarlock_types::{
 
 use super::clock::Clock;
 use super::counters::Counters;
+use super::departures::Departures;
 use super::files::Files;
 use super::front::{Front, client_outcome};
 use super::inbox::Receiver;
@@ -66,6 +67,8 @@ pub struct Driver {
     pub table: SharedSupport,
     /// Which core of the node has what.
     pub homes: SharedHomes,
+    /// The end of replicas that are no members any more.
+    pub departures: Departures,
     /// The ranges that the cluster was formed with.
     pub formation: Arc<RangeMap>,
     /// Largest frame taken from another node.
@@ -170,6 +173,7 @@ impl Driver {
         if let Some(map) = keeper.take_snapshot() {
             self.table.raise_map_version(map.version());
             front.router.install(Arc::clone(&map));
+            self.departures.look();
             for core in (1..).map(CoreId).take(self.mail.cores() - 1) {
                 self.mail.letter(core, CoreMessage::Map(Arc::clone(&map)));
             }
@@ -200,6 +204,8 @@ impl Driver {
         self.shard.set_disk_full(self.files.is_disk_full());
         self.shard.tick();
         self.look_after_map();
+        let map = Arc::clone(self.front.borrow().router.map());
+        self.departures.go_on(&map, &mut self.shard, self.addr, self.kept.now);
         let mut front = self.front.borrow_mut();
         front.router.tick();
         let front_is_quiet = front.router.under_way() == 0;
@@ -311,7 +317,10 @@ impl Driver {
                 CoreMessage::Leader(group, leader) => {
                     self.front.borrow_mut().router.leader_changed(group, leader);
                 }
-                CoreMessage::Map(map) => self.front.borrow_mut().router.install(map),
+                CoreMessage::Map(map) => {
+                    self.front.borrow_mut().router.install(map);
+                    self.departures.look();
+                }
                 CoreMessage::MapIsOld => {
                     self.map_keeper.iter_mut().for_each(MapKeeper::look);
                 }
@@ -659,9 +668,13 @@ impl Driver {
     fn find_home(&mut self, wanted: Wanted) {
         let Wanted { group, from, .. } = wanted;
         match self.homes.claim_any(group) {
-            Ok(core) if core == self.addr.core => self.make_replica(wanted),
-            Ok(core) => self.mail.letter(core, CoreMessage::Make(wanted)),
-            Err(NoHome::Taken(_)) => {} // the message went astray
+            // One that has left is made again where it was.
+            Ok(core) | Err(NoHome::Taken(core)) if core == self.addr.core => {
+                self.make_replica(wanted);
+            }
+            Ok(core) | Err(NoHome::Taken(core)) => {
+                self.mail.letter(core, CoreMessage::Make(wanted));
+            }
             Err(NoHome::MayBeLost) => tracing::error!(
                 "{}: {from} wants a replica of {group} here, but a log of this node has lost replicas \
                  that nobody can name, and this may be one: remove the node and add it as a new one",
@@ -671,13 +684,12 @@ impl Driver {
     }
 
     fn make_replica(&mut self, wanted: Wanted) {
-        tracing::info!(
-            "{}: makes a replica of {} as {} asks",
-            self.addr,
-            wanted.group,
-            wanted.from
-        );
-        let formed = self.formation.group(wanted.group).map(|range| range.bounds());
+        let Wanted { group, from, .. } = wanted;
+        if self.shard.has_replica(group) {
+            return; // the message went astray
+        }
+        tracing::info!("{}: makes a replica of {group} as {from} asks", self.addr);
+        let formed = self.formation.group(group).map(|range| range.bounds());
         self.shard.create(&wanted, formed);
     }
 

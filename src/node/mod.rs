@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod counters;
+pub mod departures;
 pub mod driver;
 pub mod executor;
 pub mod files;

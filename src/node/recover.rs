@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, Lost};
+use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
@@ -129,6 +130,10 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     for (group, found) in groups {
         if let Some(members) = unserved.get_mut(&group) {
             *members = found.configuration;
+            continue;
+        }
+        if let Some(departed) = Departed::of(&found) {
+            shard.note_departed(group, departed);
             continue;
         }
         let members = found.configuration.clone();

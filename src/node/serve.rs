@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 
 use super::clock::Clock;
 use super::counters::Counters;
+use super::departures::Departures;
 use super::driver::{Driver, Kept};
 use super::executor::{self, ExecutorError, Executors};
 use super::files::Files;
@@ -412,6 +413,7 @@ fn open_core(
         hub,
         table: Arc::clone(&shared.table),
         homes: SharedHomes::clone(&shared.homes),
+        departures: Departures::default(),
         formation: Arc::clone(&shared.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
         map_keeper: (core == CoreId(0)).then(|| {

@@ -130,6 +130,9 @@ pub struct Group {
     pub(crate) read_attempts: u64,
     /// A rebuilt replica votes for nobody before its log holds this entry; else zero.
     pub(crate) votes_from: Index,
+    /// What was here before ended with a log up to here: it votes, and stands for election, as if it had
+    /// that still.
+    pub(crate) left: LogPosition,
     /// Members that others told to a rebuilt replica which is no voter yet.
     pub(crate) told_members: BTreeSet<NodeId>,
     /// The newest entry of the log that cuts the range; zero if none is known.
@@ -180,6 +183,7 @@ impl Group {
             // An answer to an attempt of an earlier life must not be taken for one of this life.
             read_attempts: ctx.support.incarnation().get() << 40,
             votes_from: Index(0),
+            left: LogPosition::default(),
             told_members: BTreeSet::new(),
             split_at,
         };

@@ -11,7 +11,9 @@ use std::time::Duration;
 use oarlock_types::{Guard, Index, NodeId};
 
 use crate::group::{Group, Role};
-use crate::{Body, Configuration, Context, Effects, HardState, Message, ProgressState, Rebuild};
+use crate::{
+    Body, Configuration, Context, Effects, HardState, LogPosition, Message, ProgressState, Rebuild,
+};
 
 /// A learner that lacks no more entries than this is made a voter: the group's commits do not wait
 /// for it for long.
@@ -62,9 +64,22 @@ impl Group {
         self.votes_from = index;
     }
 
+    /// There was a replica here before, which ended with a log up to this entry: this one votes, and stands
+    /// for election, as that one would. To be said at its birth, at every start anew.
+    pub fn left_at(&mut self, last: LogPosition) {
+        self.left = last;
+    }
+
+    /// The end of the log, or of that of the replica that was here before if this one has not come to it.
+    #[must_use]
+    pub fn reached(&self) -> LogPosition {
+        let last = self.log.last();
+        if Guard::DepartedRemember.is_on() { last.max(self.left) } else { last }
+    }
+
     /// Whether the log holds all that the replica's former self can have voted against.
     pub(crate) fn remembers(&self) -> bool {
-        self.log.last().index >= self.votes_from
+        self.log.last().index >= self.votes_from && self.log.last() >= self.reached()
     }
 
     /// Whether it knows who the members were at the end of what it has applied. One that was made later

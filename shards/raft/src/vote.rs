@@ -67,7 +67,7 @@ impl Group {
 
     /// Whether the candidate's log holds at least what this one does (Raft §5.4.1).
     fn is_behind(&self, request: &VoteRequest) -> bool {
-        request.last >= self.log.last() || !Guard::NewestLogWins.is_on()
+        request.last >= self.reached() || !Guard::NewestLogWins.is_on()
     }
 
     fn refuses_bound(&self, ctx: &Context<'_>) -> bool {

@@ -36,8 +36,8 @@ pub(crate) enum Mark {
     Received(GroupId),
     /// What a rebuilt replica begins with.
     Begun(GroupId),
-    /// A replica that is no more, and its checkpoint, if it had one.
-    Destroyed(GroupId, Option<CheckpointFile>),
+    /// The end of a replica, which had this checkpoint.
+    Departed(CheckpointFile),
 }
 
 /// A checkpoint that is being made.

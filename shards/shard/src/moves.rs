@@ -8,11 +8,13 @@
 use std::fmt;
 
 use oarlock_codec::{Record, Refusal};
-use oarlock_raft::{ChangeError, ProgressState};
-use oarlock_types::{GroupId, Guard, Index, NodeId};
+use oarlock_raft::{ChangeError, Configuration, Group, HardState, LogPosition, ProgressState};
+use oarlock_types::{GroupId, Index, Lsn, NodeId, RangeEpoch};
+use oarlock_wal::RecoveredGroup;
 
 use crate::checkpoints::Mark;
 use crate::output::CheckpointFile;
+use crate::rebuild::Origin;
 use crate::replica::Replica;
 use crate::shard::Shard;
 
@@ -32,6 +34,42 @@ pub enum MoveStep {
     HandingOver(NodeId),
     /// The voters are being exchanged.
     Changing,
+}
+
+/// What must not be forgotten of a replica that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// Its newest term, and its vote in it.
+    pub hard_state: HardState,
+    /// The end of its log, or of that of one before it.
+    pub last: LogPosition,
+}
+
+impl Departed {
+    fn new(raft: &Group) -> Self {
+        Self { hard_state: raft.hard_state(), last: raft.reached() }
+    }
+
+    /// What the log gives back of a group, if its replica has ended. One that was made again since and has
+    /// heard of nothing yet is no different.
+    #[must_use]
+    pub fn of(found: &RecoveredGroup) -> Option<Self> {
+        let holds_nothing = found.checkpoint.is_none() && found.entries.is_empty();
+        let last = Origin::from_details(&found.details).left.filter(|_| holds_nothing)?;
+        Some(Self { hard_state: found.hard_state, last })
+    }
+}
+
+/// Whether a replica has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It has.
+    Ended,
+    /// It is none of this core's, or knows of newer members.
+    Stays,
+    /// To be asked again: a mark of it is on its way to the disk, another range's state is in its log alone,
+    /// it is being rebuilt, or has not heard yet that it leads no more.
+    Later,
 }
 
 impl fmt::Display for MoveStep {
@@ -81,13 +119,13 @@ impl Shard {
         }
         let is_member = |node: &NodeId| now.members().any(|member| member == *node);
         let strangers: Vec<NodeId> = voters.iter().copied().filter(|n| !is_member(n)).collect();
-        if !strangers.is_empty() && Guard::LearnersFirst.is_on() {
+        if !strangers.is_empty() {
             let learners = [now.learners.as_slice(), &strangers].concat();
             self.change_configuration(group, now.voters, learners)?;
             return Ok(MoveStep::Learning(strangers));
         }
         let behind: Vec<NodeId> = voters.iter().copied().filter(|n| replica.lags(*n)).collect();
-        if !behind.is_empty() && Guard::LearnersFirst.is_on() {
+        if !behind.is_empty() {
             return Ok(MoveStep::CatchingUp(behind));
         }
         let mut next = voters.to_vec();
@@ -105,27 +143,24 @@ impl Shard {
         Ok(MoveStep::Changing)
     }
 
-    /// Ends a replica that is no member any more by the entry of index `configured`, which has committed and
-    /// of which the node's copy of the map on disk tells. What it remembers of votes is needed by nobody: to
-    /// vote again it would first be a learner and have a newer entry.
-    ///
-    /// False if nothing is done: it knows of newer members, a mark of it is on its way to the disk, another
-    /// range's state is in its log alone, it is being rebuilt, or has not heard yet that it leads no more.
-    pub fn destroy(&mut self, group: GroupId, configured: Index) -> bool {
-        let Some(replica) = self.replicas.get(&group) else { return false };
+    /// Ends a replica that is no member any more by the entry of index `configured`, which has committed. Of
+    /// what it said and voted stays what is needed to vote as it would, should it be made again by the
+    /// word of a member that has not heard of that entry.
+    pub fn destroy(&mut self, group: GroupId, configured: Index) -> Departure {
+        let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
         let knows_newer = replica.raft.configured() > configured;
         let is_rebuilt = self.rebuild_stages().any(|(rebuilt, _)| rebuilt == group);
-        if knows_newer && Guard::NewMembersStay.is_on() {
-            return false;
+        if knows_newer {
+            return Departure::Stays;
         }
         if self.splits.needs_log_of(group) || is_rebuilt {
-            return false;
+            return Departure::Later;
         }
         self.abandon_checkpoint(group);
-        let Some(replica) = self.replicas.get(&group) else { return false };
+        let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
         let is_receiving = replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
         if replica.making.is_some() || is_receiving || replica.raft.is_leader() {
-            return false;
+            return Departure::Later;
         }
         self.drop_incoming(group);
         self.forget_outcomes(group, Index(u64::MAX));
@@ -134,25 +169,33 @@ impl Shard {
         waiting.messages.retain(|(.., message)| message.group != group);
         waiting.acks.retain(|(_, of, _)| *of != group);
         self.splits.saved(group);
-        let Some(replica) = self.replicas.remove(&group) else { return false };
+        let Some(replica) = self.replicas.remove(&group) else { return Departure::Stays };
         if let Ok(place) = self.ids.binary_search(&group) {
             self.ids.remove(place);
         }
         let file = replica.checkpoint_file(group);
+        let departed = Departed::new(&replica.raft);
         self.graveyard.push(replica.store);
-        let lsn = self.log(&Record::Destroy { group });
+        let lsn = self.log_departed(group, departed);
+        self.departed.insert(group, departed);
         // Until then a crash brings it back.
-        self.after_durable.marks.push_back((lsn, Mark::Destroyed(group, file)));
+        self.after_durable.marks.extend(file.map(|file| (lsn, Mark::Departed(file))));
         self.out.leaders.push((group, None));
-        true
+        Departure::Ended
     }
 
-    /// A replica's end is durable.
-    pub(crate) fn destroyed(&mut self, group: GroupId, file: Option<CheckpointFile>) {
-        self.homes.release(group, self.addr.core);
-        if let Some(file) = file {
-            self.delete(file);
-        }
+    /// What the log says of a replica that has ended: a group without members, entries or a checkpoint.
+    pub(crate) fn log_departed(&mut self, group: GroupId, departed: Departed) -> Lsn {
+        let (configuration, hard_state) = (Configuration::default(), departed.hard_state);
+        let origin = Origin { left: Some(departed.last), ..Origin::first(RangeEpoch(0)) };
+        self.log(&Record::Create { group, configuration, details: origin.to_details() });
+        self.log(&Record::HardState { group, hard_state })
+    }
+
+    /// Notes a replica that has ended in an earlier life, at the start.
+    pub fn note_departed(&mut self, group: GroupId, departed: Departed) {
+        debug_assert!(!self.knows_replica(group), "invariant: what has ended is not taken up");
+        self.departed.insert(group, departed);
     }
 
     /// Sends away all that waits for a replica.
@@ -183,7 +226,6 @@ impl Replica {
             return false;
         }
         let enough = Index(self.raft.last().index.get().saturating_sub(LAG_ENTRIES_MAX));
-        // It must have the entry that made it a member: then it has not forgotten how it voted as one.
         let enough = enough.max(self.raft.configured());
         let mut followers = self.raft.progress();
         !followers.any(|p| {

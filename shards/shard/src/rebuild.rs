@@ -10,7 +10,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Record};
-use oarlock_raft::{Beginning, Body, Message, Rebuild, Restored};
+use oarlock_raft::{Beginning, Body, LogPosition, Message, Rebuild, Restored};
 use oarlock_store::Store;
 use oarlock_types::{GroupId, Incarnation, Index, Mono, NodeId, RangeBounds, RangeEpoch, Term};
 
@@ -91,6 +91,8 @@ pub struct Origin {
     pub rebuilt: Option<Rebuilt>,
     /// Set if a split made its state, and no checkpoint holds that yet.
     pub base: Option<SplitBase>,
+    /// Set if there was one here before: the end of its log.
+    pub left: Option<LogPosition>,
 }
 
 /// What makes the state of a replica that a split has made.
@@ -123,17 +125,17 @@ impl Origin {
     /// A replica that was made with its group.
     #[must_use]
     pub fn first(epoch: RangeEpoch) -> Self {
-        Self { epoch, rebuilt: None, base: None }
+        Self { epoch, rebuilt: None, base: None, left: None }
     }
 
     /// A replica that a split made.
     #[must_use]
     pub fn split(base: SplitBase) -> Self {
-        Self { epoch: RangeEpoch(0), rebuilt: None, base: Some(base) }
+        Self { epoch: RangeEpoch(0), rebuilt: None, base: Some(base), left: None }
     }
 
     /// As bytes: the epoch; the index and the incarnation of a rebuilt one, else zeros; the group and the
-    /// index of a split. What would be zeros to the end is left out.
+    /// index of a split; the term and the index of the last entry before. What would be zeros to the end is left out.
     #[must_use]
     pub fn to_details(self) -> Bytes {
         let mut bytes = self.epoch.get().to_le_bytes().to_vec();
@@ -144,6 +146,11 @@ impl Origin {
         if let Some(SplitBase { parent, index }) = self.base {
             bytes.resize(24, 0);
             bytes.extend(parent.get().to_le_bytes());
+            bytes.extend(index.get().to_le_bytes());
+        }
+        if let Some(LogPosition { term, index }) = self.left {
+            bytes.resize(40, 0);
+            bytes.extend(term.get().to_le_bytes());
             bytes.extend(index.get().to_le_bytes());
         }
         bytes.into()
@@ -162,10 +169,13 @@ impl Origin {
             votes_from: Index(index),
             incarnation: Incarnation(incarnation),
         });
-        let base = number(24).zip(number(32));
+        // The meta group is never cut.
+        let base = number(24).filter(|parent| *parent > 0).zip(number(32));
         let base =
             base.map(|(parent, index)| SplitBase { parent: GroupId(parent), index: Index(index) });
-        Self { epoch: RangeEpoch(number(0).unwrap_or(1)), rebuilt, base }
+        let left = number(40).zip(number(48));
+        let left = left.map(|(term, index)| LogPosition { term: Term(term), index: Index(index) });
+        Self { epoch: RangeEpoch(number(0).unwrap_or(1)), rebuilt, base, left }
     }
 }
 
@@ -271,7 +281,7 @@ impl Shard {
         let Some(beginning) = Beginning::from_message(from, message, *attempt) else { return };
         let rebuilt = Rebuilt { votes_from: beginning.votes_from, incarnation };
         let epoch = lost.formed.as_ref().map_or(RangeEpoch(0), |bounds| bounds.epoch);
-        let origin = Origin { epoch, rebuilt: Some(rebuilt), base: None };
+        let origin = Origin { epoch, rebuilt: Some(rebuilt), base: None, left: None };
         let (configuration, details) = (beginning.configuration.clone(), origin.to_details());
         let hard_state = beginning.hard_state;
         *stage = Stage::Beginning { beginning };
@@ -297,7 +307,7 @@ impl Shard {
         };
         let mut store = Store::new(Self::store_limits(&self.limits));
         store.set_bounds(lost.formed.unwrap_or_default());
-        let seed = ReplicaSeed { group, restored, store, base: None };
+        let seed = ReplicaSeed { group, restored, store, base: None, left: None };
         self.add_replica(seed, false);
         let incarnation = self.support.incarnation();
         self.set_rebuilt(group, Rebuilt { votes_from: beginning.votes_from, incarnation });
@@ -322,10 +332,13 @@ mod tests {
         let rebuilt = Rebuilt { votes_from: Index(9), incarnation: Incarnation(3) };
         let base = Some(SplitBase { parent: GroupId(5), index: Index(77) });
         let rebuilt = Some(rebuilt);
+        let left = Some(LogPosition { term: Term(4), index: Index(81) });
         let others = [
             Origin { rebuilt, ..first },
             Origin { base, ..first },
             Origin { rebuilt, base, ..first },
+            Origin { left, ..first },
+            Origin { rebuilt, base, left, ..first },
         ];
         for origin in [first].into_iter().chain(others) {
             assert_eq!(Origin::from_details(&origin.to_details()), origin);

@@ -143,11 +143,17 @@ impl Shard {
     /// damaged. Everything that it promised is here in memory: it is written anew, and a checkpoint
     /// takes the place of the entries.
     fn restate(&mut self, group: GroupId) {
+        if let Some(departed) = self.departed.get(&group).copied() {
+            self.out.unreadable.push(group);
+            self.log_departed(group, departed);
+        }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         if replica.making.is_some()
             || replica.incoming.is_some()
             || self.splits.needs_log_of(group)
             || self.now < replica.checkpoint_from
+            // A checkpoint would name the members of another time.
+            || !replica.raft.knows_members()
         {
             return;
         }

@@ -20,6 +20,8 @@ pub(crate) struct Replica {
     pub(crate) store: Store,
     /// Set if it was rebuilt.
     pub(crate) rebuilt: Option<Rebuilt>,
+    /// Set if there was one here before: the end of its log.
+    pub(crate) left: Option<LogPosition>,
     /// The cores that other members were heard from.
     pub(crate) heard_from: Vec<CoreAddr>,
     /// Set if a split made its state, which no checkpoint holds yet.
@@ -76,6 +78,7 @@ impl Replica {
             raft,
             store,
             rebuilt: None,
+            left: None,
             heard_from: Vec::new(),
             base,
             armed,
@@ -91,14 +94,15 @@ impl Replica {
         }
     }
 
-    /// Whether it was made by another's word and holds nothing yet. One that is rebuilt waits for what
-    /// its leader gives it.
+    /// Whether it was made by another's word and holds nothing yet. One that is rebuilt, or was here
+    /// before, waits for what its leader gives it.
     pub(crate) fn is_blank(&self) -> bool {
         let holds_nothing = self.raft.last().index == Index(0) && self.applied == Index(0);
         let is_receiving = self.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
         holds_nothing
             && !is_receiving
             && self.rebuilt.is_none()
+            && self.left.is_none()
             && self.store.bounds().epoch.get() == 0
     }
 
@@ -112,7 +116,8 @@ impl Replica {
 
     /// How it came to be, as its creation in the log says.
     pub(crate) fn origin(&self) -> Origin {
-        Origin { epoch: self.store.bounds().epoch, rebuilt: self.rebuilt, base: self.base }
+        let Self { rebuilt, base, left, .. } = *self;
+        Origin { epoch: self.store.bounds().epoch, rebuilt, base, left }
     }
 
     /// Whether a follower that can be reached is receiving the newest checkpoint from here.

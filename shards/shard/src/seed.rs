@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use oarlock_raft::{Configuration, HardState, Restored, SPLIT_BASE, SnapshotMeta};
+use oarlock_raft::{Configuration, HardState, LogPosition, Restored, SPLIT_BASE, SnapshotMeta};
 use oarlock_store::{Loader, Store};
 use oarlock_types::{GroupId, Index, Limits, RangeBounds};
 use oarlock_wal::RecoveredGroup;
@@ -30,6 +30,8 @@ pub struct ReplicaSeed {
     pub store: Store,
     /// Set if the state is what a split leaves it, and is on this disk only as the range that was cut.
     pub base: Option<SplitBase>,
+    /// Set if there was a replica here before: the end of its log.
+    pub left: Option<LogPosition>,
 }
 
 impl ReplicaSeed {
@@ -51,7 +53,7 @@ impl ReplicaSeed {
         };
         let mut store = Store::new(Shard::store_limits(limits));
         store.set_bounds(bounds);
-        Self { group, restored, store, base: None }
+        Self { group, restored, store, base: None, left: None }
     }
 
     /// A replica as the log gives it back; `load` feeds its checkpoint, if it has one. `formed` are the
@@ -86,6 +88,7 @@ impl ReplicaSeed {
             entries: found.entries,
             first_election_delay,
         };
-        Ok(Self { group, restored, store, base })
+        let left = Origin::from_details(&found.details).left;
+        Ok(Self { group, restored, store, base, left })
     }
 }

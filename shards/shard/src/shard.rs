@@ -18,6 +18,7 @@ use oarlock_wal::Wal;
 use crate::admission::Admission;
 use crate::checkpoints::Mark;
 use crate::files::Files;
+use crate::moves::Departed;
 use crate::orders::Orders;
 use crate::output::Output;
 use crate::rebuild::{Origin, Rebuilding};
@@ -96,6 +97,8 @@ pub struct Shard {
     pub(crate) rebuilding: Rebuilding,
     pub(crate) splits: Splits,
     pub(crate) orders: Orders,
+    /// What must not be forgotten of replicas that have ended here.
+    pub(crate) departed: FastMap<GroupId, Departed>,
     pub(crate) writes_acknowledged: u64,
     /// Groups that steps have touched, while somebody observes.
     pub(crate) touched: Option<Vec<GroupId>>,
@@ -135,6 +138,7 @@ impl Shard {
             rebuilding: Rebuilding::default(),
             splits: Splits::default(),
             orders: Orders::default(),
+            departed: FastMap::default(),
             writes_acknowledged: 0,
             touched: None,
             limits,
@@ -161,11 +165,11 @@ impl Shard {
     }
 
     pub(crate) fn take_up(&mut self, seed: ReplicaSeed, is_new: bool) {
-        let ReplicaSeed { group, restored, store, base } = seed;
+        let ReplicaSeed { group, restored, store, base, left } = seed;
         assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
         if is_new {
             let configuration = restored.checkpoint.configuration.clone();
-            let details = Origin::first(store.bounds().epoch).to_details();
+            let details = Origin { left, ..Origin::first(store.bounds().epoch) }.to_details();
             self.log(&Record::Create { group, configuration, details });
         }
         let checkpoint = restored.checkpoint.clone();
@@ -178,12 +182,14 @@ impl Shard {
         };
         let view = self.support.view(self.addr.core, self.now);
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
-        let raft = Group::new(config, restored, &ctx);
+        let mut raft = Group::new(config, restored, &ctx);
+        raft.left_at(left.unwrap_or_default());
         self.timers.arm(raft.deadline(), group);
         if let Some(base) = base {
             self.splits.made(group, base);
         }
-        self.replicas.insert(group, Replica::new(raft, store, base, checkpoint));
+        let replica = Replica { left, ..Replica::new(raft, store, base, checkpoint) };
+        self.replicas.insert(group, replica);
         if let Err(place) = self.ids.binary_search(&group) {
             self.ids.insert(place, group);
         }
@@ -199,6 +205,12 @@ impl Shard {
     pub(crate) fn log(&mut self, record: &Record) -> Lsn {
         self.newest_lsn = self.wal.append(record);
         self.newest_lsn
+    }
+
+    /// The groups with a replica here, in order.
+    #[must_use]
+    pub fn groups(&self) -> &[GroupId] {
+        &self.ids
     }
 
     /// Whether its replica here leads the group.
@@ -289,7 +301,7 @@ impl Shard {
                 Some((_, Mark::Made(group))) => self.made(group),
                 Some((_, Mark::Received(group))) => self.install(group),
                 Some((_, Mark::Begun(group))) => self.begun(group),
-                Some((_, Mark::Destroyed(group, file))) => self.destroyed(group, file),
+                Some((_, Mark::Departed(file))) => self.delete(file),
                 None => break,
             }
         }

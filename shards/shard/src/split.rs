@@ -188,8 +188,12 @@ impl Shard {
             self.take_up(ReplicaSeed { store, ..seed }, false);
         } else if self.replicas.get(&child).is_some_and(Replica::is_blank) {
             self.install_base(child, base, store, entry.configuration);
-        } else if self.knows_replica(child) || !self.homes.claim(child, self.addr.core) {
-            // It has more than this already, is to be rebuilt, or another core was asked for it first.
+        } else if self.knows_replica(child)
+            || self.departed.contains_key(&child)
+            || !self.homes.claim(child, self.addr.core)
+        {
+            // It has more than this already, is to be rebuilt, has been here and left, or another core was
+            // asked for it first.
             self.graveyard.push(store);
         } else {
             let checkpoint = base_meta(entry.configuration);
@@ -202,7 +206,9 @@ impl Shard {
                 entries: Vec::new(),
                 first_election_delay: self.limits.election_delay_max,
             };
-            self.take_up(ReplicaSeed { group: child, restored, store, base: Some(base) }, false);
+            let base = Some(base);
+            let seed = ReplicaSeed { group: child, restored, store, base, left: None };
+            self.take_up(seed, false);
             self.with_group(child, |raft, ctx, out| {
                 if entry.leader != raft.node() {
                     raft.announce(entry.leader, out);
@@ -263,7 +269,8 @@ impl Shard {
 
     /// Makes a replica of a group that has none here, by the word of another: it holds nothing and
     /// votes for nobody else in that one's term. To be called for what [`crate::Output::wanted`]
-    /// names, if nothing that this core has lost may have been of that group. `formed` are the bounds
+    /// names, if nothing that this core has lost may have been of that group. One that was here before
+    /// votes as that one would. `formed` are the bounds
     /// with which the cluster was formed, if the range was there then.
     pub fn create(&mut self, wanted: &Wanted, formed: Option<RangeBounds>) {
         let Wanted { group, from, term } = *wanted;
@@ -273,8 +280,12 @@ impl Shard {
         let (nobody, delay) = (Configuration::default(), self.limits.election_delay_max);
         let bounds = formed.unwrap_or_default();
         let mut seed = ReplicaSeed::fresh(group, bounds, nobody, &self.limits, delay);
-        seed.restored.hard_state = HardState { term, vote: Some(from) };
-        let hard_state = seed.restored.hard_state;
+        let before = self.departed.remove(&group);
+        seed.left = before.map(|before| before.last);
+        let asked = HardState { term, vote: Some(from) };
+        let hard_state =
+            before.map(|b| b.hard_state).filter(|known| known.term >= term).unwrap_or(asked);
+        seed.restored.hard_state = hard_state;
         self.add_replica(seed, true);
         self.log(&Record::HardState { group, hard_state });
     }

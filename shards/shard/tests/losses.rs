@@ -41,7 +41,7 @@ fn log(rebuilt_in: Option<u64>, harm: impl FnOnce(&mut Vec<u8>)) -> Recovered {
     let rebuilt =
         rebuilt_in.map(|life| Rebuilt { votes_from: Index(1), incarnation: Incarnation(life) });
     for (group, rebuilt) in [(A, rebuilt), (B, None), (C, None)] {
-        let details = Origin { epoch: RangeEpoch(1), rebuilt, base: None }.to_details();
+        let details = Origin { epoch: RangeEpoch(1), rebuilt, base: None, left: None }.to_details();
         let configuration = Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]);
         wal.append(&Record::Create { group, configuration, details });
     }

@@ -9,7 +9,7 @@ use crate::node::Ask;
 use crate::world::{Event, World};
 
 /// How often steps are asked for.
-pub(crate) const PLACE_INTERVAL_US: u64 = 50_000;
+const PLACE_INTERVAL_US: u64 = 50_000;
 /// A move that has not come to its end after so many steps is given up, and leaves what it leaves.
 const STEPS_MAX: u32 = 100;
 
@@ -17,6 +17,8 @@ const STEPS_MAX: u32 = 100;
 #[derive(Debug, Default)]
 pub(crate) struct Placing {
     wanted: BTreeMap<GroupId, (Vec<NodeId>, u32)>,
+    has_begun: bool,
+    is_over: bool,
     /// The members of each group by the newest entry that has committed, as far as anybody told.
     members: BTreeMap<GroupId, (Index, Vec<NodeId>)>,
 }
@@ -45,6 +47,14 @@ impl World {
     /// Begins to bring a group to these voters.
     pub fn bring_to(&mut self, group: GroupId, voters: Vec<NodeId>) {
         self.placing.wanted.insert(group, (voters, STEPS_MAX));
+        if !std::mem::replace(&mut self.placing.has_begun, true) {
+            self.at(self.now + PLACE_INTERVAL_US, Event::Place);
+        }
+    }
+
+    /// From now on nothing moves, and no replica ends.
+    pub fn stop_placing(&mut self) {
+        self.placing.is_over = true;
     }
 
     /// The members of a group have settled, as a replica tells that applied it.
@@ -69,6 +79,9 @@ impl World {
 
     /// Asks for the next steps.
     pub(crate) fn go_on_placing(&mut self) {
+        if self.placing.is_over {
+            return;
+        }
         self.at(self.now + PLACE_INTERVAL_US, Event::Place);
         let wanted: Vec<(GroupId, Vec<NodeId>)> = self
             .placing

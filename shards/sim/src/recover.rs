@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses};
+use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
@@ -77,6 +78,10 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         if disk.lost.contains_key(&group) {
             continue;
         }
+        if let Some(departed) = Departed::of(&found) {
+            shard.note_departed(group, departed);
+            continue;
+        }
         let origin = Origin::from_details(&found.details);
         let wait = config.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |checkpoint: &SnapshotMeta, loader| load(disk, group, checkpoint, loader);
@@ -95,16 +100,12 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         }
     }
     for group in ours {
-        let is_here = parts.held.contains(&group);
-        if is_here && !known.contains(&group) && !disk.lost.contains_key(&group) {
+        if !known.contains(&group) && !disk.lost.contains_key(&group) {
             shard.add_replica(form(parts, group, spread, &mut random), true);
         }
     }
     let mut lose = |shard: &mut Shard, group| {
-        // Members may have moved anywhere since the formation.
-        let peers = config.node_ids().filter(|node| *node != addr.node).collect();
-        let files = disk.files.keys().copied().filter(|file| file.group == group).collect();
-        shard.note_lost(LostReplica { group, formed: formed(group), peers, files });
+        shard.note_lost(lost_replica(config, addr, disk, group));
         told.push(format!("{group} is lost on {addr}"));
     };
     for group in parts.held.iter().copied().filter(|group| unserved.contains(group)) {
@@ -115,6 +116,13 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
     }
     shard.sweep_checkpoints(disk.files.keys().copied());
     Back { shard, told }
+}
+
+fn lost_replica(config: &Config, addr: CoreAddr, disk: &Disk, group: GroupId) -> LostReplica {
+    // Members may have moved anywhere since the formation.
+    let peers = config.node_ids().filter(|node| *node != addr.node).collect();
+    let files = disk.files.keys().copied().filter(|file| file.group == group).collect();
+    LostReplica { group, formed: formed(group), peers, files }
 }
 
 /// A replica of the formation.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
-use oarlock_shard::moves::MoveStep;
+use oarlock_shard::moves::{Departure, MoveStep};
 use oarlock_shard::rebuild::RebuildStage;
 use oarlock_shard::{Output, Shard, Split};
 use oarlock_types::{GroupId, Mono, NodeId, RangeBounds, WallMs};
@@ -97,7 +97,7 @@ impl Core {
                 step => self.granted.push(format!("{group} is to have {voters:?}: {step:?}")),
             },
             Ask::Destroy(group, configured) => {
-                if self.shard.destroy(group, configured) {
+                if self.shard.destroy(group, configured) == Departure::Ended {
                     self.destroyed.push(group);
                     self.granted.push(format!("{group} has no replica here any more"));
                 }

@@ -18,7 +18,7 @@ use crate::config::{Config, Weather};
 use crate::links::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
-use crate::placing::{PLACE_INTERVAL_US, Placing};
+use crate::placing::Placing;
 use crate::pulses::Datagram;
 use crate::random::Stream;
 use crate::ranges::Ranges;
@@ -186,9 +186,6 @@ impl World {
         for client in 0..self.clients.all.len() {
             let at = self.clients.all[client].acts_at;
             self.at(at, Event::ClientActs { client });
-        }
-        if self.config.has_moves() {
-            self.at(PLACE_INTERVAL_US, Event::Place);
         }
         for place in 0..self.config.faults.len() {
             let at = self.config.faults[place].at_us;

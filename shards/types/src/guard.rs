@@ -22,10 +22,8 @@ pub enum Guard {
     PreVote,
     /// Who has no vote does not stand for election. (6)
     LearnersDoNotStand,
-    /// A new voter is a learner first, and has the entry that made it one. (7)
-    LearnersFirst,
-    /// Only a replica that knows of no newer members than those that it is not one of is ended. (7)
-    NewMembersStay,
+    /// A replica that has ended and is made again votes as if it still had its log. (7)
+    DepartedRemember,
     /// Who was voted out by an entry that nobody else has stands all the same. (5)
     RemovedLeaderStands,
     /// A leader that no quorum supports steps down. (8)

@@ -57,8 +57,15 @@ pub enum Parsed {
     ClientList(ClientFilter),
     /// `CLIENT KILL`.
     ClientKill(ClientFilter, KillReply),
-    /// Asks something of a range.
+    /// Asks something of the range of a key.
     Order(Order),
+    /// Asks something of a range.
+    GroupOrder {
+        /// Its group.
+        group: GroupId,
+        /// What.
+        order: Order,
+    },
     /// `OARLOCK REBUILD`.
     Rebuild {
         /// The range's group.

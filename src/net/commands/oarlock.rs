@@ -17,6 +17,9 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 
 const HELP: &[&str] = &[
     "OARLOCK <subcommand> [<arg> ...]. Subcommands are:",
+    "PLACE <range> <node> [<node> ...]",
+    "    Take the next step to have the replicas of <range> on these nodes and no others: OK once they are,",
+    "    else a text that says what is under way. To be repeated until it is OK.",
     "RANGES [SINCE <version>]",
     "    Return each range with its group, bounds, leader, replicas and epoch, and the map's version.",
     "    With SINCE return none if the map is of this version or older.",
@@ -36,6 +39,8 @@ const HELP: &[&str] = &[
     "STAGES",
     "    Return how long each stage of a write takes on this node: pairs of a name and a histogram in",
     "    microseconds (HdrHistogram V2), of one write in sixteen. oarlock bench --breakdown shows them.",
+    "TRANSFER <range> <node>",
+    "    Let <node> lead <range>: OK if it does, else a text that says what is under way.",
     "STATUS",
     "    Return what this node is and how it does.",
     "HELP",
@@ -54,11 +59,20 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         Ok(Parsed::Query(Query::Stages))
     } else if input.is(1, "REBUILD") {
         arity(input, "oarlock|rebuild", |len| len == 4)?;
-        let number = |at| u64::try_from(input.integer(at)?).map_err(|_| CommandError::NotAnInteger);
-        Ok(Parsed::Rebuild { group: GroupId(number(2)?), node: NodeId(number(3)?) })
+        let (group, node) = (number(input, 2)?, number(input, 3)?);
+        Ok(Parsed::Rebuild { group: GroupId(group), node: NodeId(node) })
     } else if input.is(1, "SPLIT") {
         arity(input, "oarlock|split", |len| len == 3)?;
         Ok(Parsed::Order(Order::Split { at: input.key(2)? }))
+    } else if input.is(1, "PLACE") {
+        arity(input, "oarlock|place", |len| len >= 4)?;
+        let voters = (3..input.len()).map(|at| number(input, at)).collect::<Result<_, _>>()?;
+        let order = Order::Place { voters };
+        Ok(Parsed::GroupOrder { group: GroupId(number(input, 2)?), order })
+    } else if input.is(1, "TRANSFER") {
+        arity(input, "oarlock|transfer", |len| len == 4)?;
+        let order = Order::Transfer { to: number(input, 3)? };
+        Ok(Parsed::GroupOrder { group: GroupId(number(input, 2)?), order })
     } else if input.is(1, "HELP") {
         Ok(Parsed::Local(Local::Help(HELP)))
     } else if input.is(1, "SCAN") {
@@ -74,6 +88,10 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else {
         Err(unknown_subcommand(input.required(1)?, "OARLOCK"))
     }
+}
+
+fn number(input: &Input<'_>, at: usize) -> Result<u64, CommandError> {
+    u64::try_from(input.integer(at)?).map_err(|_| CommandError::NotAnInteger)
 }
 
 fn ranges(input: &Input<'_>) -> Result<Parsed, CommandError> {

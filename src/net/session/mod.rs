@@ -25,7 +25,7 @@ use std::fmt::Display;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use oarlock_store::{Command, Reply, Watch};
+use oarlock_store::{Command, Reply, Request, Watch};
 use oarlock_types::{GroupId, NodeId};
 
 pub use backend::{
@@ -312,6 +312,11 @@ impl Session {
             Parsed::Data(command) => self.start_data(command, access, host),
             Parsed::Once { id, command } => self.start_once(id, command, access, host),
             Parsed::Order(order) => self.start_data(Command::Order(order), access, host),
+            Parsed::GroupOrder { group, order } => {
+                let ticket = self.wait(Join::One, access, 0);
+                let request = Request::one(Command::Order(order));
+                host.backend.submit_to(self.id, ticket, group, request);
+            }
             Parsed::Query(query) => self.start_query(query, access, host),
             Parsed::ClientList(filter) => {
                 let asker = self.id;

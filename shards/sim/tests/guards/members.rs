@@ -24,6 +24,32 @@ fn learners_do_not_stand() {
     });
 }
 
+/// A replica moves away and ends while a member does not hear of it. That one then asks where it was, has it
+/// made again, and stands for election by the members that it knows of.
+#[test]
+fn departed_remember() {
+    finds(Guard::DepartedRemember, 5, &[COMPLETE], |seed| {
+        let mut world = serving(seed, spare(4));
+        let members = world.configuration(leader(&world), GROUP).unwrap().voters;
+        let spare_node = ids(&[1, 2, 3, 4]).into_iter().find(|n| !members.contains(n)).unwrap();
+        let (first, deaf, leaves) = (members[0], members[1], members[2]);
+        hand_over(&mut world, first);
+        cut(&mut world, &[deaf], &[first, leaves, spare_node]);
+        for number in 0..5 {
+            write(&mut world, "k", &number.to_string());
+        }
+        world.bring_to(GROUP, vec![first, deaf, spare_node]);
+        let has_ended = |world: &mut World| world.replica(leaves, GROUP).is_none();
+        assert!(world.run_till(10 * SECOND, has_ended), "it ends: {}", world.who_waits());
+        world.stop_placing();
+        write(&mut world, "k", "last");
+        join(&mut world, &[deaf], &[leaves]);
+        world.run_for(5 * SECOND);
+        join(&mut world, &[deaf], &[first, spare_node]);
+        world.settle();
+    });
+}
+
 #[test]
 fn one_change_at_a_time() {
     finds(Guard::OneChangeAtATime, 3, &["configurations overlap"], |seed| {

@@ -1,0 +1,55 @@
+//! The end of replicas that are no members any more, by the map. One per core.
+
+use std::time::Duration;
+
+use oarlock_shard::Shard;
+use oarlock_shard::moves::Departure;
+use oarlock_types::{CoreAddr, GroupId, Mono, RangeMap};
+
+/// Replicas that one tick looks at: a map changes seldom, a core may hold thousands.
+const LOOKS_PER_TICK: usize = 128;
+/// When what could not be ended is tried again.
+const LATER: Duration = Duration::from_secs(1);
+
+/// Replicas that are to be looked at.
+#[derive(Debug, Default)]
+pub struct Departures {
+    /// The map has changed since `groups` were found.
+    is_due: bool,
+    groups: Vec<GroupId>,
+    /// Those that could not be ended yet.
+    later: Vec<GroupId>,
+    later_at: Mono,
+}
+
+impl Departures {
+    /// The map has changed.
+    pub fn look(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Looks at some replicas, and ends those that the map says are on other nodes.
+    pub fn go_on(&mut self, map: &RangeMap, shard: &mut Shard, own: CoreAddr, now: Mono) {
+        if self.groups.is_empty() && std::mem::take(&mut self.is_due) {
+            self.later.clear();
+            self.groups = shard.groups().to_vec();
+        } else if self.groups.is_empty() && now.since(self.later_at) >= LATER {
+            self.later_at = now;
+            self.groups = std::mem::take(&mut self.later);
+        }
+        let left = self.groups.len().saturating_sub(LOOKS_PER_TICK);
+        for group in self.groups.split_off(left) {
+            let Some(range) = map.group(group).filter(|range| range.core_on(own.node).is_none())
+            else {
+                continue;
+            };
+            match shard.destroy(group, range.configured) {
+                Departure::Ended => {
+                    tracing::info!("{own}: {group} is on other nodes now, and ends here");
+                }
+                Departure::Later => self.later.push(group),
+                Departure::Stays => {}
+            }
+        }
+    }
+}
