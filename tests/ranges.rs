@@ -23,9 +23,13 @@ fn wait_for_ranges(cluster: &Cluster, nodes: &[u64], count: usize) -> Vec<RangeR
     let of_map =
         |range: &RangeRow| (range.group, range.start.clone(), range.end.clone(), range.epoch);
     eventually("the same map on all nodes", || {
-        let ranges = ranges_on(cluster, nodes[0])?;
+        let mut ranges = ranges_on(cluster, nodes[0])?;
         for node in &nodes[1..] {
             let other = ranges_on(cluster, *node)?;
+            // A node knows surely who leads only where it has a replica itself.
+            for (range, other) in ranges.iter_mut().zip(&other) {
+                range.leader = range.leader.max(other.leader);
+            }
             if !other.iter().map(of_map).eq(ranges.iter().map(of_map)) {
                 return Err(format!("node {node} has {} ranges", other.len()));
             }
@@ -136,4 +140,84 @@ fn what_can_not_be_cut_is_said() {
     assert_eq!(call(&[b"MULTI"]), "OK");
     assert!(call(&[b"OARLOCK", b"SPLIT", b"x"]).contains("error"));
     assert!(call(&[b"EXEC"]).contains("EXECABORT"));
+}
+
+/// Asks for the next step until the range is where it shall be.
+#[track_caller]
+fn place(cluster: &Cluster, group: u64, nodes: &[u64]) {
+    let words: Vec<String> = [group].iter().chain(nodes).map(ToString::to_string).collect();
+    let mut args: Vec<&[u8]> = vec![b"OARLOCK", b"PLACE"];
+    args.extend(words.iter().map(String::as_bytes));
+    let mut client = cluster.client(1);
+    eventually("the range to be there", || {
+        let answer = client.call(&args).map_err(|error| error.to_string())?;
+        if answer.is_ok() { Ok(()) } else { Err(answer.to_string()) }
+    });
+}
+
+/// The groups that a node has a replica of.
+fn held(cluster: &Cluster, node: u64) -> Result<BTreeSet<u64>, String> {
+    let status = cluster.status(node).map_err(|error| error.to_string())?;
+    Ok(status.groups.iter().map(|group| group.group).collect())
+}
+
+#[test]
+fn replicas_move_to_other_nodes_and_back_under_load() {
+    let options = Options { nodes: 4, ranges: 4, ..Options::default() };
+    let mut cluster = Cluster::start("ranges-move", options);
+    let load = Load::start(&cluster, &Shape { rate: 800, ..Shape::default() });
+    load.progress(500);
+    let before = wait_for_ranges(&cluster, &[1, 2, 3, 4], 4);
+    let away = |range: &RangeRow| {
+        let new = (1..=4).find(|node| !range.replicas.contains(node)).unwrap();
+        let leaves = range.leader;
+        let stay = range.replicas.iter().copied().filter(move |node| *node != leaves);
+        (leaves, stay.chain([new]).collect::<Vec<u64>>())
+    };
+    for range in &before {
+        let (leaves, nodes) = away(range);
+        place(&cluster, range.group, &nodes);
+        eventually("the end of the replica that has left", || {
+            let held = held(&cluster, leaves)?;
+            if held.contains(&range.group) { Err(format!("{held:?}")) } else { Ok(()) }
+        });
+        load.progress(100);
+    }
+    // What has left stays away over a death, and the map on every node tells where it is.
+    for node in 1..=4 {
+        cluster.kill(node);
+        cluster.restart(node);
+        cluster.wait_for_leaders();
+    }
+    let after = wait_for_ranges(&cluster, &[1, 2, 3, 4], 4);
+    for (old, new) in before.iter().zip(&after) {
+        let (leaves, mut nodes) = away(old);
+        let mut replicas = new.replicas.clone();
+        replicas.sort_unstable();
+        nodes.sort_unstable();
+        assert_eq!(replicas, nodes);
+        assert!(!held(&cluster, leaves).unwrap().contains(&old.group));
+    }
+    load.progress(300);
+    for range in &before {
+        place(&cluster, range.group, &range.replicas);
+        let to = range.leader.to_string();
+        let group = range.group.to_string();
+        let transfer = [b"OARLOCK".as_slice(), b"TRANSFER", group.as_bytes(), to.as_bytes()];
+        eventually("the leader to be back", || {
+            let answer = cluster.client(1).call(&transfer).map_err(|error| error.to_string())?;
+            if answer.is_ok() { Ok(()) } else { Err(answer.to_string()) }
+        });
+    }
+    load.progress(300);
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+    let back = wait_for_ranges(&cluster, &[1, 2, 3, 4], 4);
+    for (old, new) in before.iter().zip(&back) {
+        let mut replicas = new.replicas.clone();
+        replicas.sort_unstable();
+        let mut nodes = old.replicas.clone();
+        nodes.sort_unstable();
+        assert_eq!(replicas, nodes);
+    }
 }
