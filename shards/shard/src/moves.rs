@@ -192,6 +192,18 @@ impl Shard {
         self.log(&Record::HardState { group, hard_state })
     }
 
+    /// The end of a replica is durable: its checkpoint goes, unless one that was made since receives the
+    /// same, which takes its place.
+    pub(crate) fn delete_departed(&mut self, file: CheckpointFile) {
+        let is_used = self.replicas.get(&file.group).is_some_and(|replica| {
+            let incoming = replica.incoming.as_ref().map(|incoming| incoming.meta.position);
+            incoming == Some(file.position) || replica.checkpoint.position == file.position
+        });
+        if !is_used {
+            self.delete(file);
+        }
+    }
+
     /// Notes a replica that has ended in an earlier life, at the start.
     pub fn note_departed(&mut self, group: GroupId, departed: Departed) {
         debug_assert!(!self.knows_replica(group), "invariant: what has ended is not taken up");

@@ -301,7 +301,7 @@ impl Shard {
                 Some((_, Mark::Made(group))) => self.made(group),
                 Some((_, Mark::Received(group))) => self.install(group),
                 Some((_, Mark::Begun(group))) => self.begun(group),
-                Some((_, Mark::Departed(file))) => self.delete(file),
+                Some((_, Mark::Departed(file))) => self.delete_departed(file),
                 None => break,
             }
         }

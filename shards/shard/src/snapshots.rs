@@ -18,7 +18,7 @@ const LOAD_BYTES: usize = 64 << 10;
 /// A checkpoint that comes from the leader.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    meta: SnapshotMeta,
+    pub(crate) meta: SnapshotMeta,
     from_node: NodeId,
     received_bytes: u64,
     /// A piece is being written.
