@@ -7,12 +7,13 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::keys::{Key, hex, key_of, shown};
+use super::keys::{hex, shown};
 use super::table::render;
 use crate::bench::client::{Answer, Client};
 use crate::bench::cluster_map::{self, RangeRow};
 use crate::bench::processes::poll;
 use crate::bench::run::resolve;
+use crate::config::SplitPoint;
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
@@ -61,8 +62,8 @@ struct ListArgs {
 #[derive(Args, Clone, Debug)]
 struct SplitArgs {
     /// The first key of the new range, as text or as 0x and hexadecimal digits.
-    #[arg(value_name = "KEY", value_parser = key_of)]
-    key: Key,
+    #[arg(value_name = "KEY")]
+    key: SplitPoint,
     #[command(flatten)]
     asked: Asked,
     /// How long to wait until the map shows it.
@@ -132,7 +133,7 @@ fn split(args: &SplitArgs) -> io::Result<String> {
     let mut client = args.asked.client()?;
     let begun = Instant::now();
     let timeout = Duration::from_secs(args.timeout_s);
-    let Key(key) = &args.key;
+    let SplitPoint(key) = &args.key;
     let version = version_of(&cluster_map::ranges(&mut client)?);
     let group = poll("the range to be cut", timeout, || {
         let answer = client.call(&[b"OARLOCK", b"SPLIT", key])?;
