@@ -163,7 +163,9 @@ fn held(cluster: &Cluster, node: u64) -> Result<BTreeSet<u64>, String> {
 
 #[test]
 fn replicas_move_to_other_nodes_and_back_under_load() {
-    let options = Options { nodes: 4, ranges: 4, ..Options::default() };
+    // What is moved by hand stays there.
+    let placement = vec![("placement_moves_max", 0)];
+    let options = Options { nodes: 4, ranges: 4, placement, ..Options::default() };
     let mut cluster = Cluster::start("ranges-move", options);
     let load = Load::start(&cluster, &Shape { rate: 800, ..Shape::default() });
     load.progress(500);

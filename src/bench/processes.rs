@@ -273,14 +273,25 @@ impl LocalCluster {
     /// What is missing, in words.
     pub fn led_ranges(&self) -> Result<Vec<RangeRow>, String> {
         let mut why = "no node is running".to_owned();
+        // A node surely knows who leads only where it has a replica itself.
+        let mut known: Vec<RangeRow> = Vec::new();
         for node in self.nodes.iter().filter(|node| node.child.is_some()) {
             match node.client().and_then(|mut client| cluster_map::ranges(&mut client)) {
-                Ok(ranges) => {
+                Ok(mut ranges) => {
+                    for range in &mut ranges {
+                        let other = known.iter().find(|other| other.group == range.group);
+                        if range.leader == 0
+                            && let Some(other) = other
+                        {
+                            (range.leader, range.leader_core) = (other.leader, other.leader_core);
+                        }
+                    }
                     let led = ranges.iter().filter(|range| range.leader != 0).count();
                     if led == ranges.len() && led >= 1 {
                         return Ok(ranges);
                     }
                     why = format!("{led} of {} ranges have a leader", ranges.len());
+                    known = ranges;
                 }
                 Err(error) => why = format!("node {}: {error}", node.id),
             }

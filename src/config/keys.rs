@@ -150,6 +150,15 @@ settings! {
         retry_interval_ms: Duration = ENGINE.retry_interval, in 10..=60_000;
     }
 
+    /// Where replicas go by themselves. The node that leads the meta group goes by its own settings.
+    placement: PlacementSection {
+        /// Replicas that are brought to other nodes at once, in the whole cluster; 0: none are, whatever
+        /// happens.
+        placement_moves_max: usize = 8, in 0..=4_096;
+        /// The replicas of a node that nothing was heard of for so long are made anew elsewhere.
+        placement_gone_after_ms: Duration = Duration::from_secs(300), in 1_000..=86_400_000;
+    }
+
     /// The log, on standard error.
     log: LogSection {
         /// `human` or `json`.

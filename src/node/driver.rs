@@ -13,8 +13,10 @@ use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
 use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, Split, Wanted};
+use oarlock_store::{Order, Reply};
 use oarlock_types::{
-    CoreAddr, CoreId, FastMap, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor, RangeMap,
+    CoreAddr, CoreId, FastMap, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
+    RangeMap, Term,
 };
 
 use super::clock::Clock;
@@ -28,6 +30,8 @@ use super::mail::Mail;
 use super::map_keeper::MapKeeper;
 use super::message::{CoreAnswer, CoreMessage, CoreRequest};
 use super::outbox::Outbox;
+use super::placement::Placement;
+use super::reporter::Reporter;
 use super::router::{Asker, Hop, Router};
 use super::stages::{Proposals, Stage, Stages};
 use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
@@ -69,6 +73,10 @@ pub struct Driver {
     pub homes: SharedHomes,
     /// The end of replicas that are no members any more.
     pub departures: Departures,
+    /// Tells how the ranges are that this core leads.
+    pub reporter: Reporter,
+    /// Goes on as long as this core leads the meta group.
+    pub placement: Placement,
     /// The ranges that the cluster was formed with.
     pub formation: Arc<RangeMap>,
     /// Largest frame taken from another node.
@@ -218,12 +226,44 @@ impl Driver {
             let (keys, expiring) = self.shard.keys_led();
             self.counters.keys.set(keys as u64);
             self.counters.keys_expiring.set(expiring as u64);
+            if let Some(report) = self.reporter.next(&self.shard) {
+                let router = &mut self.front.borrow_mut().router;
+                router.submit_to(Asker::Reporter, GroupId::META, report);
+            }
         }
+        self.place(&map);
         self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());
         self.counters.waiting.set(self.shard.waiting() as u64);
         let is_quiet = front_is_quiet && self.shard.timers_armed() == 0;
         self.beat.set(if is_quiet { IDLE_BEAT } else { BEAT });
         self.ask_questions();
+    }
+
+    /// Goes on with placement where the meta group is led.
+    fn place(&mut self, map: &RangeMap) {
+        if !self.shard.leads(GroupId::META) {
+            return self.placement.rest();
+        }
+        let requests = self.placement.go_on(self.kept.now, map, &self.table);
+        let router = &mut self.front.borrow_mut().router;
+        for (name, group, request) in requests {
+            router.submit_to(Asker::Placement(name), group, request);
+        }
+    }
+
+    fn answer_placement(&mut self, token: u64, order: Order) {
+        let reply = match order {
+            Order::Report { ranges } => {
+                self.placement.take_reports(ranges);
+                let term = self.shard.term(GroupId::META).map_or(0, Term::get);
+                Reply::Int(i64::try_from(term).unwrap_or(i64::MAX))
+            }
+            Order::Explain { group } => Reply::Bulk(self.placement.explain(group).into()),
+            Order::Split { .. } | Order::Place { .. } | Order::Transfer { .. } => {
+                unreachable!("the shard answers these")
+            }
+        };
+        self.settle(token, Ok(reply));
     }
 
     fn ask_questions(&mut self) {
@@ -383,6 +423,10 @@ impl Driver {
                         .map(|timed| Timed { handed: handed.mono(), ..timed });
                     self.kept.completed.push((connection, ticket, outcome, timed));
                 }
+                Hop::Done(Asker::Reporter, outcome) => self.reporter.outcome(&outcome),
+                Hop::Done(Asker::Placement(name), outcome) => {
+                    self.placement.outcome(self.kept.now, name, &outcome);
+                }
                 Hop::Done(Asker::Node, outcome) => {
                     if let Some(keeper) = &mut self.map_keeper {
                         keeper.outcome(self.kept.now, outcome);
@@ -531,6 +575,9 @@ impl Driver {
         }
         if std::mem::take(&mut output.wants_ids) {
             self.mail.letter(CoreId(0), CoreMessage::WantIds(self.addr.core));
+        }
+        for (token, order) in output.placement.drain(..) {
+            self.answer_placement(token, order);
         }
         for (group, leader) in output.leaders.drain(..) {
             self.announce(group, leader);

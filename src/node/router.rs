@@ -44,8 +44,12 @@ pub enum Asker {
         /// Whether its way is timed.
         timed: Option<Timed>,
     },
-    /// The node itself (the meta group's first map).
+    /// The keeper of the map.
     Node,
+    /// The core that tells how its ranges are.
+    Reporter,
+    /// Placement, with its name for the request.
+    Placement(u64),
 }
 
 impl Asker {
@@ -54,7 +58,7 @@ impl Asker {
     pub const fn timed(&self) -> Option<Timed> {
         match self {
             Self::Client { timed, .. } => *timed,
-            Self::Node => None,
+            Self::Node | Self::Reporter | Self::Placement(_) => None,
         }
     }
 }
@@ -225,7 +229,7 @@ impl Router {
             Asker::Client { connection, .. } if !request.is_read() => {
                 Some((connection, if self.is_held(connection) { UNKNOWN } else { group }))
             }
-            Asker::Client { .. } | Asker::Node => None,
+            Asker::Client { .. } | Asker::Node | Asker::Reporter | Asker::Placement(_) => None,
         };
         let group = lane.map_or(group, |(_, group)| group);
         let id = self.register(asker, (group, epoch), lane, request);

@@ -34,7 +34,9 @@ use super::mail::Mail;
 use super::map_keeper::MapKeeper;
 use super::message::CoreMessage;
 use super::outbox::Outbox;
+use super::placement::{Placement, PlacementParts};
 use super::recover::{RecoverParts, recover};
+use super::reporter::Reporter;
 use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;
@@ -414,6 +416,8 @@ fn open_core(
         table: Arc::clone(&shared.table),
         homes: SharedHomes::clone(&shared.homes),
         departures: Departures::default(),
+        reporter: Reporter::default(),
+        placement: Placement::new(placement_parts(shared)),
         formation: Arc::clone(&shared.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
         map_keeper: (core == CoreId(0)).then(|| {
@@ -426,6 +430,17 @@ fn open_core(
         beat: Rc::new(Cell::new(BEAT)),
         kept: Kept::default(),
     })
+}
+
+fn placement_parts(shared: &Shared) -> PlacementParts {
+    let settings = &shared.config.placement;
+    PlacementParts {
+        node: shared.facts.node,
+        nodes: shared.facts.nodes.iter().map(|entry| (entry.id, entry.cores)).collect(),
+        replicas: u8::try_from(shared.config.replication_factor()).unwrap_or(u8::MAX),
+        moves_max: settings.placement_moves_max,
+        gone_after: settings.placement_gone_after_ms,
+    }
 }
 
 fn wal_config(shared: &Shared, core: CoreId) -> WalConfig {

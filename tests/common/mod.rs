@@ -52,13 +52,16 @@ pub(crate) struct Options {
     pub(crate) ranges: u32,
     /// Keys of the configuration's section `limits`.
     pub(crate) limits: Vec<(&'static str, u64)>,
+    /// Keys of the configuration's section `placement`.
+    pub(crate) placement: Vec<(&'static str, u64)>,
     /// The folder of the only node's data, if it is not the usual one.
     pub(crate) data_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, cores: 2, ranges: 16, limits: Vec::new(), data_dir: None }
+        let (limits, placement) = (Vec::new(), Vec::new());
+        Self { nodes: 3, cores: 2, ranges: 16, limits, placement, data_dir: None }
     }
 }
 
@@ -83,8 +86,13 @@ impl Cluster {
         let turn = turn();
         let folder = folder(name);
         let number = |n: u64| Value::Integer(i64::try_from(n).unwrap());
-        let limits = options.limits.iter().map(|(key, n)| ((*key).to_owned(), number(*n)));
-        let mut more = Table::from_iter([("limits".to_owned(), Value::Table(limits.collect()))]);
+        let section = |keys: &[(&str, u64)]| {
+            Value::Table(keys.iter().map(|(key, n)| ((*key).to_owned(), number(*n))).collect())
+        };
+        let mut more = Table::from_iter([
+            ("limits".to_owned(), section(&options.limits)),
+            ("placement".to_owned(), section(&options.placement)),
+        ]);
         if let Some(data_dir) = &options.data_dir {
             assert_eq!(options.nodes, 1);
             let data_dir = Value::String(data_dir.display().to_string());

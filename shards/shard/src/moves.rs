@@ -8,7 +8,9 @@
 use std::fmt;
 
 use oarlock_codec::{Record, Refusal};
-use oarlock_raft::{ChangeError, Configuration, Group, HardState, LogPosition, ProgressState};
+use oarlock_raft::{
+    ChangeError, Configuration, Group, HardState, LogPosition, ProgressState, ProgressStatus,
+};
 use oarlock_types::{GroupId, Index, Lsn, NodeId, RangeEpoch};
 use oarlock_wal::RecoveredGroup;
 
@@ -232,17 +234,19 @@ fn is_same(some: &[NodeId], others: &[NodeId]) -> bool {
 }
 
 impl Replica {
-    /// Whether a member that is no voter yet lacks much of what this leader has.
+    /// Whether a member that is no voter yet lacks much of what this leader has, or the entry that made it a
+    /// member.
     fn lags(&self, node: NodeId) -> bool {
-        if self.raft.configuration().is_voter(node) {
-            return false;
-        }
+        !self.raft.configuration().is_voter(node) && self.lags_behind(node)
+    }
+
+    /// Whether a member lacks much of what this leader has.
+    pub(crate) fn lags_behind(&self, node: NodeId) -> bool {
         let enough = Index(self.raft.last().index.get().saturating_sub(LAG_ENTRIES_MAX));
-        let enough = enough.max(self.raft.configured());
-        let mut followers = self.raft.progress();
-        !followers.any(|p| {
-            p.node == node && matches!(p.state, ProgressState::Replicate) && p.matched >= enough
-        })
+        let enough = enough.max(self.raft.configured().min(self.raft.commit()));
+        let is_near =
+            |p: ProgressStatus| matches!(p.state, ProgressState::Replicate) && p.matched >= enough;
+        node != self.raft.node() && !self.raft.progress().any(|p| p.node == node && is_near(p))
     }
 
     fn checkpoint_file(&self, group: GroupId) -> Option<CheckpointFile> {

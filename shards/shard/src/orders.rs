@@ -79,6 +79,9 @@ impl Shard {
         order: &Order,
     ) -> Result<(), Refusal> {
         match order {
+            Order::Report { .. } | Order::Explain { .. } => {
+                self.out.placement.push((token, order.clone()));
+            }
             Order::Split { at } => {
                 if self.orders.cuts.len() >= CUTS_MAX {
                     return Err(Refusal::Busy);

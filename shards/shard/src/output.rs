@@ -2,7 +2,7 @@
 
 use oarlock_codec::{GroupMessage, Refusal};
 use oarlock_raft::{Configuration, LogPosition};
-use oarlock_store::Reply;
+use oarlock_store::{Order, Reply};
 use oarlock_types::{GroupId, NodeId, RangeBounds, Term};
 use oarlock_wal::FrameSpan;
 
@@ -25,6 +25,8 @@ pub struct Output {
     pub unreadable: Vec<GroupId>,
     /// Ranges that were cut in two.
     pub splits: Vec<Split>,
+    /// What the group that placement rests on was asked: to be answered by the driver.
+    pub placement: Vec<(u64, Order)>,
     /// Groups whose members have settled since: [`crate::Shard::range`] tells them.
     pub settled: Vec<GroupId>,
     /// Replicas that others want made here: [`crate::Shard::create`].
@@ -69,6 +71,7 @@ impl Output {
             && self.unreadable.is_empty()
             && self.splits.is_empty()
             && self.settled.is_empty()
+            && self.placement.is_empty()
             && self.wanted.is_empty()
             && !self.wants_ids
     }

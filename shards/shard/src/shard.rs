@@ -11,7 +11,7 @@ use oarlock_raft::{Configuration, Context, Effects, Group, GroupConfig, Snapshot
 use oarlock_store::{Reply, Store, StoreLimits};
 use oarlock_types::{
     CoreAddr, CoreId, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random,
-    RangeBounds, WallMs,
+    RangeBounds, Term, WallMs,
 };
 use oarlock_wal::Wal;
 
@@ -217,6 +217,12 @@ impl Shard {
     #[must_use]
     pub fn leads(&self, group: GroupId) -> bool {
         self.replicas.get(&group).is_some_and(|replica| replica.raft.is_leader())
+    }
+
+    /// The term in which a group's replica here is.
+    #[must_use]
+    pub fn term(&self, group: GroupId) -> Option<Term> {
+        Some(self.replicas.get(&group)?.raft.term())
     }
 
     /// A range's bounds, and its group's members with the entry that made them so, by what its replica

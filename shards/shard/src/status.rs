@@ -1,6 +1,7 @@
 //! What a person may ask of a core: plain numbers, taken between turns.
 
 use oarlock_raft::LogPosition;
+use oarlock_store::RangeReport;
 use oarlock_types::{GroupId, Index, NodeId, RangeEpoch, Term};
 
 use crate::shard::Shard;
@@ -60,6 +61,22 @@ impl Shard {
             ranges.filter_map(|group| self.replicas.get(group)).filter(|r| r.raft.is_leader());
         led.fold((0, 0), |(keys, expiring), replica| {
             (keys + replica.store.len(), expiring + replica.store.expiring_len())
+        })
+    }
+
+    /// How a range that is led here is.
+    #[must_use]
+    pub fn report(&self, group: GroupId) -> Option<RangeReport> {
+        let replica = self.replicas.get(&group).filter(|replica| replica.raft.is_leader())?;
+        let lags = |node: &NodeId| replica.lags_behind(*node);
+        let members = replica.raft.configuration().members();
+        Some(RangeReport {
+            group: group.get(),
+            term: replica.raft.term().get(),
+            leader: self.addr.node.get(),
+            bytes: replica.store.size_bytes(),
+            keys: replica.store.len() as u64,
+            lagging: members.filter(lags).map(NodeId::get).collect(),
         })
     }
 

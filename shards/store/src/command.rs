@@ -256,6 +256,33 @@ pub enum Order {
         /// The node.
         to: u64,
     },
+    /// To take note, as the group that placement rests on, of how ranges are that a core leads: its term.
+    Report {
+        /// The ranges.
+        ranges: Vec<RangeReport>,
+    },
+    /// To tell, as the group that placement rests on, what placement does and why: a text.
+    Explain {
+        /// About this group; zero: what is planned for all.
+        group: u64,
+    },
+}
+
+/// How a range is, as whoever leads it tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct RangeReport {
+    /// Its group.
+    pub group: u64,
+    /// The term in which it is led: a report of a later one counts.
+    pub term: u64,
+    /// The node that leads it.
+    pub leader: u64,
+    /// Bytes of its keys and values.
+    pub bytes: u64,
+    /// Its keys.
+    pub keys: u64,
+    /// Members that lack much of its log.
+    pub lagging: Vec<u64>,
 }
 
 impl Command {
@@ -281,7 +308,8 @@ impl Command {
             Self::Count => 0,
             Self::Order(Order::Split { at }) => at.len(),
             Self::Order(Order::Place { voters }) => 8 * voters.len(),
-            Self::Order(Order::Transfer { .. }) => 8,
+            Self::Order(Order::Transfer { .. } | Order::Explain { .. }) => 8,
+            Self::Order(Order::Report { ranges }) => 64 * ranges.len(),
             Self::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
             Self::Set { key, value, .. }
             | Self::SetNx { key, value }

@@ -28,7 +28,9 @@ mod write;
 
 pub use batch::{DecodeError, decode, encode};
 pub use checkpoint::CheckpointProgress;
-pub use command::{Batch, Command, ExpireCondition, Expiry, Order, Request, SetCondition, Watch};
+pub use command::{
+    Batch, Command, ExpireCondition, Expiry, Order, RangeReport, Request, SetCondition, Watch,
+};
 pub use load::{LoadError, Loader};
 pub use reply::{ErrorReply, Reply};
 pub use split::{SplitPoint, SplitSearch};

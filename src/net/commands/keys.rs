@@ -32,7 +32,12 @@ pub fn for_each<'a>(command: &'a Command, mut visit: impl FnMut(&'a Bytes)) {
         | Command::Order(Order::Split { at: key }) => visit(key),
         Command::Count
         | Command::Scan { .. }
-        | Command::Order(Order::Place { .. } | Order::Transfer { .. }) => {}
+        | Command::Order(
+            Order::Place { .. }
+            | Order::Transfer { .. }
+            | Order::Report { .. }
+            | Order::Explain { .. },
+        ) => {}
     }
 }
 

@@ -59,12 +59,12 @@ pub enum Parsed {
     ClientKill(ClientFilter, KillReply),
     /// Asks something of the range of a key.
     Order(Order),
-    /// Asks something of a range.
-    GroupOrder {
-        /// Its group.
+    /// For one group, whatever keys it names.
+    Group {
+        /// The group.
         group: GroupId,
-        /// What.
-        order: Order,
+        /// What to do.
+        command: Command,
     },
     /// `OARLOCK REBUILD`.
     Rebuild {

@@ -1,12 +1,13 @@
 //! `OARLOCK …`: what Redis has no command for. Pure.
 
 use bytes::Bytes;
-use oarlock_store::{Command, Order};
+use oarlock_store::{Command, Expiry, Order, SetCondition};
 use oarlock_types::{GroupId, NodeId};
 
 use super::connection::{arity, unknown_subcommand};
 use super::{CommandError, Input, Local, Parsed, RangeScanArgs, keys, lookup, parse};
 use crate::net::session::Query;
+use crate::node::duties;
 
 /// Longest request id of `OARLOCK ONCE`, in bytes.
 const ONCE_ID_BYTES_MAX: usize = 256;
@@ -17,6 +18,8 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 
 const HELP: &[&str] = &[
     "OARLOCK <subcommand> [<arg> ...]. Subcommands are:",
+    "PLACEMENT [<range>]",
+    "    Return what placement plans and does, or why the replicas of <range> are where they are.",
     "PLACE <range> <node> [<node> ...]",
     "    Take the next step to have the replicas of <range> on these nodes and no others: OK once they are,",
     "    else a text that says what is under way. To be repeated until it is OK.",
@@ -28,6 +31,9 @@ const HELP: &[&str] = &[
     "    Each range is read as of one moment; the result as a whole is not.",
     "CAS <key> <expected> <new>",
     "    Set <key> to <new> if its value is <expected>; return 1 if it was, else 0.",
+    "NODE <node> DRAIN|REMOVE|SERVE",
+    "    Have placement bring all replicas of <node> to other nodes, give them up as lost, or let it have",
+    "    some again.",
     "ONCE <request-id> <command> [<arg> ...]",
     "    Carry out a command on the keys of one range at most once, however often it is sent.",
     "    The first answer is kept for a while and given again.",
@@ -68,11 +74,22 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         arity(input, "oarlock|place", |len| len >= 4)?;
         let voters = (3..input.len()).map(|at| number(input, at)).collect::<Result<_, _>>()?;
         let order = Order::Place { voters };
-        Ok(Parsed::GroupOrder { group: GroupId(number(input, 2)?), order })
+        let group = GroupId(number(input, 2)?);
+        Ok(Parsed::Group { group, command: Command::Order(order) })
+    } else if input.is(1, "PLACEMENT") {
+        arity(input, "oarlock|placement", |len| len == 2 || len == 3)?;
+        let group = if input.len() == 3 { number(input, 2)? } else { 0 };
+        let order = Order::Explain { group };
+        Ok(Parsed::Group { group: GroupId::META, command: Command::Order(order) })
+    } else if input.is(1, "NODE") {
+        arity(input, "oarlock|node", |len| len == 4)?;
+        let command = duty(number(input, 2)?, input)?;
+        Ok(Parsed::Group { group: GroupId::META, command })
     } else if input.is(1, "TRANSFER") {
         arity(input, "oarlock|transfer", |len| len == 4)?;
         let order = Order::Transfer { to: number(input, 3)? };
-        Ok(Parsed::GroupOrder { group: GroupId(number(input, 2)?), order })
+        let group = GroupId(number(input, 2)?);
+        Ok(Parsed::Group { group, command: Command::Order(order) })
     } else if input.is(1, "HELP") {
         Ok(Parsed::Local(Local::Help(HELP)))
     } else if input.is(1, "SCAN") {
@@ -88,6 +105,22 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else {
         Err(unknown_subcommand(input.required(1)?, "OARLOCK"))
     }
+}
+
+/// Writes down what a node is there for.
+fn duty(node: u64, input: &Input<'_>) -> Result<Command, CommandError> {
+    let key = duties::key(NodeId(node));
+    let value = if input.is(3, "DRAIN") {
+        duties::DRAINING
+    } else if input.is(3, "REMOVE") {
+        duties::REMOVED
+    } else if input.is(3, "SERVE") {
+        return Ok(Command::Del { keys: vec![key] });
+    } else {
+        return Err(CommandError::Syntax);
+    };
+    let (condition, expiry) = (SetCondition::Always, Expiry::None);
+    Ok(Command::Set { key, value: Bytes::from_static(value), condition, expiry, get: false })
 }
 
 fn number(input: &Input<'_>, at: usize) -> Result<u64, CommandError> {

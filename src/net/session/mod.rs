@@ -312,10 +312,9 @@ impl Session {
             Parsed::Data(command) => self.start_data(command, access, host),
             Parsed::Once { id, command } => self.start_once(id, command, access, host),
             Parsed::Order(order) => self.start_data(Command::Order(order), access, host),
-            Parsed::GroupOrder { group, order } => {
+            Parsed::Group { group, command } => {
                 let ticket = self.wait(Join::One, access, 0);
-                let request = Request::one(Command::Order(order));
-                host.backend.submit_to(self.id, ticket, group, request);
+                host.backend.submit_to(self.id, ticket, group, Request::one(command));
             }
             Parsed::Query(query) => self.start_query(query, access, host),
             Parsed::ClientList(filter) => {

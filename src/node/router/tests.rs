@@ -383,7 +383,10 @@ impl World {
                     assert!(outcome.is_ok(), "{outcome:?} is seen by a client");
                     assert!(self.ended.insert(ticket.slot), "an outcome each");
                 }
-                Hop::Core(..) | Hop::Done(Asker::Node, _) => unreachable!(),
+                Hop::Core(..)
+                | Hop::Done(Asker::Node | Asker::Reporter | Asker::Placement(_), _) => {
+                    unreachable!()
+                }
             }
         }
     }

@@ -1,0 +1,78 @@
+//! Tells the group that placement rests on how the ranges are that a core leads: only what has changed since
+//! it was told, and all of it again when somebody else leads that group. One per core.
+
+use oarlock_shard::{Outcome, Shard};
+use oarlock_store::{Command, Order, RangeReport, Reply, Request};
+use oarlock_types::{FastMap, GroupId};
+
+/// Ranges of one report.
+const RANGES_MAX: usize = 2048;
+/// A change of size below this is not told.
+const BYTES_MIN: u64 = 1 << 20;
+
+/// What was told.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    told: FastMap<GroupId, RangeReport>,
+    /// What is being told.
+    telling: Vec<RangeReport>,
+    /// The term of whoever was told.
+    term: i64,
+}
+
+impl Reporter {
+    /// What is to be told now, if anything, and nothing is being told.
+    pub fn next(&mut self, shard: &Shard) -> Option<Request> {
+        if !self.telling.is_empty() {
+            return None;
+        }
+        self.told.retain(|group, _| shard.leads(*group));
+        let reports = shard.groups().iter().filter_map(|group| shard.report(*group));
+        let news = reports.filter(|report| {
+            self.told.get(&GroupId(report.group)).is_none_or(|told| is_news(told, report))
+        });
+        self.telling = news.take(RANGES_MAX).collect();
+        let ranges = self.telling.clone();
+        (!ranges.is_empty()).then(|| Request::one(Command::Order(Order::Report { ranges })))
+    }
+
+    /// What became of it.
+    pub fn outcome(&mut self, outcome: &Outcome) {
+        let telling = std::mem::take(&mut self.telling);
+        let Ok(Reply::Int(term)) = outcome else { return };
+        if self.term != *term {
+            self.term = *term;
+            self.told.clear();
+        }
+        self.told.extend(telling.into_iter().map(|report| (GroupId(report.group), report)));
+    }
+}
+
+fn is_news(told: &RangeReport, now: &RangeReport) -> bool {
+    let grown = told.bytes.abs_diff(now.bytes);
+    told.term != now.term
+        || told.lagging != now.lagging
+        || grown > BYTES_MIN.max(told.bytes / 10)
+        || told.keys.abs_diff(now.keys) > told.keys / 10 + 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_changes_are_not_told() {
+        let told = RangeReport { term: 3, bytes: 100 << 20, keys: 50_000, ..Default::default() };
+        let change = |change: fn(&mut RangeReport)| {
+            let mut now = told.clone();
+            change(&mut now);
+            is_news(&told, &now)
+        };
+        assert!(!change(|now| now.bytes += 5 << 20));
+        assert!(change(|now| now.bytes += 11 << 20));
+        assert!(!change(|now| now.keys += 5_000));
+        assert!(change(|now| now.keys -= 7_000));
+        assert!(change(|now| now.term += 1));
+        assert!(change(|now| now.lagging.push(4)));
+    }
+}
