@@ -13,6 +13,7 @@ use std::process::ExitCode;
 mod batches;
 #[path = "../../../shards/raft/benches/cluster/mod.rs"]
 mod cluster;
+mod core;
 #[path = "../../pipeline/mod.rs"]
 mod pipeline;
 #[allow(
@@ -65,6 +66,15 @@ fn wal_batch() -> u64 {
     OPERATIONS
 }
 
+/// One `SET` of 128 bytes through a core: proposed, in the log's frame, applied, answered.
+fn shard_set() -> u64 {
+    let mut core = core::Core::new();
+    count(|number| core.set(number));
+    // The last one's reply comes with a turn that is not counted.
+    assert_eq!(core.answered, WARM_UP + OPERATIONS - 1, "each once");
+    OPERATIONS
+}
+
 /// One `SET` of 128 bytes out of a pipeline that came at once.
 fn resp_set() -> u64 {
     let mut parser = pipeline::parser();
@@ -77,9 +87,10 @@ fn main() -> ExitCode {
     let operations = match std::env::args().nth(1).as_deref() {
         Some("raft-entry") => raft_entry(),
         Some("wal-batch") => wal_batch(),
+        Some("shard-set") => shard_set(),
         Some("resp-set") => resp_set(),
         Some(_) | None => {
-            eprintln!("usage: oarlock-counts raft-entry|wal-batch|resp-set");
+            eprintln!("usage: oarlock-counts raft-entry|wal-batch|shard-set|resp-set");
             return ExitCode::from(2);
         }
     };
