@@ -46,6 +46,42 @@ impl Request {
         64 + once + watches + commands
     }
 
+    /// One of the keys that it names, by a number of which each value is as good: where its load falls, for who
+    /// takes samples. `None` if it names none.
+    #[must_use]
+    pub fn pick_key(&self, number: u64) -> Option<&Bytes> {
+        let place = |number: u64, count: usize| usize::try_from(number % count.max(1) as u64).ok();
+        let commands = self.commands.len();
+        let (command, number) = (place(number, commands)?, number / commands.max(1) as u64);
+        match self.commands.get(command)? {
+            Command::Get { key }
+            | Command::GetRange { key, .. }
+            | Command::StrLen { key }
+            | Command::Ttl { key, .. }
+            | Command::Type { key }
+            | Command::Version { key }
+            | Command::GetDel { key }
+            | Command::GetEx { key, .. }
+            | Command::IncrBy { key, .. }
+            | Command::IncrByFloat { key, .. }
+            | Command::Expire { key, .. }
+            | Command::Persist { key }
+            | Command::Set { key, .. }
+            | Command::SetNx { key, .. }
+            | Command::Append { key, .. }
+            | Command::SetRange { key, .. }
+            | Command::Cas { key, .. }
+            | Command::Scan { start: key, .. } => Some(key),
+            Command::Exists { keys } | Command::MGet { keys } | Command::Del { keys } => {
+                keys.get(place(number, keys.len())?)
+            }
+            Command::MSet { pairs } | Command::MSetNx { pairs } => {
+                pairs.get(place(number, pairs.len())?).map(|(key, _)| key)
+            }
+            Command::Count => None,
+        }
+    }
+
     /// Whether it changes nothing, so that it needs no log entry.
     #[must_use]
     pub fn is_read(&self) -> bool {
@@ -400,4 +436,24 @@ pub enum ExpireCondition {
     Earlier,
     /// `XX LT`: only if there is one, and it is later.
     PresentEarlier,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_a_request_is_picked_equally_often_by_some_number() {
+        let keys = ["b".into(), "c".into()].to_vec();
+        let get = Command::Get { key: "a".into() };
+        let commands = vec![get, Command::Del { keys }];
+        let request = Request { transaction: true, commands, ..Request::default() };
+        let picked: Vec<&[u8]> =
+            (0..8).filter_map(|number| request.pick_key(number)).map(|key| &key[..]).collect();
+        assert_eq!(picked, [b"a", b"b", b"a", b"c", b"a", b"b", b"a", b"c"]);
+        for none in [vec![], vec![Command::Count], vec![Command::MGet { keys: vec![] }]] {
+            let request = Request { commands: none, ..Request::default() };
+            assert_eq!(request.pick_key(7), None);
+        }
+    }
 }

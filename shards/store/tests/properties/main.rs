@@ -245,6 +245,27 @@ proptest! {
     }
 
     #[test]
+    fn the_split_point_by_keys_halves_the_keys(lengths in prop::collection::vec(0_usize..64, 2..50)) {
+        let mut store = Store::new(StoreLimits { value_bytes_max: 1 << 20, ..LIMITS });
+        // Nearly all bytes stand in the last key: by bytes, all others would be on one side.
+        let last = lengths.len() - 1;
+        let length = |n: usize| if n == last { 60_000 } else { lengths[n] };
+        let requests = (0..lengths.len()).map(|n| {
+            let pairs = vec![(Bytes::from(format!("{n:03}")), Bytes::from(vec![0; length(n)]))];
+            Request::one(Command::MSet { pairs })
+        });
+        let batch = Batch { stamp: WallMs(1), requests: requests.collect() };
+        store.apply(Index(1), batch, &mut Vec::new());
+        let mut search = store.split_search_by_keys();
+        let found = std::iter::repeat_with(|| store.split_search_next(&mut search, 7))
+            .find(|found| *found != SplitPoint::More)
+            .expect("it ends");
+        let SplitPoint::At(at) = found else { panic!("{found:?}") };
+        let right = store.split_off(&at, Index(1));
+        prop_assert!(store.len().abs_diff(right.len()) <= 1, "{} and {}", store.len(), right.len());
+    }
+
+    #[test]
     fn the_split_point_halves_the_bytes(lengths in prop::collection::vec(0_usize..64, 0..50)) {
         let mut store = Store::new(LIMITS);
         let requests = lengths.iter().enumerate().map(|(n, length)| {
