@@ -3,16 +3,20 @@
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `log_reads` reads old
 //! entries back, `relief` keeps the log short, `upkeep` is what happens a few times a second,
-//! [`split`] cuts ranges in two, [`moves`] brings replicas to other nodes, `orders` takes what is asked of a range, [`homes`] says which core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
+//! `load` counts what ranges are asked, [`due_splits`] says which should be cut, [`split`] cuts them in two,
+//! [`moves`] brings replicas to other nodes, `orders` takes what is asked of a range, [`homes`] says which
+//! core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
 
 mod administration;
 mod admission;
 mod checkpoints;
+pub mod due_splits;
 mod effects;
 mod files;
 pub mod homes;
+mod load;
 mod log_reads;
 pub mod losses;
 pub mod moves;
@@ -35,6 +39,8 @@ mod timers;
 mod upkeep;
 
 pub use homes::{Homes, SharedHomes};
+pub use due_splits::{DueSplit, HotKey, SplitReason, SplitSettings};
+pub use load::RequestRates;
 pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output, Split, Wanted};
 pub use seed::ReplicaSeed;
 pub use shard::{Shard, ShardConfig};

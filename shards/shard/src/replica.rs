@@ -8,6 +8,7 @@ use oarlock_store::{Request, Store};
 use oarlock_types::{CoreAddr, Index, Mono, WallMs};
 
 use crate::checkpoints::Making;
+use crate::load::RangeLoad;
 use crate::rebuild::{Origin, Rebuilt, SplitBase};
 use crate::requests::LaneKey;
 use crate::snapshots::Incoming;
@@ -45,6 +46,8 @@ pub(crate) struct Replica {
     /// How long the last failed one made the next one wait.
     pub(crate) checkpoint_wait: Duration,
     pub(crate) incoming: Option<Box<Incoming>>,
+    /// What it is asked, while it leads and is asked something.
+    pub(crate) load: Option<Box<RangeLoad>>,
 }
 
 /// A write that waits for the end of the turn.
@@ -91,6 +94,7 @@ impl Replica {
             checkpoint_from: Mono(0),
             checkpoint_wait: Duration::ZERO,
             incoming: None,
+            load: None,
         }
     }
 

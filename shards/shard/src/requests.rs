@@ -104,7 +104,10 @@ impl Shard {
             return self.order(token, group, order);
         }
         let bytes = request.size_bytes();
-        if request.is_read() {
+        let is_read = request.is_read();
+        let load = replica.load.get_or_insert_with(|| self.loads.begin(group, self.now));
+        load.count(&request, is_read);
+        if is_read {
             return self.read(token, group, epoch, request, bytes);
         }
         if self.disk_full {

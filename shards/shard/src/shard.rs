@@ -17,6 +17,7 @@ use oarlock_wal::Wal;
 
 use crate::admission::Admission;
 use crate::checkpoints::Mark;
+use crate::due_splits::Loads;
 use crate::files::Files;
 use crate::moves::Departed;
 use crate::orders::Orders;
@@ -99,6 +100,7 @@ pub struct Shard {
     pub(crate) orders: Orders,
     /// What must not be forgotten of replicas that have ended here.
     pub(crate) departed: FastMap<GroupId, Departed>,
+    pub(crate) loads: Loads,
     pub(crate) writes_acknowledged: u64,
     /// Groups that steps have touched, while somebody observes.
     pub(crate) touched: Option<Vec<GroupId>>,
@@ -139,6 +141,7 @@ impl Shard {
             splits: Splits::default(),
             orders: Orders::default(),
             departed: FastMap::default(),
+            loads: Loads::default(),
             writes_acknowledged: 0,
             touched: None,
             limits,

@@ -147,6 +147,9 @@ impl Shard {
         };
         replica.store.pass(at.index);
         let store = replica.store.split_off(&entry.at, SPLIT_BASE.index);
+        if let Some(load) = &mut replica.load {
+            load.begin_anew(self.now);
+        }
         self.refuse_queued(group);
         self.splits.born.push_back(Birth { parent: group, at, entry, store });
     }

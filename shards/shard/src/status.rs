@@ -4,6 +4,7 @@ use oarlock_raft::LogPosition;
 use oarlock_store::RangeReport;
 use oarlock_types::{GroupId, Index, NodeId, RangeEpoch, Term};
 
+use crate::load::RequestRates;
 use crate::shard::Shard;
 
 /// One replica as it stands.
@@ -33,6 +34,8 @@ pub struct ReplicaStatus {
     pub state_bytes: u64,
     /// The hash of its store: equal wherever `applied` is.
     pub state_hash: u64,
+    /// At a leader, how many requests it gets.
+    pub rates: RequestRates,
     /// Whether it may answer reads from its lease now.
     pub lease: bool,
     /// At a leader, each other member: how far it has the log, and in which state it is followed.
@@ -105,6 +108,7 @@ impl Shard {
             keys: replica.store.len() as u64,
             state_bytes: replica.store.size_bytes(),
             state_hash: replica.store.state_hash(),
+            rates: self.request_rates(group),
             lease: raft.lease_valid(&ctx),
             followers: raft.progress().collect(),
         })

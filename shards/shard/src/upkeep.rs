@@ -48,6 +48,7 @@ impl Shard {
             self.sweep();
         }
         self.remove_expired();
+        self.search_middle();
         self.relieve_log();
     }
 
