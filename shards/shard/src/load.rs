@@ -21,6 +21,8 @@ const FOLD_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// Keys of a full sample: a share of one half is found with a standard deviation of 3 %, and in each quarter of
 /// the sample with one of 6 %.
 const SAMPLE_KEYS: usize = 256;
+/// Full samples in the time for which a load is watched, above which it is watched anew; 1.3 are aimed at.
+const FASTEST: f64 = 3.0;
 /// Parts of a sample by age.
 const AGES: usize = 4;
 /// A range of fewer requests per second is cold: what is known of it is forgotten.
@@ -70,8 +72,6 @@ pub(crate) struct RangeLoad {
     writes_weighed: f64,
     weights: f64,
     folded_at: Mono,
-    /// Since when these are the keys of this range.
-    pub(crate) since: Mono,
     /// No split is due before then: one was proposed.
     pub(crate) rests_until: Mono,
     pub(crate) middle: Middle,
@@ -89,7 +89,6 @@ impl RangeLoad {
             writes_weighed: 0.0,
             weights: 0.0,
             folded_at: now,
-            since: now,
             rests_until: Mono(0),
             middle: Middle::Unknown,
             hot_key: None,
@@ -153,7 +152,7 @@ impl RangeLoad {
     }
 
     /// Takes a sample of the keys of a range that comes near to being split for its load, of no other.
-    pub(crate) fn sample_if_busy(&mut self, group: GroupId, settings: &SplitSettings) {
+    pub(crate) fn sample_if_busy(&mut self, group: GroupId, now: Mono, settings: &SplitSettings) {
         let near = float(settings.requests_per_s) / 2.0;
         let per_s = self.per_s();
         if per_s < near / 2.0 {
@@ -161,18 +160,22 @@ impl RangeLoad {
             self.until_key = u64::MAX;
             self.hot_key = None;
         } else if let Some(sample) = &mut self.sample {
-            sample.spread(per_s, settings.load_rest);
+            sample.spread(per_s, now, settings.load_rest);
         } else if per_s >= near {
-            let mut sample = Box::new(KeySample::new(group));
-            sample.spread(per_s, settings.load_rest);
+            let mut sample = Box::new(KeySample::new(group, now));
+            sample.spread(per_s, now, settings.load_rest);
             self.until_key = sample.next_gap();
             self.sample = Some(sample);
         }
     }
 
-    /// What a full sample says.
-    pub(crate) fn distribution(&self) -> Option<Distribution> {
-        self.sample.as_ref().filter(|sample| sample.keys.len() == SAMPLE_KEYS).map(|s| s.read())
+    /// What a full sample says that was taken for long enough. What fills it sooner is a load that has only just
+    /// come, and may go.
+    pub(crate) fn distribution(&self, now: Mono, settings: &SplitSettings) -> Option<Distribution> {
+        let sample = self.sample.as_ref()?;
+        let is_whole =
+            sample.keys.len() == SAMPLE_KEYS && now.since(sample.since) >= settings.load_rest;
+        is_whole.then(|| sample.read())
     }
 
     /// Forgets all: the range has other keys now.
@@ -207,7 +210,11 @@ pub(crate) fn whole(number: f64) -> u64 {
 struct KeySample {
     /// Oldest first.
     keys: VecDeque<Bytes>,
+    since: Mono,
     gap: u64,
+    spread_at: Mono,
+    /// Keys since then.
+    kept: u64,
     random: Random,
 }
 
@@ -221,13 +228,19 @@ pub(crate) struct Distribution {
 }
 
 impl KeySample {
-    fn new(group: GroupId) -> Self {
+    fn new(group: GroupId, now: Mono) -> Self {
         let keys = VecDeque::with_capacity(SAMPLE_KEYS);
-        Self { keys, gap: 1, random: Random::new(group.get()) }
+        Self { keys, since: now, gap: 1, spread_at: now, kept: 0, random: Random::new(group.get()) }
     }
 
-    /// Makes the sample hold what came in three quarters of `time`, so that it is full when that has passed.
-    fn spread(&mut self, per_s: f64, time: Duration) {
+    /// Makes the sample hold what came in three quarters of `time`, so that it is full when that has passed. Where
+    /// the keys came far faster than that, the load has only just grown, and is watched anew.
+    fn spread(&mut self, per_s: f64, now: Mono, time: Duration) {
+        let passed = now.since(self.spread_at).as_secs_f64() / time.as_secs_f64();
+        if float(self.kept) > FASTEST * float(SAMPLE_KEYS as u64) * passed {
+            self.since = now;
+        }
+        (self.spread_at, self.kept) = (now, 0);
         self.gap = whole(per_s * time.as_secs_f64() * 0.75 / float(SAMPLE_KEYS as u64)).max(1);
     }
 
@@ -244,6 +257,7 @@ impl KeySample {
                 self.keys.pop_front();
             }
             self.keys.push_back(Bytes::copy_from_slice(key));
+            self.kept += 1;
         }
         self.next_gap()
     }
@@ -345,7 +359,7 @@ mod tests {
     }
 
     fn sample(keys: impl Iterator<Item = u64>) -> KeySample {
-        let mut sample = KeySample::new(GroupId(1));
+        let mut sample = KeySample::new(GroupId(1), Mono(0));
         for number in keys {
             sample.keep(&get(&format!("{number:04}")));
         }
@@ -383,9 +397,11 @@ mod tests {
                 load.count(&get(&format!("{}", number % 8)), true);
             }
             load.fold(Mono::from_ms(at * 1000));
-            load.sample_if_busy(GroupId(1), &settings);
+            load.sample_if_busy(GroupId(1), Mono::from_ms(at * 1000), &settings);
         }
-        let Distribution { best_cut, hottest } = load.distribution().expect("it is full");
+        let now = Mono::from_ms(20_000);
+        let Distribution { best_cut, hottest } =
+            load.distribution(now, &settings).expect("it is full");
         assert!(best_cut.unwrap().1 > 0.35 && hottest.1 < 0.25, "{hottest:?}");
     }
 }

@@ -85,7 +85,7 @@ impl Ranges {
         while place < self.all.len() {
             let Range { group, store, load, .. } = &mut self.all[place];
             load.fold(now);
-            load.sample_if_busy(*group, &self.settings);
+            load.sample_if_busy(*group, now, &self.settings);
             let found = load.look(*group, store, now, &self.settings);
             match found {
                 Found::Nothing => {}
