@@ -3,7 +3,7 @@
 //! It only says so; whoever asks gives the new range its id and calls [`Shard::split`].
 //!
 //! **By load.** The keys of a sample say where the load has its middle. A cut is due only if each side would
-//! have at least [`LOAD_OF_A_SIDE`] of what makes a range be split: so every cut takes load away that is worth
+//! have at least a quarter of what makes a range be split: so every cut takes load away that is worth
 //! a range, and a constant load comes to rest with at most so many times more ranges than its multiple of
 //! the threshold. A cut that this allows is taken even if one key has most of the load: what stands beside a
 //! hot key is cut off on either side while it is itself worth a range, so that it can be moved elsewhere; then
