@@ -74,6 +74,16 @@ impl Script {
         Ok(())
     }
 
+    /// `made-of-split n1 lacking=n3`: the group is what a split has just made, with n1 as its first leader.
+    fn make_of_split(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let lacking = nodes(args.take_key("lacking").unwrap_or(""))?;
+        let leader = node(args.next_pos().ok_or("who leads?")?)?;
+        args.reject_next()?;
+        self.c().make_of_split(leader, &lacking);
+        Ok(())
+    }
+
     /// `elect n1`: n1's election timer fires and everything that is up takes part.
     fn elect(&mut self, command: &Command) -> Outcome {
         let id = node(command.consume_args().next_pos().ok_or("who?")?)?;
@@ -305,6 +315,46 @@ impl Script {
         Ok(())
     }
 
+    /// `split n1 m`: n1 proposes to cut the range. `lead-first n1`, `announce n2 n1`: as the shard does when
+    /// it has made what a split cuts off; `tell-commit n1` when it has applied one. `was-committed n1 3`: as
+    /// after a restart. `absent n1 n4`: n1 hears that n4 has no replica.
+    fn cut(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("who?")?)?;
+        let what = args.next_pos();
+        args.reject_next()?;
+        let c = self.c();
+        match command.name.as_str() {
+            "split" => {
+                let split = what.ok_or("where?")?.to_owned().into();
+                let told = c.with(id, |g, ctx, out| g.propose_split(ctx, split, out));
+                if let Some(Err(error)) = told {
+                    c.trace.push(format!("{id}: {error}"));
+                }
+            }
+            "lead-first" => {
+                c.with(id, |g, ctx, out| g.lead_first_term(ctx, out));
+            }
+            "tell-commit" => {
+                c.with(id, |g, ctx, out| g.tell_commit(ctx, out));
+            }
+            "announce" => {
+                let leader = node(what.ok_or("to whom?")?)?;
+                c.with(id, |g, _, out| g.announce(leader, out));
+            }
+            "was-committed" => {
+                let index = Index(what.ok_or("up to where?")?.parse()?);
+                c.with(id, |g, ctx, out| g.was_committed(ctx, index, out));
+            }
+            _ => {
+                let from = node(what.ok_or("of whom?")?)?;
+                let message = Message { term: c.group(id).term(), body: Body::Absent };
+                c.with(id, |g, ctx, out| g.step(ctx, from, message, out));
+            }
+        }
+        Ok(())
+    }
+
     fn show(&mut self, command: &Command) -> Outcome {
         let ids = self.ids(command)?;
         let c = self.c();
@@ -345,6 +395,7 @@ impl Script {
     fn carry_out(&mut self, command: &Command) -> Outcome {
         match command.name.as_str() {
             "cluster" => self.form(command),
+            "made-of-split" => self.make_of_split(command),
             "elect" => self.elect(command),
             "timer" => {
                 for id in self.ids(command)? {
@@ -367,6 +418,9 @@ impl Script {
             | "join" | "tear" => self.lifecycle(command),
             "propose" | "read" | "transfer" | "link" => self.ask(command),
             "refuse" => self.refuse(command),
+            "split" | "lead-first" | "tell-commit" | "announce" | "was-committed" | "absent" => {
+                self.cut(command)
+            }
             "status" | "log" | "state" | "configuration" | "progress" => self.show(command),
             other => Err(format!("unknown command {other}").into()),
         }
@@ -452,6 +506,11 @@ scripts! {
     snapshot_carries_configuration
     snapshot_of_known_state
     snapshot_restarts
+    split
+    split_at_restart
+    split_first_term
+    split_not_heard_of
+    absent_members
     split_vote
     stale_candidate
     stale_refusals

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oarlock_codec::GroupMessage;
+use oarlock_codec::{GroupMessage, SplitEntry};
 use oarlock_raft::{
     Append, Body, Configuration, Entry, HardState, LogPosition, Message, Payload, Restored,
 };
@@ -125,4 +125,32 @@ fn a_checkpoint_holds_what_is_committed_by_the_very_append_that_makes_it_due() {
         |key: &'static str| loaded.read(&Request::one(Command::Get { key: key.into() }), WallMs(3));
     assert_eq!(get("early"), Reply::Bulk(vec![b'v'; 10].into()));
     assert_eq!((get("long"), get("late")), (Reply::Nil, Reply::Nil));
+}
+
+/// In the very turn in which a split is applied the cut range's log is all that makes the new one's state.
+#[test]
+fn the_range_that_a_split_cuts_makes_no_checkpoint_in_that_turn() {
+    let limits = Limits { compact_log_bytes_min: 64 << 10, ..Limits::default() };
+    for cuts in [false, true] {
+        let mut shard = follower(limits.clone());
+        let voters = [NodeId(1), NodeId(2), NodeId(3)];
+        let split = SplitEntry {
+            at: Bytes::from_static(b"m"),
+            child: GroupId(8),
+            leader: LEADER.node,
+            configuration: Configuration::simple(voters),
+        };
+        let at = LogPosition { term: Term(1), index: Index(2) };
+        let payload = Payload::Split(split.encode());
+        let second = if cuts { Entry { at, payload } } else { set(2, "n", 10) };
+        for entry in [set(1, "early", 10), second, set(3, "long", 128 << 10)] {
+            append(&mut shard, entry.at.index.get(), entry, 0);
+        }
+        let output = append(&mut shard, 4, set(4, "late", 10), 2);
+        let made = output
+            .file_jobs
+            .iter()
+            .any(|(_, job)| matches!(job, FileJob::Append { file, .. } if file.group == GROUP));
+        assert_eq!((made, output.splits.len()), (!cuts, usize::from(cuts)));
+    }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use oarlock_codec::GroupMessage;
 use oarlock_raft::{Body, Configuration, LogPosition, Message, Rebuild};
-use oarlock_shard::rebuild::{LostReplica, RebuildError, RebuildStage};
+use oarlock_shard::rebuild::{LostReplica, RebuildError, RebuildStage, SplitBase};
+use oarlock_shard::split::SplitError;
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{
     CheckpointFile, FileJob, Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport,
-    SupportTable,
+    SupportTable, Wanted,
 };
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
@@ -177,4 +178,59 @@ fn checkpoints_that_nobody_goes_by_are_removed() {
 fn a_store_takes_values_as_long_as_the_limits_say() {
     let limits = Limits { value_bytes_max: 77, ..Limits::default() };
     assert_eq!(Shard::store_limits(&limits).value_bytes_max, 77);
+}
+
+/// Takes up a replica that a split of `parent` made, as a start does.
+fn split_off(shard: &mut Shard, group: GroupId, parent: GroupId) {
+    let (bounds, voters) = (RangeBounds::default(), Configuration::simple(ids(&[1, 2, 3])));
+    let delay = Duration::from_secs(60);
+    let mut seed = ReplicaSeed::fresh(group, bounds, voters, &Limits::default(), delay);
+    seed.base = Some(SplitBase { parent, index: Index(7) });
+    shard.add_replica(seed, false);
+}
+
+/// A group that is here in any way, if only to be rebuilt or to get its state, is neither what a split
+/// makes nor what another node's word makes.
+#[test]
+fn what_is_lost_or_waits_for_its_state_is_not_made_anew() {
+    let (waiting, other) = (GroupId(10), GroupId(11));
+    let mut shard = shard(1);
+    fresh(&mut shard, GROUP);
+    shard.note_lost(lost(OTHER, &[2, 3]));
+    split_off(&mut shard, waiting, OTHER);
+    for group in [GROUP, OTHER, waiting] {
+        assert_eq!(shard.split(GROUP, "m".into(), group), Err(SplitError::Taken), "{group}");
+    }
+    // Nobody leads here: whatever is free is refused for that alone.
+    let refused = shard.split(GROUP, "m".into(), other);
+    assert!(matches!(refused, Err(SplitError::Change(_))), "{refused:?}");
+    assert_eq!(shard.split(other, "m".into(), GroupId(12)), Err(SplitError::NoSuchGroup));
+    for group in [GROUP, OTHER, waiting, other] {
+        let is_there = shard.has_replica(group);
+        shard.create(&Wanted { group, from: NodeId(2), term: Term(3) }, None);
+        assert_eq!(shard.has_replica(group), is_there || group == other, "{group}");
+    }
+    // Nor is it asked for.
+    let append = |group| {
+        let message = Message { term: Term(3), body: Body::Create };
+        GroupMessage { group, message }
+    };
+    let from = CoreAddr::new(NodeId(2), CoreId(0));
+    let asked = [GROUP, OTHER, waiting, other, GroupId(12)].map(append);
+    shard.messages(from, asked.into());
+    let mut output = Output::default();
+    shard.finish_turn(&mut output);
+    assert_eq!(output.wanted, [Wanted { group: GroupId(12), from: NodeId(2), term: Term(3) }]);
+}
+
+/// The states that nothing here can make again are told once, and nobody waits for them any more.
+#[test]
+fn a_state_whose_range_is_not_served_is_told_to_be_lost() {
+    let mut shard = shard(1);
+    for (group, parent) in [(GROUP, OTHER), (OTHER, GroupId(9))] {
+        split_off(&mut shard, group, parent);
+    }
+    assert_eq!(shard.restore_split_states(), [GROUP, OTHER]);
+    assert_eq!(shard.restore_split_states(), []);
+    assert!(!shard.has_replica(GROUP) && !shard.has_replica(OTHER));
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use oarlock_codec::Record;
-use oarlock_raft::{Configuration, Entry, LogPosition, Payload};
+use oarlock_raft::{Configuration, Entry, LogPosition, Payload, SPLIT_BASE, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, Lost};
-use oarlock_shard::rebuild::{Origin, Rebuilt};
+use oarlock_shard::rebuild::{Origin, Rebuilt, SplitBase};
 use oarlock_types::{
     ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeEpoch, SegmentId, Term,
 };
@@ -24,38 +24,98 @@ fn config() -> WalConfig {
     WalConfig { owner, segment_bytes: 64 << 10, frame_bytes_max: 16 << 10 }
 }
 
+/// A log that is being written, and its one segment.
+struct Log {
+    wal: Wal,
+    file: Vec<u8>,
+}
+
+impl Log {
+    fn new() -> Self {
+        let mut wal = Wal::new(config());
+        let mut file = vec![0; 64 << 10];
+        file[..BLOCK_BYTES].copy_from_slice(&config().segment_header(SegmentId(1)));
+        wal.segment_prepared(SegmentId(1));
+        Self { wal, file }
+    }
+
+    fn create(&mut self, group: GroupId, origin: Origin) {
+        let configuration = Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]);
+        let details = origin.to_details();
+        self.wal.append(&Record::Create { group, configuration, details });
+    }
+
+    fn entry(&mut self, group: GroupId, index: u64) {
+        let at = LogPosition { term: Term(1), index: Index(index) };
+        let payload = Payload::Commands(Bytes::from_static(&[b'x'; 100]));
+        self.wal.append_entries(group, &[Entry { at, payload }]);
+    }
+
+    /// A checkpoint of so many bytes; the log behind it stays.
+    fn checkpoint(&mut self, group: GroupId, position: LogPosition, size_bytes: u64) {
+        let configuration = Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]);
+        let configuration_index = Index(0);
+        let meta = SnapshotMeta { position, configuration, configuration_index, size_bytes };
+        let keep_from = position.index.next();
+        self.wal.append(&Record::Checkpoint { group, meta, keep_from });
+    }
+
+    /// Ends a frame, which takes a block.
+    fn frame(&mut self) {
+        let mut out = vec![0; config().frame_bytes_max];
+        let write = self.wal.seal(&mut out).expect("a frame");
+        let from = usize::try_from(write.offset).expect("small");
+        self.file[from..from + write.len].copy_from_slice(&out[..write.len]);
+        self.wal.durable(write.lsn);
+    }
+
+    fn recover(self) -> Recovered {
+        let mut recovery = Recovery::new(config());
+        recovery.feed(SegmentId(1), &self.file);
+        recovery.finish()
+    }
+}
+
 /// A log of three frames, a block each: A, B and C are made, A gets an entry, B gets one. A was
 /// rebuilt in the life that is given.
 fn log(rebuilt_in: Option<u64>, harm: impl FnOnce(&mut Vec<u8>)) -> Recovered {
-    let mut wal = Wal::new(config());
-    let mut file = vec![0; 64 << 10];
-    file[..BLOCK_BYTES].copy_from_slice(&config().segment_header(SegmentId(1)));
-    wal.segment_prepared(SegmentId(1));
-    let mut frame = |wal: &mut Wal| {
-        let mut out = vec![0; config().frame_bytes_max];
-        let write = wal.seal(&mut out).expect("a frame");
-        let from = usize::try_from(write.offset).expect("small");
-        file[from..from + write.len].copy_from_slice(&out[..write.len]);
-        wal.durable(write.lsn);
-    };
+    let mut log = Log::new();
     let rebuilt =
         rebuilt_in.map(|life| Rebuilt { votes_from: Index(1), incarnation: Incarnation(life) });
     for (group, rebuilt) in [(A, rebuilt), (B, None), (C, None)] {
-        let details = Origin { epoch: RangeEpoch(1), rebuilt, base: None, left: None }.to_details();
-        let configuration = Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]);
-        wal.append(&Record::Create { group, configuration, details });
+        log.create(group, Origin { epoch: RangeEpoch(1), rebuilt, base: None, left: None });
     }
-    frame(&mut wal);
+    log.frame();
     for group in [A, B] {
-        let at = LogPosition { term: Term(1), index: Index(1) };
-        let payload = Payload::Commands(Bytes::from_static(&[b'x'; 100]));
-        wal.append_entries(group, &[Entry { at, payload }]);
-        frame(&mut wal);
+        log.entry(group, 1);
+        log.frame();
     }
-    harm(&mut file);
-    let mut recovery = Recovery::new(config());
-    recovery.feed(SegmentId(1), &file);
-    recovery.finish()
+    harm(&mut log.file);
+    log.recover()
+}
+
+/// A log of four frames: A is made and gets four entries, of which the third cut B off, and the first
+/// entry behind B's base cut C off; A has a checkpoint up to `saved`, if it is given.
+fn cut_log(saved: Option<u64>, last: u64, harm: impl FnOnce(&mut Log)) -> Recovered {
+    let mut log = Log::new();
+    log.create(A, Origin::first(RangeEpoch(1)));
+    log.frame();
+    for index in 1..=last {
+        log.entry(A, index);
+    }
+    log.frame();
+    for (child, parent, index) in [(B, A, Index(3)), (C, B, Index(2))] {
+        log.create(child, Origin::split(SplitBase { parent, index }));
+        log.checkpoint(child, SPLIT_BASE, 0);
+        log.entry(child, 2);
+    }
+    log.frame();
+    if let Some(index) = saved {
+        log.checkpoint(A, LogPosition { term: Term(1), index: Index(index) }, 100);
+        log.frame();
+    }
+    harm(&mut log);
+    log.recover()
 }
 
 fn judge(recovered: &Recovered, before: &Lost) -> Losses {
@@ -156,4 +216,60 @@ fn a_log_that_had_begun_and_is_not_there_is_gone() {
         assert_eq!(losses.news, if had_begun { vec![A, B] } else { Vec::new() });
     }
     assert!(!judge(&log(None, |_| {}), &Lost::new()).is_log_missing);
+}
+
+/// What a split made can be made again from the entry that cut the range, and from nothing else.
+#[test]
+fn a_replica_whose_state_nothing_can_make_again_is_lost() {
+    let lost = |saved, last| judge(&cut_log(saved, last, |_| {}), &Lost::new()).news;
+    for (saved, last) in [(None, 3), (None, 4), (Some(1), 3), (Some(2), 3), (Some(2), 4)] {
+        assert_eq!(lost(saved, last), [], "saved up to {saved:?}, {last} entries");
+    }
+    // And what depends on it is lost with it.
+    for (saved, last) in [(None, 1), (None, 2), (Some(3), 3), (Some(3), 4), (Some(4), 4)] {
+        assert_eq!(lost(saved, last), [B, C], "saved up to {saved:?}, {last} entries");
+    }
+}
+
+#[test]
+fn what_a_split_made_and_a_checkpoint_holds_needs_nothing_else() {
+    let later = LogPosition { index: Index(2), ..SPLIT_BASE };
+    for (position, size_bytes, expected) in
+        [(SPLIT_BASE, 0, vec![B, C]), (SPLIT_BASE, 1, vec![]), (later, 0, vec![])]
+    {
+        let recovered = cut_log(None, 2, |log| {
+            log.checkpoint(B, position, size_bytes);
+            log.frame();
+            // C's state is made of B's entry 2, which is still in the log.
+            log.entry(B, 2);
+            log.entry(B, 3);
+            log.frame();
+        });
+        let news = judge(&recovered, &Lost::new()).news;
+        let expected = if position == later { vec![C] } else { expected };
+        assert_eq!(news, expected, "{position} {size_bytes}");
+    }
+}
+
+/// Whatever took the cut range's replica, and whenever, took what it would have made.
+#[test]
+fn what_a_lost_range_would_have_made_is_lost_with_it() {
+    let sound = cut_log(None, 3, |_| {});
+    let losses = judge(&sound, &lost_in(&[A], 3));
+    assert_eq!((losses.known, losses.news, losses.destroyed), (vec![A], vec![B, C], vec![]));
+    let expected = lost_in(&[A], 3).into_iter().chain(lost_in(&[B, C], 5)).collect::<Lost>();
+    assert_eq!(losses.lost, expected);
+    // What was known already is no news.
+    let losses = judge(&sound, &lost_in(&[A, B], 3));
+    assert_eq!((losses.known, losses.news), (vec![A, B], vec![C]));
+    // Damage that this start finds, in the entries of A alone.
+    let damaged = cut_log(None, 3, |log| log.file[BLOCK_BYTES * 2 + 120] ^= 1);
+    let losses = judge(&damaged, &Lost::new());
+    assert_eq!((losses.news, losses.destroyed), (vec![A, B, C], vec![A]));
+    // And one of which the log says nothing.
+    let gone = cut_log(None, 3, |log| {
+        log.wal.append(&Record::Destroy { group: A });
+        log.frame();
+    });
+    assert_eq!(judge(&gone, &Lost::new()).news, [B, C]);
 }

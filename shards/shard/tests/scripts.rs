@@ -530,5 +530,9 @@ scripts! {
     split
     split_restart
     split_overtaken
+    split_keeps_log
     split_lagging
+    split_led_by_nobody
+    split_of_a_split
+    split_sends_back
 }

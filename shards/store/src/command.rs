@@ -78,7 +78,7 @@ impl Request {
             Command::MSet { pairs } | Command::MSetNx { pairs } => {
                 pairs.get(place(number, pairs.len())?).map(|(key, _)| key)
             }
-            Command::Count => None,
+            Command::Count | Command::Order(_) => None,
         }
     }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use oarlock_raft::{
     Beginning, Body, Configuration, Context, Durable, Effects, Entry, Grant, Group, GroupConfig,
     HardState, LogPosition, LogRead, Message, Payload, ReadOutcome, Rebuild, Received, Restored,
-    SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite, Support,
+    SPLIT_BASE, SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite, Support,
 };
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SupportEpoch, Term,
@@ -165,6 +165,33 @@ impl Cluster {
             cluster.start(*id, true);
         }
         cluster
+    }
+
+    /// The group is one that a split has just made, on each node but those that lack it: all have voted
+    /// for `leader`, and hold what the split left.
+    pub fn make_of_split(&mut self, leader: NodeId, lacking: &[NodeId]) {
+        let configuration_index = SPLIT_BASE.index;
+        let configuration = self.initial.clone();
+        let meta = SnapshotMeta {
+            position: SPLIT_BASE,
+            configuration,
+            configuration_index,
+            size_bytes: 10,
+        };
+        let share = Entry { at: SPLIT_BASE, payload: Payload::Noop };
+        self.checkpoints.insert(SPLIT_BASE, vec![share]);
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            self.crash(id);
+            let node = self.nodes.get_mut(&id).expect("a known node");
+            node.promises.incarnation = 0;
+            if !lacking.contains(&id) {
+                node.disk.hard = HardState { term: SPLIT_BASE.term, vote: Some(leader) };
+                node.disk.checkpoint = meta.clone();
+                node.disk.keep_from = SPLIT_BASE.index.next();
+                self.start(id, true);
+            }
+        }
     }
 
     pub fn node(&self, id: NodeId) -> &Node {

@@ -64,7 +64,9 @@ impl Trace {
     pub fn split(&mut self, at: CoreAddr, split: &Split) {
         if self.wants("splits") {
             let ((parent, left), (child, right)) = (&split.parent, &split.child);
-            self.line(format!("{at} {parent} {} and {child} {}", bounds(left), bounds(right)));
+            let (left, right) = (bounds(left), bounds(right));
+            let led = if split.leads { ", led here" } else { "" };
+            self.line(format!("{at} {parent} {left} and {child} {right}{led}"));
         }
     }
 
