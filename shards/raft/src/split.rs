@@ -79,10 +79,8 @@ impl Group {
     /// Something durable proves that everything up to `index` was committed before the restart.
     pub fn was_committed(&mut self, ctx: &Context<'_>, index: Index, out: &mut Effects) {
         assert!(matches!(self.role, Role::Follower(_)), "invariant: it was just restored");
-        if index > self.commit {
-            self.commit_to(index, out);
-            self.evict();
-        }
+        self.commit_to(index, out);
+        self.evict();
         self.finish(ctx, Duration::ZERO);
     }
 
