@@ -104,6 +104,28 @@ impl Throttle {
     }
 }
 
+/// How packets are made late.
+#[derive(Clone, Copy)]
+enum Lateness {
+    /// Each is held back.
+    Netem,
+    /// Each takes its time on a narrow link, and those behind it wait: what kernels without netem have.
+    NarrowLink,
+}
+
+impl Lateness {
+    /// What `tc` is told so that packets are about so late.
+    fn discipline(self, ms: u64) -> String {
+        // A whole Ethernet frame takes that long.
+        let narrow_bits_per_s = 1514 * 8 * 1000 / ms;
+        match self {
+            Self::Netem => format!("netem delay {ms}ms {ms}ms"),
+            // What would wait for longer is lost.
+            Self::NarrowLink => format!("tbf rate {narrow_bits_per_s} burst 1600 latency 400ms"),
+        }
+    }
+}
+
 /// Removes what runs left whose process, named in the name, has ended. Folders of failed runs are
 /// kept: they have a file `failed`.
 pub(crate) fn sweep(folders: &Path, prefix: &str) {
@@ -146,7 +168,7 @@ pub(crate) struct World {
     folder: PathBuf,
     nodes: u64,
     throttle: Option<Throttle>,
-    can_delay: bool,
+    lateness: Option<Lateness>,
     /// Which faults cannot be had here, and why.
     pub(crate) missing: Vec<String>,
 }
@@ -166,7 +188,7 @@ impl World {
             folder: folder.to_owned(),
             nodes,
             throttle: None,
-            can_delay: false,
+            lateness: None,
             missing: Vec::new(),
         };
         for node in 1..=nodes {
@@ -183,17 +205,23 @@ impl World {
             Ok(throttle) => world.throttle = Some(throttle),
             Err(why) => world.missing.push(format!("slow disks: {why}")),
         }
-        match world.delay(1, Some(1)) {
-            Ok(()) => world.can_delay = true,
-            Err(why) => {
-                let why = why.rsplit(": ").next().unwrap_or("");
-                world.missing.push(format!("late packets: tc has no netem here: {why}"));
-            }
-        }
-        if world.can_delay {
-            world.delay(1, None)?;
+        for lateness in [Lateness::Netem, Lateness::NarrowLink] {
+            let Err(why) = world.try_lateness(lateness) else { break };
+            let why = why.rsplit(": ").next().unwrap_or("").to_owned();
+            world.missing.push(match lateness {
+                Lateness::Netem => {
+                    format!("tc netem, so late packets wait for narrow links: {why}")
+                }
+                Lateness::NarrowLink => format!("late packets at all: tc has no tbf here: {why}"),
+            });
         }
         Ok(world)
+    }
+
+    fn try_lateness(&mut self, lateness: Lateness) -> Result<(), String> {
+        self.lateness = Some(lateness);
+        let tried = self.delay(1, Some(1)).and_then(|()| self.delay(1, None));
+        tried.inspect_err(|_| self.lateness = None)
     }
 
     fn net(&self, node: u64) -> String {
@@ -252,17 +280,18 @@ impl World {
     }
 
     pub(crate) fn can_delay(&self) -> bool {
-        self.can_delay
+        self.lateness.is_some()
     }
 
-    /// Holds a node's packets back for about so many milliseconds, or no longer.
+    /// Makes a node's packets late by about so many milliseconds, or no longer.
     pub(crate) fn delay(&self, node: u64, ms: Option<u64>) -> Result<(), String> {
-        match ms {
-            Some(ms) => {
-                let line = format!("tc qdisc replace dev wire root netem delay {ms}ms {ms}ms");
-                self.inside(node, &line, "")
+        match (ms, self.lateness) {
+            (Some(ms), Some(lateness)) => {
+                let discipline = lateness.discipline(ms);
+                self.inside(node, &format!("tc qdisc replace dev wire root {discipline}"), "")
             }
-            None => self.inside(node, "tc qdisc del dev wire root", ""),
+            (None, Some(_)) => self.inside(node, "tc qdisc del dev wire root", ""),
+            (_, None) => Ok(()),
         }
     }
 
