@@ -14,7 +14,7 @@ use oarlock_fuzz::{Target, corpus, targets};
 /// Fuzzes one target. Exit code 0: nothing broke it; 1: an input did, and is kept.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// resp, frame, wal, checkpoint or config.
+    /// resp, frame, wal, checkpoint, config or map.
     target: String,
     /// How long.
     #[arg(long, default_value_t = 1.0)]

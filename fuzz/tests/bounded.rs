@@ -62,6 +62,11 @@ fn fuzz_config() {
 }
 
 #[test]
+fn fuzz_map() {
+    fuzz("map");
+}
+
+#[test]
 fn every_target_has_a_test_and_a_corpus() {
     let source = include_str!("bounded.rs");
     for target in TARGETS {

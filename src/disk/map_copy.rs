@@ -39,12 +39,7 @@ pub enum CopyError {
 /// # Errors
 /// When the system refuses.
 pub fn write(directory: &Path, map: &RangeMap) -> io::Result<()> {
-    let mut body = format!("{FORMAT}\nversion = {}\n", map.version());
-    for range in map.group(GroupId::META).into_iter().chain(map.ranges()) {
-        body.push_str(&range_text::write(&range));
-        body.push('\n');
-    }
-    replace(directory, NAME, seal(&body).as_bytes())
+    replace(directory, NAME, text(map).as_bytes())
 }
 
 /// Reads the copy; `None` if there is none.
@@ -69,7 +64,20 @@ pub fn path(directory: &Path) -> PathBuf {
     directory.join(NAME)
 }
 
-fn parse(text: &str) -> Option<RangeMap> {
+/// What a copy of the map says.
+#[must_use]
+pub fn text(map: &RangeMap) -> String {
+    let mut body = format!("{FORMAT}\nversion = {}\n", map.version());
+    for range in map.group(GroupId::META).into_iter().chain(map.ranges()) {
+        body.push_str(&range_text::write(&range));
+        body.push('\n');
+    }
+    seal(&body)
+}
+
+/// The map of which this is the text; `None` if it is of none.
+#[must_use]
+pub fn parse(text: &str) -> Option<RangeMap> {
     let mut lines = unseal(text)?.lines();
     if lines.next()? != FORMAT {
         return None;

@@ -1,4 +1,4 @@
-//! Peer frames, pulses and the batches in log entries: what other nodes send.
+//! Peer frames, pulses, and the batches and splits in log entries: what other nodes send.
 //!
 //! What holds: a stream gives the same however it is cut into portions; a frame is refused, or it
 //! is one that was sent; what was read can be sent and read again; memory is bounded by the frame
@@ -8,7 +8,9 @@ use std::marker::PhantomData;
 use std::mem::{Discriminant, discriminant};
 
 use oarlock_codec::frame::{self, Decoder, Frame, FrameError, Header};
-use oarlock_codec::{ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply};
+use oarlock_codec::{
+    ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply, SplitEntry,
+};
 use oarlock_types::Pulse;
 
 use crate::memory;
@@ -40,7 +42,7 @@ pub(super) fn run(input: &[u8]) -> u64 {
         }
         1 => sealed(source),
         2 => damaged(source),
-        _ => batch(source.rest()),
+        _ => entry(source.rest()),
     }
 }
 
@@ -168,11 +170,24 @@ fn damaged(mut source: Source<'_>) -> u64 {
     outcome(&kinds(&(frames, error)))
 }
 
-/// The archive in a log entry: it has only the checksum of what carries it.
-fn batch(bytes: &[u8]) -> u64 {
+/// The archive in a log entry: it has only the checksum of what carries it. Which of both it is says the
+/// entry.
+fn entry(bytes: &[u8]) -> u64 {
+    outcome(&(batch(bytes), split(bytes)))
+}
+
+fn batch(bytes: &[u8]) -> Option<usize> {
     let read = memory::bounded(bytes.len() * ARCHIVE_FACTOR, || oarlock_store::decode(bytes));
-    let Ok(batch) = read else { return 1 };
+    let batch = read.ok()?;
     let again = oarlock_store::decode(&oarlock_store::encode(&batch));
     assert_eq!(again.as_ref(), Ok(&batch), "it is not read as it is written");
-    outcome(&batch.requests.len())
+    Some(batch.requests.len())
+}
+
+fn split(bytes: &[u8]) -> Option<[usize; 3]> {
+    let split = memory::bounded(bytes.len() * ARCHIVE_FACTOR, || SplitEntry::decode(bytes))?;
+    let again = SplitEntry::decode(&split.encode());
+    assert_eq!(again.as_ref(), Some(&split), "it is not read as it is written");
+    let members = &split.configuration;
+    Some([members.voters.len(), members.outgoing.len(), members.learners.len()])
 }

@@ -5,6 +5,7 @@
 mod checkpoint;
 mod config;
 mod frame;
+mod map;
 mod resp;
 mod wal;
 
@@ -54,6 +55,13 @@ pub static TARGETS: &[Target] = &[
         name: "config",
         run: config::run,
         words: config::WORDS,
+        input_bytes_max: 4096,
+        bounded_runs: 1500,
+    },
+    Target {
+        name: "map",
+        run: map::run,
+        words: map::WORDS,
         input_bytes_max: 4096,
         bounded_runs: 1500,
     },
