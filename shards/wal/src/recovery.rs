@@ -228,8 +228,14 @@ impl Recovery {
             layout::read_head(key, rest).or_else(|| layout::repair_head(key, None, rest))
         });
         if let Some(head) = first {
+            let is_trusted = self.expected.is_none();
             self.open(id, Some(head.lsn));
             opened = true;
+            // Nothing says with which frame the log begins: not with one that has older ones behind it.
+            if is_trusted && let Some(expected) = older_frame(key, bytes, head.lsn) {
+                let kind = DamageKind::RepeatedFrames { found: head.lsn, expected };
+                self.lose(id, offset as u64, kind, Affected::All);
+            }
         }
         let tail = loop {
             match self.find(key, bytes, offset) {
@@ -239,13 +245,13 @@ impl Recovery {
                     self.expected = Some(found.lsn.next());
                     self.held = Some(found);
                 }
-                other => match self.later_frame(key, bytes, offset) {
+                other => match self.later_frame(key, bytes, offset, other.as_ref()) {
                     Some((at, lsn)) => {
                         if !opened {
                             self.open(id, None);
                             opened = true;
                         }
-                        self.skip(other, (id, offset), lsn);
+                        self.skip(other, (id, offset), (at, lsn));
                         offset = at;
                     }
                     None => break self.judge_tail(key, bytes, offset, other),
@@ -321,11 +327,18 @@ impl Recovery {
         self.expected = Some(next);
     }
 
-    /// Passes over what does not check, up to frame `next`, which proves that it was durable.
-    fn skip(&mut self, lost: Option<Found>, (segment, offset): (SegmentId, usize), next: Lsn) {
+    /// Passes over what does not check, up to frame `next` at `at`, which proves that it was durable.
+    fn skip(
+        &mut self,
+        lost: Option<Found>,
+        (segment, offset): (SegmentId, usize),
+        (at, next): (usize, Lsn),
+    ) {
         self.release_held();
+        let mut end = offset;
         if let Some(lost) = lost {
             self.expected = Some(lost.lsn.next());
+            end += lost.head.frame_bytes();
             self.take(lost);
         }
         if self.expected != Some(next) {
@@ -337,6 +350,10 @@ impl Recovery {
             };
             self.lose(segment, offset as u64, kind, Affected::All);
             self.expected = Some(next);
+        } else if end < at {
+            // Frames stand without gaps: the one before came here from elsewhere, over what was here.
+            let kind = DamageKind::MissingFrames { from: Lsn(0), until: next };
+            self.lose(segment, end as u64, kind, Affected::All);
         }
     }
 
@@ -491,15 +508,24 @@ impl Recovery {
         Some(Found { segment: key.segment, offset, lsn: head.lsn, head, payload, whole, repaired })
     }
 
-    /// The place and LSN of the first frame that proves that what was due at `offset` was durable.
-    fn later_frame(&self, key: FrameKey, bytes: &[u8], offset: usize) -> Option<(usize, Lsn)> {
+    /// The place and LSN of the first frame that proves that what was due at `offset` was durable, of
+    /// which `found` can be read.
+    fn later_frame(
+        &self,
+        key: FrameKey,
+        bytes: &[u8],
+        offset: usize,
+        found: Option<&Found>,
+    ) -> Option<(usize, Lsn)> {
         if !Guard::LaterFrameProvesEarlier.is_on() {
             return None;
         }
         (offset..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
             let rest = &bytes[at..];
             if let Some(head) = layout::read_head(key, rest) {
-                let later = self.expected.map_or(at > offset, |expected| head.lsn > expected);
+                let due = found.map(|found| found.lsn.next()).or(self.expected);
+                // The very one that is due, but further on, had others before it.
+                let later = due.map_or(at > offset, |due| head.lsn >= due);
                 // The stamp keeps payload bytes that only look like a head from being taken for one.
                 let stamped = layout::stamps(key, head.lsn, layout::SECTOR_BYTES, rest).first;
                 return (later && stamped).then_some((at, head.lsn));
@@ -534,4 +560,14 @@ impl Recovery {
             (false, false) => Tail::Clean,
         }
     }
+}
+
+/// The LSN of the oldest frame of a segment that is older than `first`, which stands before all others.
+fn older_frame(key: FrameKey, bytes: &[u8], first: Lsn) -> Option<Lsn> {
+    let blocks = (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).map(|at| &bytes[at..]);
+    let stamped = blocks.filter_map(|rest| {
+        let lsn = layout::read_head(key, rest)?.lsn;
+        layout::stamps(key, lsn, layout::SECTOR_BYTES, rest).first.then_some(lsn)
+    });
+    stamped.filter(|lsn| *lsn < first).min()
 }

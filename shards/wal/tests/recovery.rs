@@ -331,6 +331,52 @@ fn an_oldest_segment_without_its_frames_is_told() {
 
 /// A file whose name is wrong is told at once, however far ahead its name is: in time and in memory
 /// that do not grow with the distance.
+/// A write that went to another place than it should: over the first frame of a log whose beginning was
+/// given up. Nothing before that place says which frame was there.
+#[test]
+fn a_frame_where_the_first_one_was_is_told() {
+    let mut tried = 0;
+    for seed in 0..40 {
+        let (mut bench, mut frames) = (Bench::new(seed), Vec::new());
+        for _ in 0..100 {
+            match bench.random.below(12) {
+                0..7 => bench.append_random(),
+                7..10 => {
+                    bench.complete();
+                    bench.prepare();
+                    frames.extend(bench.seal());
+                }
+                10 => bench.retire(),
+                _ => bench.rewrite(),
+            }
+        }
+        bench.complete();
+        let oldest = *bench.disk.keys().next().unwrap();
+        let there: Vec<_> = frames.iter().filter(|frame| frame.segment == oldest).collect();
+        if oldest == SegmentId(1) || there.len() < 4 {
+            continue;
+        }
+        let begin = at(there[0].offset);
+        for (moved, is_left) in
+            there[1..there.len() - 1].iter().flat_map(|f| [(f, false), (f, true)])
+        {
+            let mut disk = bench.disk.clone();
+            let file = disk.get_mut(&oldest).unwrap();
+            let own = at(moved.offset)..at(moved.offset) + moved.len;
+            let piece = file[own.clone()].to_vec();
+            if !is_left {
+                file[own].fill(0);
+            }
+            file[begin..begin + moved.len].copy_from_slice(&piece);
+            let damage = recover(&disk).damage;
+            let is_told = damage.iter().any(|damage| damage.affected == Affected::All);
+            assert!(is_told, "seed {seed}, {} at {begin}, left {is_left}: {damage:?}", moved.lsn);
+            tried += 1;
+        }
+    }
+    assert!(tried > 50, "{tried}");
+}
+
 #[test]
 fn segments_that_are_missing_are_told_as_one() {
     for far in [SegmentId(1 << 60), SegmentId(u64::MAX)] {
