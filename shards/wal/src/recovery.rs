@@ -302,6 +302,10 @@ impl Recovery {
             Tail::Corrupt(Some(found)) => {
                 self.expected = Some(found.lsn.next());
                 self.take(found);
+                // What was lost behind it came later than what it makes.
+                if self.damage.iter().any(|d| d.affected == Affected::All && d.segment > segment) {
+                    self.replay.damage_all();
+                }
             }
             Tail::Corrupt(None) => {
                 let lsn = self.expected.unwrap_or_default();

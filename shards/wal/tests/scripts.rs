@@ -430,6 +430,7 @@ scripts! {
     checkpoint_drops_entries,
     corruption,
     failed_write,
+    creation_before_a_lost_segment,
     frame_bytes,
     frames_do_not_span_segments,
     large_batch_is_split,
