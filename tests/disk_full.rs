@@ -159,6 +159,7 @@ fn a_full_file_system_neither_corrupts_nor_wedges_a_node() {
         ranges: 2,
         limits: vec![("disk_reserve_bytes", 32 * MIB), ("compact_log_bytes_min", 65_536)],
         data_dir: Some(data),
+        ..Options::default()
     };
     let mut cluster = Cluster::start("small-disk", options);
     keep_values(&cluster, 1);
@@ -188,6 +189,7 @@ fn a_log_that_gets_no_further_segment_refuses_writes_until_there_is_room() {
         // Nothing is held back: the disk is full only when the log cannot grow.
         limits: vec![("disk_reserve_bytes", 0)],
         data_dir: Some(disk.path().join("data")),
+        ..Options::default()
     };
     let mut cluster = Cluster::start("no-segment", options);
     keep_values(&cluster, 1);

@@ -113,6 +113,37 @@ fn a_cut_survives_the_death_of_all_nodes() {
 }
 
 #[test]
+fn ranges_divide_by_themselves_by_load_and_by_size() {
+    let splits = vec![
+        ("range_requests_per_s_max", 600),
+        ("range_load_rest_ms", 2_000),
+        ("range_keys_max", 2_000),
+    ];
+    let options = Options { ranges: 1, splits, ..Options::default() };
+    let mut cluster = Cluster::start("ranges-divide", options);
+    let load = Load::start(&cluster, &Shape { rate: 2000, keys: 1000, ..Shape::default() });
+    cluster.eventually("more ranges for the load", |local| {
+        let ranges = local.led_ranges()?;
+        if ranges.len() >= 4 { Ok(()) } else { Err(format!("{} ranges", ranges.len())) }
+    });
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+    let by_load = cluster.wait_for_leaders().len();
+    let mut client = cluster.client(1);
+    for number in 0..10_000 {
+        let key = format!("many:{number:05}");
+        client.send(&[b"SET", key.as_bytes(), b"x"]).unwrap();
+        assert!(client.receive().unwrap().is_ok());
+    }
+    cluster.eventually("more ranges for the keys", |local| {
+        let ranges = local.led_ranges()?;
+        let count = ranges.len();
+        if count >= by_load + 4 { Ok(()) } else { Err(format!("{count} ranges")) }
+    });
+    assert_eq!(client.call(&[b"GET", b"many:09999"]).unwrap(), Answer::Bulk(b"x".to_vec()));
+}
+
+#[test]
 fn what_can_not_be_cut_is_said() {
     let cluster = cluster("ranges-wrong");
     let range = |args: &[&str]| {

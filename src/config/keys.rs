@@ -150,6 +150,19 @@ settings! {
         retry_interval_ms: Duration = ENGINE.retry_interval, in 10..=60_000;
     }
 
+    /// When ranges are cut in two by themselves. The node that leads a range goes by its own settings.
+    ranges: RangesSection {
+        /// Bytes of keys and values from which on a range is cut; 0: whatever it grows to, it is not.
+        range_bytes_max: u64 = 64 << 20, in 0..=1_099_511_627_776;
+        /// Keys from which on a range is cut; 0: however many there are, it is not.
+        range_keys_max: u64 = 128 << 10, in 0..=1_099_511_627_776;
+        /// Requests per second from which on a range is cut, if that parts them; 0: however many there are, it is
+        /// not.
+        range_requests_per_s_max: u64 = 20_000, in 0..=1_000_000_000;
+        /// For so long requests are watched before a range is cut for them.
+        range_load_rest_ms: Duration = Duration::from_secs(10), in 1_000..=3_600_000;
+    }
+
     /// Where replicas go by themselves. The node that leads the meta group goes by its own settings.
     placement: PlacementSection {
         /// Replicas that are brought to other nodes at once, in the whole cluster; 0: none are, whatever

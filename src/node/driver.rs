@@ -12,7 +12,9 @@ use std::time::Duration;
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
-use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, Split, Wanted};
+use oarlock_shard::{
+    DueSplit, Output, Shard, SharedHomes, SharedSupport, Split, SplitSettings, Wanted,
+};
 use oarlock_store::{Order, Reply};
 use oarlock_types::{
     CoreAddr, CoreId, FastMap, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
@@ -75,6 +77,8 @@ pub struct Driver {
     pub departures: Departures,
     /// Tells how the ranges are that this core leads.
     pub reporter: Reporter,
+    /// From which size and load on ranges are cut.
+    pub split_settings: SplitSettings,
     /// Goes on as long as this core leads the meta group.
     pub placement: Placement,
     /// The ranges that the cluster was formed with.
@@ -226,6 +230,7 @@ impl Driver {
             let (keys, expiring) = self.shard.keys_led();
             self.counters.keys.set(keys as u64);
             self.counters.keys_expiring.set(expiring as u64);
+            self.cut_what_is_due();
             if let Some(report) = self.reporter.next(&self.shard) {
                 let router = &mut self.front.borrow_mut().router;
                 router.submit_to(Asker::Reporter, GroupId::META, report);
@@ -237,6 +242,14 @@ impl Driver {
         let is_quiet = front_is_quiet && self.shard.timers_armed() == 0;
         self.beat.set(if is_quiet { IDLE_BEAT } else { BEAT });
         self.ask_questions();
+    }
+
+    fn cut_what_is_due(&mut self) {
+        for DueSplit { group, at, reason } in self.shard.due_splits(&self.split_settings) {
+            let key = at.escape_ascii().to_string();
+            tracing::info!("{}: {group} is to be cut at \"{key}\" for its {reason}", self.addr);
+            self.shard.cut_soon(group, at);
+        }
     }
 
     /// Goes on with placement where the meta group is led.

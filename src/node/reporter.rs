@@ -10,6 +10,9 @@ const RANGES_MAX: usize = 2048;
 /// A change of size below this is not told.
 const BYTES_MIN: u64 = 1 << 20;
 
+/// A change of a rate below this is not told.
+const RATE_MIN: u64 = 500;
+
 /// What was told.
 #[derive(Debug, Default)]
 pub struct Reporter {
@@ -54,6 +57,8 @@ fn is_news(told: &RangeReport, now: &RangeReport) -> bool {
         || told.lagging != now.lagging
         || grown > BYTES_MIN.max(told.bytes / 10)
         || told.keys.abs_diff(now.keys) > told.keys / 10 + 1000
+        || told.writes_per_s.abs_diff(now.writes_per_s) > told.writes_per_s / 4 + RATE_MIN
+        || told.reads_per_s.abs_diff(now.reads_per_s) > told.reads_per_s / 4 + RATE_MIN
 }
 
 #[cfg(test)]
@@ -72,6 +77,8 @@ mod tests {
         assert!(change(|now| now.bytes += 11 << 20));
         assert!(!change(|now| now.keys += 5_000));
         assert!(change(|now| now.keys -= 7_000));
+        assert!(!change(|now| now.reads_per_s += 400));
+        assert!(change(|now| now.writes_per_s += 600));
         assert!(change(|now| now.term += 1));
         assert!(change(|now| now.lagging.push(4)));
     }

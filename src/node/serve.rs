@@ -13,7 +13,7 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 
 use oarlock_shard::pulse::PulseConfig;
 use oarlock_shard::support_table::TableConfig;
-use oarlock_shard::{Homes, SharedHomes, SharedSupport, SupportTable};
+use oarlock_shard::{Homes, SharedHomes, SharedSupport, SplitSettings, SupportTable};
 use oarlock_types::range_map::MapError;
 use oarlock_types::{CoreAddr, CoreId, Limits, Mono, NodeId, RangeMap};
 use oarlock_wal::{Owner, WalConfig};
@@ -417,6 +417,7 @@ fn open_core(
         homes: SharedHomes::clone(&shared.homes),
         departures: Departures::default(),
         reporter: Reporter::default(),
+        split_settings: split_settings(&shared.config),
         placement: Placement::new(placement_parts(shared)),
         formation: Arc::clone(&shared.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
@@ -430,6 +431,18 @@ fn open_core(
         beat: Rc::new(Cell::new(BEAT)),
         kept: Kept::default(),
     })
+}
+
+/// Zero stands for no bound at all.
+fn split_settings(config: &Config) -> SplitSettings {
+    let bound = |most: u64| if most == 0 { u64::MAX } else { most };
+    let ranges = &config.ranges;
+    SplitSettings {
+        bytes: bound(ranges.range_bytes_max),
+        keys: bound(ranges.range_keys_max),
+        requests_per_s: bound(ranges.range_requests_per_s_max),
+        load_rest: ranges.range_load_rest_ms,
+    }
 }
 
 fn placement_parts(shared: &Shared) -> PlacementParts {

@@ -54,14 +54,16 @@ pub(crate) struct Options {
     pub(crate) limits: Vec<(&'static str, u64)>,
     /// Keys of the configuration's section `placement`.
     pub(crate) placement: Vec<(&'static str, u64)>,
+    /// Keys of the configuration's section `ranges`.
+    pub(crate) splits: Vec<(&'static str, u64)>,
     /// The folder of the only node's data, if it is not the usual one.
     pub(crate) data_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let (limits, placement) = (Vec::new(), Vec::new());
-        Self { nodes: 3, cores: 2, ranges: 16, limits, placement, data_dir: None }
+        let (limits, placement, splits) = (Vec::new(), Vec::new(), Vec::new());
+        Self { nodes: 3, cores: 2, ranges: 16, limits, placement, splits, data_dir: None }
     }
 }
 
@@ -92,6 +94,7 @@ impl Cluster {
         let mut more = Table::from_iter([
             ("limits".to_owned(), section(&options.limits)),
             ("placement".to_owned(), section(&options.placement)),
+            ("ranges".to_owned(), section(&options.splits)),
         ]);
         if let Some(data_dir) = &options.data_dir {
             assert_eq!(options.nodes, 1);

@@ -38,8 +38,8 @@ pub mod support_table;
 mod timers;
 mod upkeep;
 
-pub use homes::{Homes, SharedHomes};
 pub use due_splits::{DueSplit, HotKey, SplitReason, SplitSettings};
+pub use homes::{Homes, SharedHomes};
 pub use load::RequestRates;
 pub use output::{CheckpointFile, FileDone, FileJob, JobToken, Outcome, Output, Split, Wanted};
 pub use seed::ReplicaSeed;

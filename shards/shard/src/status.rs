@@ -79,6 +79,8 @@ impl Shard {
             leader: self.addr.node.get(),
             bytes: replica.store.size_bytes(),
             keys: replica.store.len() as u64,
+            writes_per_s: self.request_rates(group).writes_per_s,
+            reads_per_s: self.request_rates(group).reads_per_s,
             lagging: members.filter(lags).map(NodeId::get).collect(),
         })
     }

@@ -317,6 +317,10 @@ pub struct RangeReport {
     pub bytes: u64,
     /// Its keys.
     pub keys: u64,
+    /// Writes per second.
+    pub writes_per_s: u64,
+    /// Reads per second.
+    pub reads_per_s: u64,
     /// Members that lack much of its log.
     pub lagging: Vec<u64>,
 }
