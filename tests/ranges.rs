@@ -57,6 +57,15 @@ fn assert_whole(ranges: &[RangeRow]) {
     assert_eq!(groups.len(), ranges.len());
 }
 
+/// Runs `oarlock range` against node 2.
+fn range_command(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
+    let address = cluster.local.node(2).client_address.to_string();
+    let args = [&["range"], args, &["--addr", &address]].concat();
+    let output = Command::new(PROGRAM).args(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
 fn cluster(name: &str) -> Cluster {
     Cluster::start(name, Options { ranges: 1, ..Options::default() })
 }
@@ -146,14 +155,7 @@ fn ranges_divide_by_themselves_by_load_and_by_size() {
 #[test]
 fn what_can_not_be_cut_is_said() {
     let cluster = cluster("ranges-wrong");
-    let range = |args: &[&str]| {
-        let address = cluster.local.node(2).client_address.to_string();
-        let output =
-            Command::new(PROGRAM).arg("range").args(args).args(["--addr", &address]).output();
-        let output = output.unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
+    let range = |args: &[&str]| range_command(&cluster, args);
     let (code, text) = range(&["split", "m"]);
     assert_eq!((code, text.as_str()), (Some(0), "group 2 has the keys from m to - now\n"));
     let (code, text) = range(&["split", "m"]);
@@ -232,7 +234,19 @@ fn replicas_move_to_other_nodes_and_back_under_load() {
         assert!(!held(&cluster, leaves).unwrap().contains(&old.group));
     }
     load.progress(300);
-    for range in &before {
+    let (first, rest) = before.split_first().unwrap();
+    let text = |number: u64| number.to_string();
+    let group = text(first.group);
+    let nodes: Vec<String> = first.replicas.iter().copied().map(text).collect();
+    let (code, said) = range_command(&cluster, &["move", &group, "--to", &nodes.join(",")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("begin to learn") && said.contains(&format!("range {group} is on")));
+    let (code, said) = range_command(&cluster, &["transfer", &group, "--to", &text(first.leader)]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = range_command(&cluster, &["move", "99", "--to", "1"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("there is no range 99"), "{said}");
+    for range in rest {
         place(&cluster, range.group, &range.replicas);
         let to = range.leader.to_string();
         let group = range.group.to_string();

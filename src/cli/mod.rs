@@ -11,6 +11,8 @@ pub mod config;
 pub mod demo;
 pub mod exit;
 mod keys;
+pub mod node;
+pub mod placement;
 pub mod range;
 pub mod replica;
 pub mod serve;
@@ -45,7 +47,11 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Show a cluster's nodes, ranges, leaders and lag.
     Status(status::StatusArgs),
-    /// Show ranges, and cut them in two.
+    /// Show nodes, drain them, and say that one is gone for good.
+    Node(node::NodeArgs),
+    /// Show what placement plans, and why replicas are where they are.
+    Placement(placement::PlacementArgs),
+    /// Show ranges, cut them in two, and bring them to other nodes.
     Range(range::RangeArgs),
     /// Look after single replicas: rebuild damaged ones.
     Replica(replica::ReplicaArgs),
@@ -73,6 +79,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
         Command::Bench(args) => bench::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Node(args) => node::run(&args).into(),
+        Command::Placement(args) => placement::run(&args).into(),
         Command::Range(args) => range::run(&args).into(),
         Command::Replica(args) => replica::run(&args).into(),
         Command::Wal(args) => wal::run(&args).into(),

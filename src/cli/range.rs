@@ -1,4 +1,4 @@
-//! `oarlock range`: shows the ranges, and cuts them by hand.
+//! `oarlock range`: shows the ranges, cuts them, and brings them to other nodes by hand.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::config::SplitPoint;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Show ranges, and cut them in two.
+/// Show ranges, cut them in two, and bring them to other nodes.
 #[derive(Args, Clone, Debug)]
 pub struct RangeArgs {
     #[command(subcommand)]
@@ -34,18 +34,25 @@ enum RangeCommand {
     /// No data is copied and clients see nothing of it. Ends with 0 once the map shows the new range, with 1 if it
     /// cannot be cut there or is not in time.
     Split(SplitArgs),
+    /// Bring the replicas of a range to these nodes and no others.
+    ///
+    /// New nodes learn first, then the voters change, then what has left is ended; clients see nothing of it.
+    /// Placement may bring them elsewhere again. Ends with 0 once they are there, with 1 if they are not in time.
+    Move(MoveArgs),
+    /// Let another node lead a range.
+    Transfer(TransferArgs),
 }
 
 /// Whom to ask.
 #[derive(Args, Clone, Debug)]
-struct Asked {
+pub(super) struct Asked {
     /// Any node of the cluster.
     #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
-    address: String,
+    pub(super) address: String,
 }
 
 impl Asked {
-    fn client(&self) -> io::Result<Client> {
+    pub(super) fn client(&self) -> io::Result<Client> {
         Client::connect(resolve(&self.address)?, REQUEST_TIMEOUT)
     }
 }
@@ -71,12 +78,44 @@ struct SplitArgs {
     timeout_s: u64,
 }
 
+#[derive(Args, Clone, Debug)]
+struct MoveArgs {
+    /// The range: its group's number, as `oarlock range list` shows it.
+    #[arg(value_name = "RANGE")]
+    group: u64,
+    /// The nodes.
+    #[arg(long = "to", value_name = "NODE,NODE,..", value_delimiter = ',', required = true)]
+    nodes: Vec<u64>,
+    #[command(flatten)]
+    asked: Asked,
+    /// How long to wait until they are there.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout_s: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+struct TransferArgs {
+    /// The range: its group's number, as `oarlock range list` shows it.
+    #[arg(value_name = "RANGE")]
+    group: u64,
+    /// The node, which must have a replica.
+    #[arg(long = "to", value_name = "NODE")]
+    node: u64,
+    #[command(flatten)]
+    asked: Asked,
+    /// How long to wait until it leads.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    timeout_s: u64,
+}
+
 /// Runs it.
 #[must_use]
 pub fn run(args: &RangeArgs) -> Exit {
     let (name, asked, done) = match &args.command {
         RangeCommand::List(args) => ("list", &args.asked, list(args)),
         RangeCommand::Split(args) => ("split", &args.asked, split(args)),
+        RangeCommand::Move(args) => ("move", &args.asked, bring(args)),
+        RangeCommand::Transfer(args) => ("transfer", &args.asked, transfer(args)),
     };
     match done {
         Ok(text) => {
@@ -157,4 +196,45 @@ fn split(args: &SplitArgs) -> io::Result<String> {
     })?;
     let (from, to) = (shown(&range.start), shown(&range.end));
     Ok(format!("group {group} has the keys from {from} to {to} now\n"))
+}
+
+fn bring(args: &MoveArgs) -> io::Result<String> {
+    let nodes: Vec<String> = args.nodes.iter().map(ToString::to_string).collect();
+    let words = [&["PLACE".to_owned(), args.group.to_string()], nodes.as_slice()].concat();
+    ask_until_done(&args.asked, &words, args.timeout_s)?;
+    Ok(format!("range {} is on {} now\n", args.group, nodes.join(" ")))
+}
+
+fn transfer(args: &TransferArgs) -> io::Result<String> {
+    let words = ["TRANSFER".to_owned(), args.group.to_string(), args.node.to_string()];
+    ask_until_done(&args.asked, &words, args.timeout_s)?;
+    Ok(format!("node {} leads range {} now\n", args.node, args.group))
+}
+
+/// Asks for the next step until there is none, and tells each one.
+fn ask_until_done(asked: &Asked, words: &[String], timeout_s: u64) -> io::Result<()> {
+    let mut client = asked.client()?;
+    let ranges = cluster_map::ranges(&mut client)?;
+    if !ranges.iter().any(|range| range.group.to_string() == words[1]) {
+        let text = format!("there is no range {}: `oarlock range list` shows them", words[1]);
+        return Err(io::Error::other(text));
+    }
+    let mut args: Vec<&[u8]> = vec![b"OARLOCK"];
+    args.extend(words.iter().map(String::as_bytes));
+    let mut told = String::new();
+    poll("the last step", Duration::from_secs(timeout_s), || {
+        let answer = client.call(&args)?;
+        if answer.is_ok() {
+            return Ok(Ok(()));
+        }
+        let step = answer.to_string();
+        if answer.error_kind().is_some_and(|kind| kind != "BUSY") {
+            return Err(io::Error::other(step));
+        }
+        if step != told {
+            super::print(&format!("{step}\n"));
+            told.clone_from(&step);
+        }
+        Ok(Err(step))
+    })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use oarlock_raft::Configuration;
 use oarlock_shard::support_table::TableConfig;
-use oarlock_shard::{Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable};
+use oarlock_shard::{Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable};
 use oarlock_store::{Command, Expiry, Request, SetCondition};
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Incarnation, Limits, Mono, NodeId, RangeBounds, RangeEpoch, WallMs,
@@ -48,6 +48,7 @@ impl Core {
             limits: Rc::clone(&limits),
             seed: 1,
             support,
+            homes: Homes::new(1),
             may_vote_from: Mono(0),
         };
         let mut shard = Shard::new(config, batches::prepared());
