@@ -10,16 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
-use oarlock_raft::{Configuration, SPLIT_BASE};
-use oarlock_shard::homes::NoHome;
-use oarlock_shard::{
-    DueSplit, Output, Shard, SharedHomes, SharedSupport, Split, SplitSettings, Wanted,
-};
-use oarlock_store::{Order, Reply};
-use oarlock_types::{
-    CoreAddr, CoreId, FastMap, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
-    RangeMap, Term,
-};
+use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, SplitSettings};
+use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
 
 use super::clock::Clock;
 use super::counters::Counters;
@@ -43,6 +35,8 @@ use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
 use crate::net::session::{ConnectionId, Query, Ticket, Timed};
 use crate::{net, runtime};
+
+mod ranges;
 
 /// How often the replicas are counted: each count looks at all of them.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -162,55 +156,6 @@ impl Driver {
         self.finish()
     }
 
-    /// Goes on with the map, on the first core; the others tell it what they found.
-    fn keep_map(&mut self) {
-        let mut front = self.front.borrow_mut();
-        let is_old = front.router.take_is_map_old();
-        let Some(keeper) = &mut self.map_keeper else {
-            if is_old {
-                self.mail.letter(CoreId(0), CoreMessage::MapIsOld);
-            }
-            return;
-        };
-        if is_old {
-            keeper.look();
-        }
-        let leads = front.router.leader(GroupId::META) == Some(self.addr.node);
-        if let Some(request) = keeper.next_request(self.kept.now, leads) {
-            front.router.submit_to(Asker::Node, GroupId::META, request);
-        }
-        for (core, ids) in keeper.take_ids() {
-            self.mail.letter(core, CoreMessage::Ids(ids));
-        }
-        if let Some(map) = keeper.take_snapshot() {
-            self.table.raise_map_version(map.version());
-            front.router.install(Arc::clone(&map));
-            self.departures.look();
-            for core in (1..).map(CoreId).take(self.mail.cores() - 1) {
-                self.mail.letter(core, CoreMessage::Map(Arc::clone(&map)));
-            }
-        }
-    }
-
-    /// Looks whether another node has a newer map, and whether the copy on disk is due.
-    fn look_after_map(&mut self) {
-        let Some(keeper) = &mut self.map_keeper else { return };
-        let peers = self.table.peers();
-        keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
-        if let Some(map) = keeper.take_copy(self.kept.now) {
-            self.files.copy_map(map);
-        }
-    }
-
-    fn take_map_news(&mut self, change: Vec<RangeDescriptor>, propose: bool) {
-        let Some(keeper) = &mut self.map_keeper else { return };
-        if propose {
-            keeper.propose(change);
-        } else {
-            keeper.learn(&change);
-        }
-    }
-
     fn tick(&mut self) {
         self.files.upkeep(self.kept.now, &mut self.log, self.shard.wal());
         self.shard.set_disk_full(self.files.is_disk_full());
@@ -242,41 +187,6 @@ impl Driver {
         let is_quiet = front_is_quiet && self.shard.timers_armed() == 0;
         self.beat.set(if is_quiet { IDLE_BEAT } else { BEAT });
         self.ask_questions();
-    }
-
-    fn cut_what_is_due(&mut self) {
-        for DueSplit { group, at, reason } in self.shard.due_splits(&self.split_settings) {
-            let key = at.escape_ascii().to_string();
-            tracing::info!("{}: {group} is to be cut at \"{key}\" for its {reason}", self.addr);
-            self.shard.cut_soon(group, at);
-        }
-    }
-
-    /// Goes on with placement where the meta group is led.
-    fn place(&mut self, map: &RangeMap) {
-        if !self.shard.leads(GroupId::META) {
-            return self.placement.rest();
-        }
-        let requests = self.placement.go_on(self.kept.now, map, &self.table);
-        let router = &mut self.front.borrow_mut().router;
-        for (name, group, request) in requests {
-            router.submit_to(Asker::Placement(name), group, request);
-        }
-    }
-
-    fn answer_placement(&mut self, token: u64, order: Order) {
-        let reply = match order {
-            Order::Report { ranges } => {
-                self.placement.take_reports(ranges);
-                let term = self.shard.term(GroupId::META).map_or(0, Term::get);
-                Reply::Int(i64::try_from(term).unwrap_or(i64::MAX))
-            }
-            Order::Explain { group } => Reply::Bulk(self.placement.explain(group).into()),
-            Order::Split { .. } | Order::Place { .. } | Order::Transfer { .. } => {
-                unreachable!("the shard answers these")
-            }
-        };
-        self.settle(token, Ok(reply));
     }
 
     fn ask_questions(&mut self) {
@@ -668,89 +578,6 @@ impl Driver {
         } else if let Some((from, id)) = self.kept.forwarded.remove(&token) {
             self.outbox.reply(from.node, ForwardReply { id, outcome });
         }
-    }
-
-    /// A range was cut here: this node routes by that at once, and the map shall have it.
-    fn tell_split(&mut self, split: Split) {
-        let Split { parent, child, members, .. } = split;
-        tracing::info!("{}: {} is cut in two, {} begins there", self.addr, parent.0, child.0);
-        let propose = self.shard.leads(parent.0);
-        // Members may have begun to change since: then whoever leads tells of it when they have.
-        let (configured, now) = match self.shard.range(parent.0) {
-            Some((_, configured, now)) => (configured, now.clone()),
-            None => (Index(0), members.clone()),
-        };
-        let left = self.places(parent.0, &now);
-        let right = self.places(parent.0, &members);
-        let change = vec![
-            RangeDescriptor::of_bounds(parent.0, parent.1, configured, left),
-            RangeDescriptor::of_bounds(child.0, child.1, SPLIT_BASE.index, right),
-        ];
-        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
-    }
-
-    /// A range tells of itself if the map has an older version of it: whoever led it before may not have
-    /// come to it.
-    fn tell_range(&mut self, group: GroupId) {
-        let Some((bounds, configured, members)) = self.shard.range(group) else { return };
-        if !self.is_news(group, bounds, configured) {
-            return;
-        }
-        let (bounds, replicas) = (bounds.clone(), self.places(group, members));
-        let change = vec![RangeDescriptor::of_bounds(group, bounds, configured, replicas)];
-        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose: true });
-    }
-
-    fn is_news(&self, group: GroupId, bounds: &RangeBounds, configured: Index) -> bool {
-        let front = self.front.borrow();
-        let map = front.router.map();
-        match map.group(group) {
-            Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
-            None => map.epoch(&bounds.start) < bounds.epoch,
-        }
-    }
-
-    /// Where the members of a group are: where they were heard from, or else where the map has them, or else
-    /// on the core of the same number as here.
-    fn places(&self, group: GroupId, members: &Configuration) -> Vec<CoreAddr> {
-        let map = Arc::clone(self.front.borrow().router.map());
-        let known = map.group(group);
-        let place = |node| {
-            let known = known.and_then(|range| range.core_on(node));
-            let own = (node == self.addr.node).then_some(self.addr.core);
-            let heard = own.or_else(|| self.shard.core_of_member(group, node));
-            CoreAddr::new(node, heard.or(known).unwrap_or(self.addr.core))
-        };
-        members.members().map(place).collect()
-    }
-
-    /// Another node wants a replica here: one core makes it, unless one has it or may have lost it.
-    fn find_home(&mut self, wanted: Wanted) {
-        let Wanted { group, from, .. } = wanted;
-        match self.homes.claim_any(group) {
-            // One that has left is made again where it was.
-            Ok(core) | Err(NoHome::Taken(core)) if core == self.addr.core => {
-                self.make_replica(wanted);
-            }
-            Ok(core) | Err(NoHome::Taken(core)) => {
-                self.mail.letter(core, CoreMessage::Make(wanted));
-            }
-            Err(NoHome::MayBeLost) => tracing::error!(
-                "{}: {from} wants a replica of {group} here, but a log of this node has lost replicas \
-                 that nobody can name, and this may be one: remove the node and add it as a new one",
-                self.addr
-            ),
-        }
-    }
-
-    fn make_replica(&mut self, wanted: Wanted) {
-        let Wanted { group, from, .. } = wanted;
-        if self.shard.has_replica(group) {
-            return; // the message went astray
-        }
-        tracing::info!("{}: makes a replica of {group} as {from} asks", self.addr);
-        let formed = self.formation.group(group).map(|range| range.bounds());
-        self.shard.create(&wanted, formed);
     }
 
     /// Tells all cores of this node who leads a group.
