@@ -15,10 +15,13 @@ use oarlock_shard::{Outcome, SharedSupport};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
 use oarlock_types::{GroupId, Mono, NodeId, RangeMap, WallMs, range_map};
 
+use super::clock::Clock;
 use super::duties;
 
-/// Between two plans.
+/// Between two plans, at least.
 const PLAN_INTERVAL: Duration = Duration::from_secs(1);
+/// The core that plans serves ranges, too: between two plans it rests so many times as long as one takes.
+const REST_FACTOR: u32 = 50;
 /// Between two steps of a task.
 const STEP_REST: Duration = Duration::from_millis(50);
 /// A task that has not come to its end by then is planned anew, if it is still wanted.
@@ -73,7 +76,10 @@ pub struct Placement {
     tasks: BTreeMap<GroupId, Running>,
     errands: BTreeMap<u64, Errand>,
     next_errand: u64,
-    planned_at: Mono,
+    plans_from: Mono,
+    /// Something has changed since the newest plan.
+    is_stale: bool,
+    map_version: u64,
     /// The newest plan, and what it was made from.
     view: View,
     plan: Plan,
@@ -91,7 +97,9 @@ impl Placement {
             tasks: BTreeMap::new(),
             errands: BTreeMap::new(),
             next_errand: 0,
-            planned_at: Mono(0),
+            plans_from: Mono(0),
+            is_stale: true,
+            map_version: 0,
             view: View::default(),
             plan: Plan::default(),
         }
@@ -106,6 +114,7 @@ impl Placement {
 
     /// Takes note of how ranges are.
     pub fn take_reports(&mut self, reports: Vec<RangeReport>) {
+        self.is_stale = true;
         for report in reports {
             let group = GroupId(report.group);
             let known = self.reports.entry(group).or_default();
@@ -143,10 +152,13 @@ impl Placement {
     ) -> Vec<(u64, GroupId, Request)> {
         let since = *self.leads_since.get_or_insert(now);
         let mut requests = Vec::new();
-        if now.since(self.planned_at) >= PLAN_INTERVAL {
-            self.planned_at = now;
-            if now.since(since) >= FIRST_LOOK {
+        if now >= self.plans_from {
+            self.plans_from = now + PLAN_INTERVAL;
+            if now.since(since) >= FIRST_LOOK && self.is_plan_due(now, map, support, since) {
+                let begun = Clock.mono();
                 self.plan_anew(now, map, support, since);
+                let took = Clock.mono().since(begun);
+                self.plans_from = now + PLAN_INTERVAL.max(took * REST_FACTOR);
             }
             if !self.errands.values().any(|errand| *errand == Errand::Duties) {
                 requests.push((self.errand(Errand::Duties), GroupId::META, duties::read()));
@@ -176,7 +188,9 @@ impl Placement {
         match self.errands.remove(&name) {
             Some(Errand::Duties) => {
                 if let Ok(reply) = outcome {
-                    self.duties = duties::found(reply);
+                    let found = duties::found(reply);
+                    self.is_stale |= found != self.duties;
+                    self.duties = found;
                 }
             }
             Some(Errand::Step(group)) => {
@@ -186,6 +200,7 @@ impl Placement {
                 if *outcome == Ok(Reply::Ok) || is_transfer {
                     tracing::info!("placement: done: {}", running.task);
                     self.tasks.remove(&group);
+                    self.is_stale = true;
                 } else {
                     running.is_asked = false;
                     running.rests_until = now + STEP_REST;
@@ -193,6 +208,35 @@ impl Placement {
             }
             None => {} // of an earlier time of leading
         }
+    }
+
+    /// Whether a plan could be another one than the newest. What waits for time to pass, or for others, is
+    /// looked at each time.
+    fn is_plan_due(
+        &mut self,
+        now: Mono,
+        map: &RangeMap,
+        support: &SharedSupport,
+        since: Mono,
+    ) -> bool {
+        let is_new_map = std::mem::replace(&mut self.map_version, map.version()) != map.version();
+        let was_stale = std::mem::take(&mut self.is_stale);
+        let nodes = self.parts.nodes.iter();
+        let is_down = |node: NodeId| self.silence(node, now, support, since) >= SILENCE;
+        let waits = self.plan.waiting > 0 || !self.plan.blocked.is_empty();
+        was_stale
+            || is_new_map
+            || waits
+            || !self.tasks.is_empty()
+            || nodes.map(|(node, _)| *node).any(is_down)
+    }
+
+    /// For how long nothing was heard of a node.
+    fn silence(&self, node: NodeId, now: Mono, support: &SharedSupport, since: Mono) -> Duration {
+        if node == self.parts.node {
+            return Duration::ZERO;
+        }
+        now.since(support.heard_at(node).unwrap_or(since))
     }
 
     fn plan_anew(&mut self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) {
@@ -231,15 +275,15 @@ impl Placement {
     fn look(&self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) -> View {
         let wall = |at: Mono| WallMs(at.0 / 1000);
         let nodes = self.parts.nodes.iter().map(|(id, cores)| {
-            let heard = if *id == self.parts.node { Some(now) } else { support.heard_at(*id) };
-            let heard = heard.unwrap_or(since);
-            let is_down = now.since(heard) >= SILENCE;
+            let silence = self.silence(*id, now, support, since);
+            let down_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+            let down_since = WallMs(wall(now).0.saturating_sub(down_ms));
             Node {
                 id: *id,
                 cores: *cores,
                 capacity_bytes: CAPACITY_BYTES,
                 zone: String::new(),
-                down_since: is_down.then(|| wall(heard)),
+                down_since: (silence >= SILENCE).then_some(down_since),
                 duty: self.duties.get(id).copied().unwrap_or_default(),
             }
         });
@@ -288,5 +332,151 @@ impl Placement {
             reshapes_max: 0,
             ..Settings::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use oarlock_shard::SupportTable;
+    use oarlock_shard::support_table::TableConfig;
+    use oarlock_types::{Incarnation, RangeMap};
+
+    use super::*;
+
+    const NODES: [(NodeId, u16); 4] =
+        [(NodeId(1), 1), (NodeId(2), 1), (NodeId(3), 1), (NodeId(4), 1)];
+
+    fn second(number: u64) -> Mono {
+        Mono(number * 1_000_000)
+    }
+
+    fn parts(moves_max: usize) -> PlacementParts {
+        let gone_after = Duration::from_secs(3600);
+        PlacementParts {
+            node: NodeId(1),
+            nodes: NODES.to_vec(),
+            replicas: 3,
+            moves_max,
+            gone_after,
+        }
+    }
+
+    /// Node 1, which has heard of all others at this moment.
+    fn support() -> SharedSupport {
+        let peers: Vec<(NodeId, u16)> = NODES[1..].to_vec();
+        Arc::new(SupportTable::new(&TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            cores: 1,
+            cores_max: 1,
+            origin: Mono(0),
+            peers: &peers,
+        }))
+    }
+
+    /// One range, and the meta group, each led by its first replica; all of it was told.
+    fn told(placement: &mut Placement, map: &RangeMap) {
+        let meta = map.group(GroupId::META).into_iter();
+        let report = |range: range_map::Range<'_>| RangeReport {
+            group: range.group.get(),
+            term: 1,
+            leader: range.replicas[0].node.get(),
+            ..RangeReport::default()
+        };
+        placement.take_reports(meta.chain(map.ranges()).map(report).collect());
+    }
+
+    fn drained(node: u64) -> Outcome {
+        let key = duties::key(NodeId(node));
+        let value = Bytes::from_static(duties::DRAINING);
+        Ok(Reply::Array(vec![Reply::Bulk(key), Reply::Bulk(value)]))
+    }
+
+    /// Goes on until the requests are for other groups than the meta group's duties.
+    fn orders(
+        placement: &mut Placement,
+        map: &RangeMap,
+        duties: &Outcome,
+        seconds: std::ops::Range<u64>,
+    ) -> Vec<(u64, GroupId, Order)> {
+        let support = support();
+        let mut orders = Vec::new();
+        for now in seconds.map(second) {
+            for (name, group, request) in placement.go_on(now, map, &support) {
+                match request.commands.as_slice() {
+                    [Command::Order(order)] => orders.push((name, group, order.clone())),
+                    _ => placement.outcome(now, name, duties),
+                }
+            }
+        }
+        orders
+    }
+
+    fn formed() -> RangeMap {
+        RangeMap::formation(&NODES, &[Bytes::from_static(b"m")], 3).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_planned_onto_nodes_that_nobody_hears_of() {
+        let (map, duties) = (formed(), drained(2));
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        // The others have not been heard of, and count as up for two seconds.
+        placement.leads_since = Some(second(9));
+        placement.plans_from = second(9);
+        let first = orders(&mut placement, &map, &duties, 9..14);
+        assert!(first.is_empty(), "nobody is up but this node: {first:?}");
+        assert!(placement.explain(0).contains("can not"), "{}", placement.explain(0));
+    }
+
+    #[test]
+    fn an_order_names_the_voters_that_stay_and_the_new_one() {
+        let map = formed();
+        let placement = Placement::new(parts(8));
+        let range = map.ranges().next().unwrap();
+        let at = |place: usize| range.replicas[place];
+        let new =
+            NODES.iter().map(|(node, _)| *node).find(|n| range.core_on(*n).is_none()).unwrap();
+        let to = oarlock_types::CoreAddr::new(new, oarlock_types::CoreId(0));
+        let order = |action| {
+            let (group, epoch) = (range.group, range.epoch);
+            let reason = oarlock_placement::Reason::Draining(NodeId(2));
+            placement.order_of(&Task { group, epoch, action, reason }, &map)
+        };
+        let voters = |nodes: &[NodeId]| {
+            Some(Order::Place { voters: nodes.iter().map(|node| node.get()).collect() })
+        };
+        let [a, b, c] = [at(0).node, at(1).node, at(2).node];
+        assert_eq!(order(Action::Replace { from: at(1), to }), voters(&[a, c, new]));
+        assert_eq!(order(Action::Remove { from: at(0) }), voters(&[b, c]));
+        assert_eq!(order(Action::Add { to }), voters(&[a, b, c, new]));
+        let transfer = Action::Transfer { from: a, to: b };
+        assert_eq!(order(transfer), Some(Order::Transfer { to: b.get() }));
+        assert_eq!(order(Action::Split(oarlock_placement::SplitAt::HalfOfBytes)), None);
+    }
+
+    #[test]
+    fn who_no_longer_leads_forgets_what_it_knew() {
+        let map = formed();
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        placement.leads_since = Some(second(1));
+        placement.rest();
+        assert!(placement.reports.is_empty() && placement.leads_since.is_none());
+        assert!(placement.explain(0).contains("has not looked yet"));
+    }
+
+    #[test]
+    fn an_old_leaders_word_does_not_count() {
+        let mut placement = Placement::new(parts(8));
+        let report = |term, leader| RangeReport { group: 7, term, leader, ..Default::default() };
+        placement.take_reports(vec![report(5, 2)]);
+        placement.take_reports(vec![report(4, 3)]);
+        assert_eq!(placement.reports[&GroupId(7)].leader, 2);
+        placement.take_reports(vec![report(6, 3)]);
+        assert_eq!(placement.reports[&GroupId(7)].leader, 3);
     }
 }
