@@ -92,6 +92,10 @@ impl Shard {
             }
             Order::Place { voters } => {
                 let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+                if voters.iter().any(|node| !self.is_node(*node)) {
+                    self.out.replies.push((token, Ok(Reply::Error(ErrorReply::NoSuchNode))));
+                    return Ok(());
+                }
                 let step = match self.place_voters(group, &voters) {
                     Ok(MoveStep::Done) => Reply::Ok,
                     Ok(step) => Reply::Simple(step.to_string()),
@@ -116,6 +120,11 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Whether the cluster has such a node.
+    fn is_node(&self, node: NodeId) -> bool {
+        node == self.addr.node || self.support.peers().any(|peer| peer == node)
     }
 
     fn go_on_cutting(&mut self) {

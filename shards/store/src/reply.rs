@@ -52,4 +52,6 @@ pub enum ErrorReply {
     NothingToSplit,
     /// `-BUSY` the range is changing already
     RangeIsChanging,
+    /// `ERR` a node that is named is none of the cluster's
+    NoSuchNode,
 }

@@ -13,7 +13,7 @@ use crate::reply::{ErrorReply, Reply};
 /// A transaction's array holds arrays of single commands; nothing nests deeper.
 const DEPTH_MAX: usize = 4;
 
-const ERRORS: [ErrorReply; 10] = [
+const ERRORS: [ErrorReply; 11] = [
     ErrorReply::NotAnInteger,
     ErrorReply::NotAFloat,
     ErrorReply::Overflow,
@@ -24,6 +24,7 @@ const ERRORS: [ErrorReply; 10] = [
     ErrorReply::OrderNotAlone,
     ErrorReply::NothingToSplit,
     ErrorReply::RangeIsChanging,
+    ErrorReply::NoSuchNode,
 ];
 
 /// Appends `reply` to `out`.

@@ -166,6 +166,9 @@ pub const fn store_error(error: ErrorReply) -> &'static str {
         ErrorReply::NothingToSplit => {
             "ERR a range begins at that key already; nothing was changed (OARLOCK RANGES shows them)"
         }
+        ErrorReply::NoSuchNode => {
+            "ERR the cluster has no such node; nothing was changed (OARLOCK STATUS shows the nodes)"
+        }
         ErrorReply::RangeIsChanging => {
             "BUSY the range is being split or moved, or has just changed leaders; try again"
         }
