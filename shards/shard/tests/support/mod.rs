@@ -426,6 +426,7 @@ impl World {
         for group in output.unreadable.drain(..) {
             self.trace.line(format!("{addr} {group} can not be read back from the log"));
         }
+        output.settled.clear();
         output.splits.drain(..).for_each(|split| self.trace.split(addr, &split));
         for wanted in output.wanted.drain(..) {
             shard.create(&wanted, self.plan.formed(wanted.group));
