@@ -490,6 +490,12 @@ impl Group {
         self.configurations.iter().map(|(_, configuration)| configuration)
     }
 
+    /// Whether this replica leads, and is not about to hand over.
+    #[must_use]
+    pub fn leads_on(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.transfer.is_none())
+    }
+
     /// The members by what is committed, and the entry that made them so; `None` while they change.
     #[must_use]
     pub fn settled_members(&self) -> Option<(Index, &Configuration)> {

@@ -194,7 +194,8 @@ impl Shard {
 
     // WRITE 4/9: the turn's writes of one group become one entry, proposed once.
     fn propose(&mut self, group: GroupId, stamp: WallMs, writes: &mut Vec<Queued>, bytes: usize) {
-        if !self.replicas.get(&group).is_some_and(|replica| replica.raft.is_leader()) {
+        // What is sent back is tried again elsewhere: nothing of its lane may overtake it here.
+        if !self.replicas.get(&group).is_some_and(|replica| replica.raft.leads_on()) {
             let lanes = writes.iter().filter_map(|write| write.lane);
             self.lanes_closed.extend(lanes.map(|lane| (lane, self.now)));
         }
@@ -217,9 +218,9 @@ impl Shard {
                 return;
             }
             Some(Err(ProposeError::NotLeader { leader })) => Refusal::NotLeader { leader },
-            Some(Err(
-                ProposeError::Transferring | ProposeError::WindowFull | ProposeError::Splitting,
-            )) => Refusal::Busy,
+            // Whoever takes over will have it.
+            Some(Err(ProposeError::Transferring)) => Refusal::NotLeader { leader: None },
+            Some(Err(ProposeError::WindowFull | ProposeError::Splitting)) => Refusal::Busy,
             None => Refusal::NoSuchGroup,
         };
         self.admission.release(tokens.len(), bytes);
