@@ -98,7 +98,7 @@ const ROW_MAX: usize = 6;
 /// A zone reaches over so many operations before and behind the place that was reached.
 const ZONE: usize = 16;
 /// Most configurations and rows that a search tries; those that follow begin anew with more.
-const WORK_MAXES: [usize; 3] = [20_000, 200_000, 2_000_000];
+const WORK_MAXES: [usize; 4] = [20_000, 200_000, 2_000_000, 20_000_000];
 
 /// Checks a history that begins with an empty range.
 ///
