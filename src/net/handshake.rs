@@ -245,7 +245,7 @@ impl PeerBook {
         if hello.to != own.node {
             return Err(HandshakeRefusal::WrongNode { node: own.node }.into());
         }
-        if !self.table.peers().any(|peer| peer == hello.from) {
+        if !self.table.has_peer(hello.from) {
             return Err(HandshakeRefusal::UnknownNode.into());
         }
         let cores_max = self.table.cores_max();

@@ -124,7 +124,7 @@ impl Shard {
 
     /// Whether the cluster has such a node.
     fn is_node(&self, node: NodeId) -> bool {
-        node == self.addr.node || self.support.peers().any(|peer| peer == node)
+        node == self.addr.node || self.support.has_peer(node)
     }
 
     fn go_on_cutting(&mut self) {

@@ -145,23 +145,34 @@ impl PulseAgent {
     /// An agent that has sent and seen nothing.
     #[must_use]
     pub fn new(config: PulseConfig, table: &SupportTable, now: Mono) -> Self {
-        let mut random = Random::new(config.seed);
-        let in_flight = config.support_duration.as_micros() / config.interval.as_micros().max(1);
+        let random = Random::new(config.seed);
+        let still =
+            Movement { last: CoreProgress::default(), loop_moved_at: now, wal_moved_at: now };
+        let cores = vec![still; usize::from(table.cores())];
+        let mut this = Self { config, random, peers: Vec::new(), cores };
+        let mut peers: Vec<NodeId> = table.peers().collect();
+        peers.sort_unstable();
+        peers.into_iter().for_each(|peer| this.add_peer(peer, now));
+        this
+    }
+
+    /// Sends pulses to a node from now on, and takes its own; the table must know it.
+    pub fn add_peer(&mut self, node: NodeId, now: Mono) {
+        let Err(place) = self.peers.binary_search_by_key(&node, |peer| peer.node) else { return };
+        let interval = self.config.interval;
+        let in_flight = self.config.support_duration.as_micros() / interval.as_micros().max(1);
         let ring = usize::try_from(in_flight).unwrap_or(usize::MAX).clamp(8, 1 << 16) * 2;
-        let peer = |node| Peer {
+        let peer = Peer {
             node,
             // Smeared over a whole interval, so that not all peers are due at once.
-            due: now + random.between(Duration::ZERO, config.interval),
+            due: now + self.random.between(Duration::ZERO, interval),
             sequence: 0,
             sent: vec![(0, Mono(0)); ring],
             seen_incarnation: Incarnation(0),
             seen_sequence: 0,
             promised: Vec::new(),
         };
-        let peers = table.peers().map(peer).collect();
-        let still =
-            Movement { last: CoreProgress::default(), loop_moved_at: now, wal_moved_at: now };
-        Self { config, random, peers, cores: vec![still; usize::from(table.cores())] }
+        self.peers.insert(place, peer);
     }
 
     /// When [`tick`](Self::tick) has something to send next.

@@ -34,7 +34,7 @@ pub enum SupportChange {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
     node: NodeId,
     incarnation: Incarnation,
@@ -53,9 +53,18 @@ impl ChangeTracker {
     /// A tracker that has seen nothing: no support either way.
     #[must_use]
     pub fn new(table: &SupportTable, core: CoreId) -> Self {
-        let seen =
-            |node| Seen { node, incarnation: Incarnation(0), granted: Vec::new(), received: None };
-        Self { core, peers: table.peers().map(seen).collect() }
+        let mut this = Self { core, peers: Vec::new() };
+        this.meet(table);
+        this
+    }
+
+    /// Takes in the nodes that have joined.
+    fn meet(&mut self, table: &SupportTable) {
+        for node in table.peers() {
+            if !self.peers.iter().any(|peer| peer.node == node) {
+                self.peers.push(Seen { node, ..Seen::default() });
+            }
+        }
     }
 
     /// Appends what has changed, and says when the next promise runs out unless it is extended
@@ -67,6 +76,9 @@ impl ChangeTracker {
         now: Mono,
         changes: &mut Vec<SupportChange>,
     ) -> Mono {
+        if self.peers.len() < table.peers_count() {
+            self.meet(table);
+        }
         let mut next = Mono::NEVER;
         for peer in &mut self.peers {
             let node = peer.node;

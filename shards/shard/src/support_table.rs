@@ -18,7 +18,8 @@
 //! 4. A promise given is rounded up to [`TICK_US`], a promise received is rounded down.
 //! 5. A newer incarnation of a peer ends all that was promised to and by its older one.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use oarlock_raft::{Grant, Received, Support};
 use oarlock_types::{CoreAddr, CoreId, Guard, Incarnation, Mono, NodeId, SupportEpoch};
@@ -32,6 +33,10 @@ const LAPSES_BITS: u32 = 28;
 const LAPSES_MAX: u64 = (1 << LAPSES_BITS) - 1;
 /// The highest incarnation that fits into a link's mark.
 const INCARNATION_MAX: u64 = (1 << 28) - 1;
+/// The most other nodes that a table has room for.
+pub const PEERS_MAX: usize = 1000;
+/// Places for them: no more than half are ever taken, so that a search is short.
+const SLOTS: usize = 2048;
 const SERIAL_BITS: u32 = 36;
 const SERIAL_MAX: u64 = (1 << SERIAL_BITS) - 1;
 
@@ -125,7 +130,7 @@ pub struct TableConfig<'a> {
     pub cores_max: u16,
     /// No time before this one is ever handed in.
     pub origin: Mono,
-    /// The other nodes of the cluster with their number of cores, zero where it is unknown.
+    /// The other nodes that are known by now, with their number of cores, zero where it is unknown.
     pub peers: &'a [(NodeId, u16)],
 }
 
@@ -137,7 +142,10 @@ pub struct SupportTable {
     cores: u16,
     cores_max: u16,
     origin: Mono,
-    peers: Vec<Peer>,
+    /// Each node at the first free place from the one that its id stands for. A place that is taken
+    /// stays so: whoever looks waits for nobody, however many come.
+    peers: Box<[OnceLock<Box<Peer>>]>,
+    peers_count: AtomicUsize,
     map_version: AtomicU64,
     link_serial: AtomicU64,
 }
@@ -146,37 +154,55 @@ impl SupportTable {
     /// A table in which nothing has been promised yet.
     ///
     /// # Panics
-    /// If the incarnation is zero or beyond 2^28, or a node is its own peer.
+    /// If the incarnation is zero or beyond 2^28, a node is its own peer, or there are too many.
     #[must_use]
     pub fn new(config: &TableConfig<'_>) -> Self {
         assert!((1..=INCARNATION_MAX).contains(&config.incarnation.get()), "incarnation in range");
-        assert!(config.peers.iter().all(|(node, _)| *node != config.node), "no node is its peer");
-        let mut peers: Vec<Peer> = config
-            .peers
-            .iter()
-            .map(|&(node, cores)| Self::peer_slot(config, node, cores))
-            .collect();
-        peers.sort_by_key(|peer| peer.node);
-        peers.dedup_by_key(|peer| peer.node);
-        Self {
+        let table = Self {
             node: config.node,
             incarnation: config.incarnation,
             cores: config.cores,
             cores_max: config.cores_max,
             origin: config.origin,
-            peers,
+            peers: (0..SLOTS).map(|_| OnceLock::new()).collect(),
+            peers_count: AtomicUsize::new(0),
             map_version: AtomicU64::new(0),
             link_serial: AtomicU64::new(0),
+        };
+        for &(node, cores) in config.peers {
+            assert!(table.add_peer(node, cores), "no node is its peer, and there is room");
         }
+        table
     }
 
-    fn peer_slot(config: &TableConfig<'_>, node: NodeId, cores: u16) -> Peer {
-        let own = usize::from(config.cores);
-        let theirs = usize::from(config.cores_max);
+    /// Takes note of a node that has joined; one that is known stays as it is. False: there is no room for
+    /// it, or it is this node itself.
+    pub fn add_peer(&self, node: NodeId, cores: u16) -> bool {
+        if node == self.node || self.peers_count() >= PEERS_MAX {
+            return false;
+        }
+        let mut peer = Box::new(self.new_peer(node, cores));
+        for slot in self.probes(node) {
+            // Whoever is second to a place goes on from there, unless it is the same node's.
+            match slot.set(peer) {
+                Ok(()) => {
+                    self.peers_count.fetch_add(1, SeqCst);
+                    return true;
+                }
+                Err(_) if slot.get().is_some_and(|taken| taken.node == node) => return true,
+                Err(unset) => peer = unset,
+            }
+        }
+        false
+    }
+
+    fn new_peer(&self, node: NodeId, cores: u16) -> Peer {
+        let own = usize::from(self.cores);
+        let theirs = usize::from(self.cores_max);
         Peer {
             node,
             incarnation: AtomicU64::new(0),
-            cores: AtomicU16::new(cores.min(config.cores_max)),
+            cores: AtomicU16::new(cores.min(self.cores_max)),
             map_version: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
             granted: (0..theirs).map(|_| Promise::default()).collect(),
@@ -186,8 +212,15 @@ impl SupportTable {
         }
     }
 
+    /// The places of a node, in the order in which it is looked for there.
+    fn probes(&self, node: NodeId) -> impl Iterator<Item = &OnceLock<Box<Peer>>> {
+        let first = usize::try_from(node.get() % SLOTS as u64).expect("invariant: a small number");
+        (first..first + SLOTS).map(|at| &self.peers[at % SLOTS])
+    }
+
     fn peer(&self, node: NodeId) -> Option<&Peer> {
-        self.peers.binary_search_by_key(&node, |peer| peer.node).ok().map(|at| &self.peers[at])
+        let taken = self.probes(node).map_while(OnceLock::get);
+        taken.map(Box::as_ref).find(|peer| peer.node == node)
     }
 
     /// This node.
@@ -214,9 +247,21 @@ impl SupportTable {
         self.cores_max
     }
 
-    /// The other nodes, in order.
+    /// The other nodes, in no order.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.peers.iter().map(|peer| peer.node)
+        self.peers.iter().filter_map(OnceLock::get).map(|peer| peer.node)
+    }
+
+    /// How many other nodes are known: none is ever forgotten.
+    #[must_use]
+    pub fn peers_count(&self) -> usize {
+        self.peers_count.load(SeqCst)
+    }
+
+    /// Whether a node is known.
+    #[must_use]
+    pub fn has_peer(&self, node: NodeId) -> bool {
+        self.peer(node).is_some()
     }
 
     /// What a group on `core` may know of the pulses at `now`. A lease that is checked against a
@@ -622,7 +667,8 @@ mod tests {
         let table = table(2, 1);
         assert_eq!((table.node(), table.incarnation()), (NodeId(1), Incarnation(3)));
         assert_eq!((table.cores(), table.cores_max()), (2, 8));
-        assert_eq!(table.peers().collect::<Vec<_>>(), [OTHER, NodeId(3)]);
+        assert_eq!((table.peers_count(), table.peers().count()), (2, 2));
+        assert!(table.has_peer(OTHER) && table.has_peer(NodeId(3)) && !table.has_peer(NodeId(9)));
         assert!(!table.learn_cores(OTHER, 0) && !table.learn_cores(OTHER, 9));
         assert_eq!((table.peer_cores(OTHER), table.peer_cores(NodeId(9))), (1, 0));
         assert!(table.learn_cores(OTHER, 8));
@@ -633,6 +679,38 @@ mod tests {
         let last = Incarnation(INCARNATION_MAX);
         assert_eq!(table.learn_incarnation(OTHER, last), last);
         assert_eq!(table.peer_incarnation(OTHER), last);
+    }
+
+    #[test]
+    fn nodes_that_join_are_found_whatever_their_ids_and_none_twice() {
+        let table = table(1, 1);
+        // All but the first stand for places that others have taken.
+        let joined = |n: u64| NodeId(2 + n * SLOTS as u64);
+        table.learn_incarnation(OTHER, FIFTH);
+        for n in 0..50 {
+            assert!(table.add_peer(joined(n), 1) && table.add_peer(joined(n), 7));
+        }
+        assert_eq!((table.peers_count(), table.peers().count()), (51, 51));
+        assert_eq!(table.peer_incarnation(OTHER), FIFTH, "one that is known stays as it is");
+        for n in 1..50 {
+            assert_eq!(table.peer_cores(joined(n)), 1);
+            assert_eq!(table.learn_incarnation(joined(n), Incarnation(n)), Incarnation(n));
+        }
+        assert!((1..50).all(|n| table.peer_incarnation(joined(n)) == Incarnation(n)));
+        assert!(!table.has_peer(joined(50)) && !table.add_peer(NodeId(1), 1), "not this node");
+        let last = (100..2000).find(|n| !table.add_peer(NodeId(*n), 1));
+        assert_eq!(last.map(|_| table.peers_count()), Some(PEERS_MAX), "it has a bound");
+    }
+
+    #[test]
+    fn a_node_that_several_threads_learn_of_at_once_is_known_once() {
+        let table = table(1, 1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (10..210).for_each(|node| assert!(table.add_peer(NodeId(node), 1))));
+            }
+        });
+        assert_eq!((table.peers_count(), table.peers().count()), (202, 202));
     }
 
     #[test]
