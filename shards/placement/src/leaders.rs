@@ -1,6 +1,8 @@
 //! Evenness of leaders over nodes, by number and reads. A transfer costs next to nothing, but a
 //! leader stays in the zone that the rules want.
 
+use oarlock_types::GroupId;
+
 use crate::model::{BY_LEADER, Model, leader_amounts};
 use crate::plan::Planner;
 use crate::scale::is_gain;
@@ -25,8 +27,12 @@ impl Model<'_> {
         })
     }
 
-    /// Whose leading in the place of the leader makes nodes most even.
+    /// Whose leading in the place of the leader makes nodes most even. Whoever leads the meta group plans, and
+    /// has to hear of all ranges first: that is worth more than an even spread.
     pub(crate) fn better_leader(&self, at: usize) -> Option<Heir> {
+        if self.range(at).group == GroupId::META {
+            return None;
+        }
         let from = self.leader(at).filter(|_| self.quorum(at).holds())?;
         let home = self.leader_zone(at).flatten();
         let mut best: Option<Heir> = None;
