@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod logging;
+pub mod members;
 pub mod net;
 pub mod node;
 pub mod range_text;

@@ -24,7 +24,7 @@ fn directory() -> TempDir {
 }
 
 fn options() -> DataDirOptions {
-    DataDirOptions { cluster: ClusterId(5), node: NodeId(1), cores: 2 }
+    DataDirOptions { cluster: ClusterId(5), node: NodeId(1), cores: 2, disk: None }
 }
 
 fn refusal(path: &Path, options: &DataDirOptions) -> String {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::{Cluster, Options, eventually};
 use oarlock::bench::client::{Answer, Client};
 use oarlock::bench::cluster_map;
-use oarlock::disk::map_copy;
+use oarlock::disk::map_copy::{self, MapCopy};
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Index, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
 };
@@ -30,6 +30,10 @@ fn before_all_splits() -> RangeMap {
         replicas: replicas.clone().collect(),
     };
     RangeMap::new(0, vec![range(GroupId(1), 0)], range(GroupId::META, 1)).unwrap()
+}
+
+fn copy_before_all_splits() -> MapCopy {
+    MapCopy { map: before_all_splits(), members: Vec::new() }
 }
 
 /// A connection to a node as soon as it answers: at its start it takes some that it ends again.
@@ -80,7 +84,7 @@ fn wait_for_the_whole_map(cluster: &Cluster, client: &mut Client) {
     assert!(ranges.iter().all(|range| (range.map_version, range.epoch) == (1, 1)));
     let folder = cluster.data_dir(NODE);
     eventually("the copy of the map", || match map_copy::read(&folder) {
-        Ok(Some(copy)) if copy.version() == 1 && copy.len() == 16 => Ok(()),
+        Ok(Some(copy)) if copy.map.version() == 1 && copy.map.len() == 16 => Ok(()),
         other => Err(format!("{other:?}").chars().take(200).collect()),
     });
 }
@@ -90,7 +94,7 @@ fn a_node_whose_copy_of_the_map_is_old_serves_every_command_and_fetches_the_new_
     let mut cluster = Cluster::start("old-map", Options::default());
     cluster.kill(NODE);
     cluster.wait_for_leaders_without(NODE);
-    map_copy::write(&cluster.data_dir(NODE), &before_all_splits()).unwrap();
+    map_copy::write(&cluster.data_dir(NODE), &copy_before_all_splits()).unwrap();
     cluster.restart(NODE);
     let mut client = connected(&cluster);
     use_all_ranges(&mut client);
@@ -109,7 +113,7 @@ fn a_damaged_copy_of_the_map_is_told_and_harms_nothing() {
     let mut cluster = Cluster::start("damaged-map", Options::default());
     cluster.kill(NODE);
     let copy = map_copy::path(&cluster.data_dir(NODE));
-    map_copy::write(&cluster.data_dir(NODE), &before_all_splits()).unwrap();
+    map_copy::write(&cluster.data_dir(NODE), &copy_before_all_splits()).unwrap();
     let mut bytes = fs::read(&copy).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

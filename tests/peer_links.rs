@@ -587,6 +587,7 @@ fn pulsing_nodes(origin: Instant) -> Vec<Pulsing> {
         let thread = PulseThread::start(PulseParts {
             socket,
             peers: addrs.clone(),
+            joined: std::sync::mpsc::channel().1,
             config: PulseConfig::new(CLUSTER, &Limits::default(), node),
             table: Arc::clone(&table),
             progress: Arc::clone(&progress),

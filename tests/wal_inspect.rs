@@ -17,7 +17,7 @@ use oarlock_wal::{Owner, Wal, WalConfig};
 
 /// A data directory whose only core has written three frames of two groups.
 fn stopped_node(path: &Path) -> CoreDir {
-    let options = DataDirOptions { cluster: ClusterId(7), node: NodeId(1), cores: 1 };
+    let options = DataDirOptions { cluster: ClusterId(7), node: NodeId(1), cores: 1, disk: None };
     let data = DataDir::open(path, &options).unwrap();
     let core = CoreId(0);
     let owner = Owner { cluster: data.cluster(), node: data.node(), disk: data.disk(), core };
@@ -110,7 +110,7 @@ fn what_is_no_stopped_nodes_directory_is_refused() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     assert!(!ends_with(&["verify"], &dir.path().join("nothing"), 2).is_empty());
     stopped_node(dir.path());
-    let options = DataDirOptions { cluster: ClusterId(7), node: NodeId(1), cores: 1 };
+    let options = DataDirOptions { cluster: ClusterId(7), node: NodeId(1), cores: 1, disk: None };
     let running = DataDir::open(dir.path(), &options).unwrap();
     let out = ends_with(&["verify"], dir.path(), 2);
     assert!(out.contains("its node runs; stop it first"), "{out}");

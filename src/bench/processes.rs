@@ -124,6 +124,44 @@ impl LocalCluster {
         Ok(cluster)
     }
 
+    /// Writes the configuration of one more node, which joins the cluster when it is started; its number,
+    /// which it has for us, is the next one. Only on the loopback address.
+    ///
+    /// # Errors
+    /// If files cannot be written or ports found.
+    pub fn add_node(&mut self) -> io::Result<u64> {
+        let [client_address, peer_address] = free_addresses(2)?[..] else {
+            return Err(io::Error::other("no ports"));
+        };
+        let id = self.nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1;
+        let folder = self.nodes[0].folder.with_file_name(format!("node-{id}"));
+        let (core_ports, launcher, child) = (Vec::new(), Vec::new(), None);
+        let node = Node { id, client_address, peer_address, core_ports, folder, launcher, child };
+        fs::create_dir_all(&node.folder)?;
+        fs::write(node.config_file(), self.joining_config(&node).to_string())?;
+        self.nodes.push(node);
+        Ok(id)
+    }
+
+    fn joining_config(&self, node: &Node) -> Table {
+        let mut config = self.config(node);
+        config.remove("cluster");
+        let section = |config: &mut Table, section: &str, keys: &[(&str, String)]| {
+            let table = config.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let table = table.as_table_mut().expect("invariant: sections are tables");
+            let keys =
+                keys.iter().map(|(key, text)| ((*key).to_owned(), Value::String(text.clone())));
+            table.extend(keys);
+        };
+        let seeds: Vec<String> = self.addresses().iter().map(SocketAddr::to_string).collect();
+        section(&mut config, "node", &[("join", seeds.join(","))]);
+        let (client, peer) = (node.client_address.to_string(), node.peer_address.to_string());
+        section(&mut config, "network", &[("client_listen", client), ("peer_listen", peer)]);
+        // The cluster gives it an id.
+        config["node"].as_table_mut().expect("invariant: a section").remove("node_id");
+        config
+    }
+
     fn config(&self, node: &Node) -> Table {
         let text = |text: String| Value::String(text);
         let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
@@ -178,7 +216,8 @@ impl LocalCluster {
     /// # Errors
     /// If a process cannot be started.
     pub fn start_all(&mut self) -> io::Result<()> {
-        (1..=self.options.nodes).try_for_each(|id| self.start(id))
+        let all: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
+        all.into_iter().try_for_each(|id| self.start(id))
     }
 
     /// Starts one node. The calling thread must outlive it.

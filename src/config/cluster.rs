@@ -16,10 +16,10 @@ const REPLICATION_FACTOR_DEFAULT: usize = 3;
 /// Ranges where neither their number nor their bounds are given.
 const RANGES_DEFAULT: u32 = 16;
 
-/// A node that the cluster is formed of, as all the others know it.
+/// A node, as all the others know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct InitialNode {
+pub struct NodeEntry {
     /// Its number.
     #[serde(with = "node_id")]
     pub id: NodeId,
@@ -33,9 +33,12 @@ pub struct InitialNode {
     /// reaches the very core that leads a range. Empty: the kernel chooses the core.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub core_ports: Vec<u16>,
+    /// Where it stands: nodes of one zone may fail together. Empty: nothing is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
 }
 
-impl InitialNode {
+impl NodeEntry {
     /// Where clients reach one of its cores; where they reach the node, if its cores have no ports.
     #[must_use]
     pub fn core_address(&self, core: CoreId) -> SocketAddr {
@@ -111,16 +114,17 @@ pub fn split_points(ranges: u32) -> Vec<Vec<u8>> {
 impl Config {
     /// The nodes that form the cluster, sorted by number; this node alone if none are listed.
     #[must_use]
-    pub fn initial_nodes(&self) -> Vec<InitialNode> {
+    pub fn initial_nodes(&self) -> Vec<NodeEntry> {
         let mut nodes = self.cluster.initial_nodes.clone();
         if nodes.is_empty() {
             let cores = self.node.cores.as_ref().map_or(1, Cores::count);
-            nodes.push(InitialNode {
+            nodes.push(NodeEntry {
                 id: self.node.node_id,
                 peer_address: self.peer_listen(),
                 client_address: self.client_listen(),
                 cores: u16::try_from(cores).unwrap_or(u16::MAX),
                 core_ports: Vec::new(),
+                zone: self.node.zone.clone(),
             });
         }
         nodes.sort_by_key(|node| node.id);
@@ -211,14 +215,15 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::config) fn node(id: u64) -> InitialNode {
+    pub(in crate::config) fn node(id: u64) -> NodeEntry {
         let port = |base: u64| format!("127.0.0.1:{}", base + id).parse().unwrap();
-        InitialNode {
+        NodeEntry {
             id: NodeId(id),
             peer_address: port(100),
             client_address: port(200),
             cores: 2,
             core_ports: Vec::new(),
+            zone: String::new(),
         }
     }
 
@@ -333,7 +338,7 @@ pub(super) mod tests {
     #[test]
     fn a_core_is_reached_at_its_own_port_or_at_the_node_s() {
         let mut node = node(1);
-        let port = |node: &InitialNode, core| node.core_address(CoreId(core)).to_string();
+        let port = |node: &NodeEntry, core| node.core_address(CoreId(core)).to_string();
         assert_eq!(port(&node, 1), "127.0.0.1:201");
         node.core_ports = vec![7, 8];
         assert_eq!(

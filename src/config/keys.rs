@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oarlock_types::{ClusterId, Limits, NodeId};
 
-use super::cluster::{InitialNode, SplitPoint};
+use super::cluster::{NodeEntry, SplitPoint};
 use super::table::settings;
 use super::value::{Cores, LogFormat};
 
@@ -22,6 +22,7 @@ settings! {
     /// This node: what differs from node to node.
     node: NodeSection {
         /// This node's number, one or more. It must be one of `initial_nodes`, and it never changes.
+        /// A node that joins may leave it out, and gets one.
         node_id: NodeId = NodeId(0), in 1..=i64::MAX, like "1";
         /// Where the node keeps everything: its identity, its logs, its checkpoints.
         /// On a local disk whose file system supports O_DIRECT (ext4, xfs; not tmpfs).
@@ -30,6 +31,12 @@ settings! {
         /// to, as in [2, 3]. It never changes for a data directory.
         /// Unset: as many as this node's entry in `initial_nodes` says; 1 if there is no list.
         cores: Option<Cores> = None, in 1..=1024, like "2";
+        /// The client address (HOST:PORT, or several with commas) of a node of a running cluster that this
+        /// node is to join. It needs no section `cluster` then. It may stay when the node has joined.
+        join: String = String::new(), like "\"10.0.0.1:6379\"";
+        /// Where a node that joins stands: replicas of a range are kept in different zones as far as there
+        /// are some. Others have theirs in `initial_nodes`.
+        zone: String = String::new(), like "\"rack-7\"";
     }
 
     /// How the cluster is formed. It must be the same on every node.
@@ -43,8 +50,9 @@ settings! {
         cluster_id: Option<ClusterId> = None, like "\"6f61726c6f636b000000000000000001\"";
         /// The nodes that form the cluster, with the addresses (IP:port) at which other nodes and
         /// clients reach them. With `core_ports = [6380, 6381]`, one for each core, clients that know
-        /// the map reach the very core that leads a range. Empty: this node alone is the cluster.
-        initial_nodes: Vec<InitialNode> = Vec::new(), like "[
+        /// the map reach the very core that leads a range. With `zone = "rack-7"` replicas of a range are
+        /// kept in different zones. Empty: this node alone is the cluster.
+        initial_nodes: Vec<NodeEntry> = Vec::new(), like "[
   { id = 1, peer_address = \"10.0.0.1:16379\", client_address = \"10.0.0.1:6379\", cores = 2 },
   { id = 2, peer_address = \"10.0.0.2:16379\", client_address = \"10.0.0.2:6379\", cores = 2 },
   { id = 3, peer_address = \"10.0.0.3:16379\", client_address = \"10.0.0.3:6379\", cores = 2 },
@@ -68,6 +76,10 @@ settings! {
         /// The address for other nodes: TCP, and UDP on the same port for pulses.
         /// Unset: `peer_address` of this node in `initial_nodes`, else 127.0.0.1:16379.
         peer_listen: Option<SocketAddr> = None, like "\"0.0.0.0:16379\"";
+        /// Where clients reach a node that joins. Unset: at `client_listen`.
+        client_advertise: Option<SocketAddr> = None, like "\"10.0.0.4:6379\"";
+        /// Where other nodes reach a node that joins. Unset: at `peer_listen`.
+        peer_advertise: Option<SocketAddr> = None, like "\"10.0.0.4:16379\"";
     }
 
     /// Every bound: what one client, peer or group may make a node hold, and the protocol's times.

@@ -5,12 +5,14 @@
 //!
 //! Map: `keys` is the one table of all keys, `table` the macro that makes the rest of it, `value`
 //! the types that a key can have, `load` puts the sources together, `validate` checks keys against
-//! each other, `cluster` is static formation, `render` prints the example and what is effective.
+//! each other, `cluster` is static formation, `render` prints the example and what is effective,
+//! `shared` what nodes of a cluster must have alike.
 
 mod cluster;
 mod keys;
 mod load;
 mod render;
+mod shared;
 mod table;
 mod validate;
 mod value;
@@ -18,7 +20,7 @@ mod value;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
-pub use cluster::{InitialNode, SplitPoint, split_points};
+pub use cluster::{NodeEntry, SplitPoint, split_points};
 pub use keys::{
     ClusterSection, Config, KEYS, LimitsSection, LogSection, NetworkSection, NodeSection, SECTIONS,
 };
@@ -35,7 +37,7 @@ const PEER_PORT_DEFAULT: u16 = 16379;
 impl Config {
     /// This node's entry among the initial nodes.
     #[must_use]
-    pub fn own_entry(&self) -> Option<&InitialNode> {
+    pub fn own_entry(&self) -> Option<&NodeEntry> {
         self.cluster.initial_nodes.iter().find(|node| node.id == self.node.node_id)
     }
 

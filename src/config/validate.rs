@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Cores, InitialNode};
+use super::{Config, Cores, NodeEntry};
 
 /// Room that a frame and an archive need around one entry.
 const FRAME_OVERHEAD_BYTES: usize = 4096;
@@ -41,8 +41,14 @@ impl Config {
     }
 
     fn check_node(&self, found: &mut Vec<Contradiction>) {
+        let joins = self.joins().next().is_some();
+        if joins && !self.cluster.initial_nodes.is_empty() {
+            let what = "node.join: a node that joins learns the other nodes from the cluster: leave \
+                        initial_nodes out, or join if the cluster is formed of them";
+            found.push(("join", what.to_owned()));
+        }
         for (name, unset) in [
-            ("node_id", self.node.node_id.0 == 0),
+            ("node_id", self.node.node_id.0 == 0 && !joins),
             ("data_dir", self.node.data_dir.as_os_str().is_empty()),
         ] {
             if unset {
@@ -228,7 +234,7 @@ impl Config {
 }
 
 /// What is wrong with the list of nodes in itself.
-pub(super) fn check_entries(nodes: &[InitialNode], found: &mut Vec<Contradiction>) {
+pub(super) fn check_entries(nodes: &[NodeEntry], found: &mut Vec<Contradiction>) {
     let mut say =
         |what: String| found.push(("initial_nodes", format!("cluster.initial_nodes: {what}")));
     let mut addresses: Vec<(SocketAddr, u64)> = Vec::new();

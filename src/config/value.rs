@@ -9,7 +9,7 @@ use std::time::Duration;
 use oarlock_types::{ClusterId, NodeId};
 use serde::Deserialize;
 
-use super::cluster::{InitialNode, SplitPoint};
+use super::cluster::{NodeEntry, SplitPoint};
 
 /// A value as the file has it.
 pub type Value = toml::Value;
@@ -283,7 +283,7 @@ impl Setting for LogFormat {
     }
 }
 
-impl Element for InitialNode {
+impl Element for NodeEntry {
     const LIST: &'static str = "a list of nodes, as in [{ id = 1, peer_address = \"…\", … }]";
     fn from_element(value: &Value) -> Result<Self, String> {
         Self::deserialize(value.clone()).map_err(|error| error.message().to_owned())
@@ -354,9 +354,9 @@ mod tests {
     #[test]
     fn a_node_of_a_list_says_which_field_is_wrong() {
         let text = r#"[{ id = 1, peer_adress = "1.2.3.4:5" }]"#;
-        let error = read::<Vec<InitialNode>>(text).unwrap_err();
+        let error = read::<Vec<NodeEntry>>(text).unwrap_err();
         assert!(error.starts_with("element 1: unknown field `peer_adress`"), "{error}");
         let text = r#"[{ id = 1, peer_address = "x", client_address = "1.2.3.4:5", cores = 1 }]"#;
-        assert!(read::<Vec<InitialNode>>(text).unwrap_err().contains("socket address"));
+        assert!(read::<Vec<NodeEntry>>(text).unwrap_err().contains("socket address"));
     }
 }

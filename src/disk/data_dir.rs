@@ -37,6 +37,8 @@ pub struct DataDirOptions {
     pub node: NodeId,
     /// The cores that it must be laid out for.
     pub cores: u16,
+    /// The identity that a new directory gets; none: a new one is drawn.
+    pub disk: Option<DiskId>,
 }
 
 /// Why a data directory cannot be used.
@@ -338,7 +340,11 @@ pub fn peek_identity(path: &Path) -> Result<Identity, DataDirError> {
     read_identity(path)?.ok_or_else(|| DataDirError::IdentityDamaged { path: path.join(IDENTITY) })
 }
 
-fn make_directory(path: &Path) -> Result<(), DataDirError> {
+/// Makes the directory if it is not there.
+///
+/// # Errors
+/// When it can not be made, or something else has its name.
+pub fn make_directory(path: &Path) -> Result<(), DataDirError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(DataDirError::NotADirectory { path: path.to_owned() }),
@@ -432,16 +438,24 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
 }
 
 fn new_identity(options: &DataDirOptions) -> Result<Identity, DataDirError> {
-    let mut drawn = [0; 16];
-    getrandom::fill(&mut drawn)
-        .map_err(|error| DataDirError::NoRandomness { reason: error.to_string() })?;
     Ok(Identity {
         cluster: options.cluster,
         node: options.node,
-        disk: DiskId(u128::from_le_bytes(drawn)),
+        disk: options.disk.map_or_else(draw_disk_id, Ok)?,
         incarnation: Incarnation(0),
         cores: options.cores,
     })
+}
+
+/// An identity that no other data directory has.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub fn draw_disk_id() -> Result<DiskId, DataDirError> {
+    let mut drawn = [0; 16];
+    getrandom::fill(&mut drawn)
+        .map_err(|error| DataDirError::NoRandomness { reason: error.to_string() })?;
+    Ok(DiskId(u128::from_le_bytes(drawn)))
 }
 
 fn check(path: &Path, found: Identity, wanted: &DataDirOptions) -> Result<Identity, DataDirError> {

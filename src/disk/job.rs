@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use oarlock_types::{CoreId, RangeMap, SegmentId};
+use oarlock_types::{CoreId, SegmentId};
 
 use super::layout::CheckpointName;
+use super::map_copy::MapCopy;
 use super::segments::SegmentFile;
 
 /// A job, with who asked for it.
@@ -86,7 +87,7 @@ pub enum DiskJob {
     /// Tell how much room the file system has. Answered by [`DiskOutcome::Space`].
     FreeSpace,
     /// Replace the node's copy of the map. Answered by [`DiskOutcome::MapCopied`].
-    CopyMap(Arc<RangeMap>),
+    CopyMap(Box<MapCopy>),
 }
 
 /// An answer.

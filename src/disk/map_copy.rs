@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use oarlock_types::{GroupId, RangeMap};
 
 use super::atomic_file::{replace, seal, unseal};
+use crate::members::{self, Member};
 use crate::range_text;
 
 const NAME: &str = "map";
@@ -33,20 +34,29 @@ pub enum CopyError {
     },
 }
 
+/// What a node keeps of the map.
+#[derive(Clone, Debug, Default)]
+pub struct MapCopy {
+    /// The ranges.
+    pub map: RangeMap,
+    /// The nodes that have joined since the cluster was formed.
+    pub members: Vec<Member>,
+}
+
 /// Replaces the copy of the data directory `directory`. After a crash there is the old one or the new
 /// one.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn write(directory: &Path, map: &RangeMap) -> io::Result<()> {
-    replace(directory, NAME, text(map).as_bytes())
+pub fn write(directory: &Path, copy: &MapCopy) -> io::Result<()> {
+    replace(directory, NAME, text(copy).as_bytes())
 }
 
 /// Reads the copy; `None` if there is none.
 ///
 /// # Errors
 /// When it can not be read or used.
-pub fn read(directory: &Path) -> Result<Option<RangeMap>, CopyError> {
+pub fn read(directory: &Path) -> Result<Option<MapCopy>, CopyError> {
     let path = path(directory);
     match fs::read_to_string(&path) {
         Ok(text) => parse(&text).map(Some).ok_or(CopyError::Damaged { path }),
@@ -66,10 +76,15 @@ pub fn path(directory: &Path) -> PathBuf {
 
 /// What a copy of the map says.
 #[must_use]
-pub fn text(map: &RangeMap) -> String {
+pub fn text(copy: &MapCopy) -> String {
+    let MapCopy { map, members } = copy;
     let mut body = format!("{FORMAT}\nversion = {}\n", map.version());
     for range in map.group(GroupId::META).into_iter().chain(map.ranges()) {
         body.push_str(&range_text::write(&range));
+        body.push('\n');
+    }
+    for member in members {
+        body.push_str(&members::write(member));
         body.push('\n');
     }
     seal(&body)
@@ -77,17 +92,23 @@ pub fn text(map: &RangeMap) -> String {
 
 /// The map of which this is the text; `None` if it is of none.
 #[must_use]
-pub fn parse(text: &str) -> Option<RangeMap> {
+pub fn parse(text: &str) -> Option<MapCopy> {
     let mut lines = unseal(text)?.lines();
     if lines.next()? != FORMAT {
         return None;
     }
     let version = lines.next()?.strip_prefix("version = ")?.parse().ok()?;
-    let mut ranges =
-        lines.map(|line| range_text::read(line.as_bytes())).collect::<Option<Vec<_>>>()?;
+    let (mut ranges, mut members) = (Vec::new(), Vec::new());
+    for line in lines.map(str::as_bytes) {
+        match range_text::read(line) {
+            Some(range) => ranges.push(range),
+            None => members.push(members::read(line)?),
+        }
+    }
     let meta = ranges.iter().position(|range| range.group == GroupId::META)?;
     let meta = ranges.swap_remove(meta);
-    RangeMap::new(version, ranges, meta).ok()
+    let map = RangeMap::new(version, ranges, meta).ok()?;
+    Some(MapCopy { map, members })
 }
 
 #[cfg(test)]
@@ -107,6 +128,16 @@ mod tests {
         map
     }
 
+    fn members() -> Vec<Member> {
+        let line = r#"{"node":{"id":4,"peer_address":"10.0.0.4:1","client_address":"10.0.0.4:2",
+            "cores":2},"disk":"0000000000000000000000000000000c"}"#;
+        vec![members::read(line.as_bytes()).unwrap()]
+    }
+
+    fn whole_copy() -> MapCopy {
+        MapCopy { map: map(), members: members() }
+    }
+
     fn all(map: &RangeMap) -> Vec<String> {
         let all = map.group(GroupId::META).into_iter().chain(map.ranges());
         all.map(|range| range_text::write(&range)).collect()
@@ -116,15 +147,16 @@ mod tests {
     fn a_copy_is_what_was_written() {
         let directory = tempfile::tempdir().unwrap();
         assert!(read(directory.path()).unwrap().is_none());
-        write(directory.path(), &map()).unwrap();
+        write(directory.path(), &whole_copy()).unwrap();
         let copy = read(directory.path()).unwrap().unwrap();
-        assert_eq!((copy.version(), all(&copy)), (12, all(&map())));
+        assert_eq!((copy.map.version(), all(&copy.map)), (12, all(&map())));
+        assert_eq!(copy.members, members());
     }
 
     #[test]
     fn a_copy_that_was_changed_or_cut_or_is_of_another_format_is_told() {
         let directory = tempfile::tempdir().unwrap();
-        write(directory.path(), &map()).unwrap();
+        write(directory.path(), &whole_copy()).unwrap();
         let whole = fs::read(path(directory.path())).unwrap();
         let told = |bytes: &[u8]| {
             fs::write(path(directory.path()), bytes).unwrap();

@@ -280,9 +280,9 @@ impl Work {
                 let space = space(&self.data).map_err(refused(Action::List, &self.data))?;
                 Ok(DiskOutcome::Space(space))
             }
-            DiskJob::CopyMap(map) => {
+            DiskJob::CopyMap(copy) => {
                 let path = map_copy::path(&self.data);
-                map_copy::write(&self.data, &map).map_err(refused(Action::Write, &path))?;
+                map_copy::write(&self.data, &copy).map_err(refused(Action::Write, &path))?;
                 Ok(DiskOutcome::MapCopied)
             }
         }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct PulseParts<C> {
     pub socket: UdpSocket,
     /// Where each peer receives its pulses.
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Those who join; the table knows them already. Who comes to the address of another takes its place.
+    pub joined: Receiver<(NodeId, SocketAddr)>,
     /// The agent's constants.
     pub config: PulseConfig,
     /// The node's table.
@@ -102,6 +105,11 @@ impl<C: Fn() -> Mono> Pulsing<C> {
         while !is_stopped.load(Ordering::Acquire) {
             // Taken before the pulses leave: leases run from it.
             let now = (self.parts.clock)();
+            for (node, address) in self.parts.joined.try_iter() {
+                self.agent.add_peer(node, now);
+                self.parts.peers.retain(|(_, taken)| *taken != address);
+                self.parts.peers.push((node, address));
+            }
             if self.agent.next_due() <= now {
                 self.send_due(now);
                 self.watchdog.look(now, watchdog::Finding::log);

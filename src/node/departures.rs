@@ -10,6 +10,8 @@ use oarlock_types::{CoreAddr, GroupId, Mono, RangeMap};
 const LOOKS_PER_TICK: usize = 128;
 /// When what could not be ended is tried again.
 const LATER: Duration = Duration::from_secs(1);
+/// One that was made so shortly ago joins its group: the map does not have it yet.
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// Replicas that are to be looked at.
 #[derive(Debug, Default)]
@@ -20,12 +22,19 @@ pub struct Departures {
     /// Those that could not be ended yet.
     later: Vec<GroupId>,
     later_at: Mono,
+    /// Those that were made shortly ago.
+    made: Vec<(GroupId, Mono)>,
 }
 
 impl Departures {
     /// The map has changed.
     pub fn look(&mut self) {
         self.is_due = true;
+    }
+
+    /// A replica was just made.
+    pub fn made(&mut self, group: GroupId, now: Mono) {
+        self.made.push((group, now));
     }
 
     /// Looks at some replicas, and ends those that the map says are on other nodes.
@@ -37,12 +46,17 @@ impl Departures {
             self.later_at = now;
             self.groups = std::mem::take(&mut self.later);
         }
+        self.made.retain(|(_, at)| now.since(*at) < YOUNG);
         let left = self.groups.len().saturating_sub(LOOKS_PER_TICK);
         for group in self.groups.split_off(left) {
             let Some(range) = map.group(group).filter(|range| range.core_on(own.node).is_none())
             else {
                 continue;
             };
+            if self.made.iter().any(|(made, _)| *made == group) {
+                self.later.push(group);
+                continue;
+            }
             match shard.destroy(group, range.configured) {
                 Departure::Ended => {
                     tracing::info!("{own}: {group} is on other nodes now, and ends here");

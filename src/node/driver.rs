@@ -5,11 +5,12 @@
 //! block, and it decides nothing: the shard and the router do.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
+use oarlock_codec::{ForwardReply, Refusal};
 use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, SplitSettings};
 use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
 
@@ -19,6 +20,7 @@ use super::departures::Departures;
 use super::files::Files;
 use super::front::{Front, client_outcome};
 use super::inbox::Receiver;
+use super::links::Links;
 use super::log_writer::{LogFailure, LogWriter};
 use super::mail::Mail;
 use super::map_keeper::MapKeeper;
@@ -27,15 +29,15 @@ use super::outbox::Outbox;
 use super::placement::Placement;
 use super::reporter::Reporter;
 use super::router::{Asker, Hop, Router};
-use super::stages::{Proposals, Stage, Stages};
+use super::stages::{Proposals, Stages};
 use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
-use crate::net::link::PeerLink;
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
 use crate::net::session::{ConnectionId, Query, Ticket, Timed};
 use crate::{net, runtime};
 
+mod peers;
 mod ranges;
 
 /// How often the replicas are counted: each count looks at all of them.
@@ -60,7 +62,9 @@ pub struct Driver {
     /// What goes to other nodes.
     pub outbox: Outbox,
     /// The links over which it goes.
-    pub links: Vec<PeerLink>,
+    pub links: Links,
+    /// On the first core: where the pulses hear of nodes that have joined.
+    pub pulses: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
     /// What came from other nodes.
     pub hub: Rc<LinkHub>,
     /// The node's support, with the state of its links.
@@ -176,7 +180,7 @@ impl Driver {
             self.counters.keys.set(keys as u64);
             self.counters.keys_expiring.set(expiring as u64);
             self.cut_what_is_due();
-            if let Some(report) = self.reporter.next(&self.shard) {
+            if let Some(report) = self.reporter.next(&self.shard, self.kept.now) {
                 let router = &mut self.front.borrow_mut().router;
                 router.submit_to(Asker::Reporter, GroupId::META, report);
             }
@@ -212,49 +216,9 @@ impl Driver {
                 CoreAnswer::Status(self.shard.status(), self.shard.rebuild_stages().collect())
             }
             Query::Stages => CoreAnswer::Stages(self.front.borrow().stages.copied()),
+            Query::Join(candidate) => CoreAnswer::Join(self.admit(candidate)),
             Query::Rebuild(group) => CoreAnswer::Rebuild(self.shard.rebuild(*group)),
         }
-    }
-
-    fn take_events(&mut self) {
-        let mut events = std::mem::take(&mut self.kept.events);
-        for event in events.drain(..) {
-            match event {
-                LinkEvent::OutgoingUp { node, .. } => self.shard.link(node, true),
-                LinkEvent::OutgoingDown { node } => {
-                    self.shard.link(node, false);
-                    self.front.borrow_mut().router.link_down(node);
-                }
-                LinkEvent::IncomingUp { .. } => {}
-                // Outcomes that were on their way are lost.
-                LinkEvent::IncomingDown { from } => {
-                    self.front.borrow_mut().router.link_down(from.node);
-                }
-            }
-        }
-        self.kept.events = events;
-    }
-
-    fn take_frames(&mut self) {
-        let mut frames = std::mem::take(&mut self.kept.frames);
-        for Incoming { from, frame, came, .. } in frames.drain(..) {
-            match frame {
-                Frame::Messages(messages) => self.accept_messages(from, messages),
-                Frame::Forward(requests) => self.accept_forwarded(from, came, requests),
-                Frame::ForwardReply(replies) => self.accept_replies(replies),
-                Frame::LinkProbe(LinkProbe { sent_us, is_answer: true }) => {
-                    let stages = &mut self.front.borrow_mut().stages;
-                    stages.record(Stage::Network, Mono(sent_us), self.kept.now);
-                }
-                Frame::LinkProbe(probe) => {
-                    self.outbox.probe(from.node, LinkProbe { is_answer: true, ..probe });
-                }
-                Frame::Handshake(_) | Frame::HandshakeReply(_) | Frame::Pulse(_) => {
-                    debug_assert!(false, "invariant: a link's reader refuses these");
-                }
-            }
-        }
-        self.kept.frames = frames;
     }
 
     // WRITE 3/9: the inbox hands the request to the core that has the range's replica.
@@ -284,6 +248,7 @@ impl Driver {
                     self.front.borrow_mut().router.install(map);
                     self.departures.look();
                 }
+                CoreMessage::Nodes(nodes) => self.meet(nodes),
                 CoreMessage::MapIsOld => {
                     self.map_keeper.iter_mut().for_each(MapKeeper::look);
                 }
@@ -360,36 +325,6 @@ impl Driver {
         self.kept.hops = hops;
     }
 
-    /// Raft messages of a peer's core, for groups of any core of this node.
-    fn accept_messages(&mut self, from: CoreAddr, messages: Vec<oarlock_codec::GroupMessage>) {
-        let own = self.addr.core;
-        let is_own = |core: Option<CoreId>| core.is_none_or(|core| core == own);
-        if messages.iter().all(|message| is_own(self.core_of(message.group))) {
-            self.shard.messages(from, messages);
-            return;
-        }
-        for message in messages {
-            match self.core_of(message.group) {
-                Some(core) if core != own => self.mail.messages(core, from, vec![message]),
-                Some(_) | None => self.shard.messages(from, vec![message]),
-            }
-        }
-    }
-
-    /// Raft messages that another core of this node took for this one's.
-    fn accept_posted(&mut self, from: CoreAddr, messages: Vec<oarlock_codec::GroupMessage>) {
-        for message in messages {
-            let group = message.group;
-            let home = if self.shard.has_replica(group) { None } else { self.homes.core_of(group) };
-            match home {
-                Some(core) if core != self.addr.core => {
-                    self.mail.messages(core, from, vec![message]);
-                }
-                Some(_) | None => self.shard.messages(from, vec![message]),
-            }
-        }
-    }
-
     /// A request of a core of this node.
     fn accept_request(&mut self, request: CoreRequest) {
         let CoreRequest { id, group, epoch, lane, request, handed } = request;
@@ -399,26 +334,6 @@ impl Driver {
         let from = CoreAddr::new(self.addr.node, Router::core_of(id));
         let lane = lane.map(|lane| (from, lane));
         self.shard.request_in_lane(id, group, epoch, lane, request);
-    }
-
-    /// Requests of another node, for groups of any core of this one.
-    fn accept_forwarded(&mut self, from: CoreAddr, came: Mono, requests: Vec<ForwardRequest>) {
-        for forward in requests {
-            let core = self.core_of(forward.group).unwrap_or(self.addr.core);
-            if core != self.addr.core {
-                self.mail.forwarded(core, from, came, vec![forward]);
-                continue;
-            }
-            self.kept.next_token += 1;
-            let token = FORWARDED | self.kept.next_token;
-            self.kept.forwarded.insert(token, (from, forward.id));
-            let ForwardRequest { group, epoch, lane, request, .. } = forward;
-            let lane = lane.map(|lane| (from, lane));
-            if !request.is_read() && self.kept.proposals.is_next_timed() {
-                self.taken(token, came);
-            }
-            self.shard.request_in_lane(token, group, epoch, lane, request);
-        }
     }
 
     /// Begins to time a write that this turn took.
@@ -432,13 +347,6 @@ impl Driver {
         if !self.kept.proposals.is_empty() {
             let stages = &mut self.front.borrow_mut().stages;
             note(&mut self.kept.proposals, stages, self.kept.clock.mono());
-        }
-    }
-
-    /// Outcomes from another node: this core's own go to its router, the others to theirs.
-    fn accept_replies(&mut self, replies: Vec<ForwardReply>) {
-        for ForwardReply { id, outcome } in replies {
-            self.outcome(id, outcome);
         }
     }
 
@@ -534,24 +442,6 @@ impl Driver {
             .extend(answered.map(|(to, ticket, outcome)| (to, ticket, outcome, None)));
         for (connection, ticket, outcome, timed) in self.kept.completed.drain(..) {
             self.clients.complete(front, connection, ticket, outcome, timed);
-        }
-    }
-
-    fn send_parcels(&mut self) {
-        for (node, parcel) in self.outbox.parcels() {
-            if parcel.is_worth_timing() && self.kept.proposals.is_probe_due(node, self.kept.now) {
-                let sent_us = self.kept.clock.mono().0;
-                parcel.probe(LinkProbe { sent_us, is_answer: false });
-            }
-            let link = self.links.iter().find(|link| link.peer() == node);
-            let sent = link.map(|link| parcel.send(link)).unwrap_or_default();
-            self.counters.peer_frames_sent.add(sent.frames);
-            self.counters.peer_messages_sent.add(sent.messages);
-            let mut front = self.front.borrow_mut();
-            for forward in parcel.take_unsent() {
-                // It never left: it may be tried again elsewhere.
-                front.router.outcome(forward.id, Err(Refusal::NotLeader { leader: None }));
-            }
         }
     }
 

@@ -12,7 +12,8 @@ pub const DRAINING: &[u8] = b"draining";
 /// The node never comes back.
 pub const REMOVED: &[u8] = b"removed";
 
-const NODES: &str = "node/";
+/// What the keys of all duties begin with.
+pub(super) const NODES: &str = "node/";
 /// The first key behind those of all nodes.
 const NODES_END: Bytes = Bytes::from_static(b"node0");
 /// More nodes than a cluster has.

@@ -4,16 +4,16 @@
 //! again with the next turn.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_shard::{CheckpointFile, FileDone, FileJob, JobToken};
-use oarlock_types::{CoreId, FastMap, Mono, RangeMap};
+use oarlock_types::{CoreId, FastMap, Mono};
 use oarlock_wal::Wal;
 
 use super::log_writer::LogWriter;
 use crate::disk::job::{DiskDone, DiskError, DiskJob, DiskOutcome, DiskRequest};
 use crate::disk::layout::CheckpointName;
+use crate::disk::map_copy::MapCopy;
 use crate::disk::worker::DiskHandle;
 
 /// How often a core looks how much room its file system has.
@@ -115,8 +115,8 @@ impl Files {
     }
 
     /// Writes the node's copy of the map.
-    pub fn copy_map(&mut self, map: Arc<RangeMap>) {
-        self.submit(Errand::Nobody, DiskJob::CopyMap(map));
+    pub fn copy_map(&mut self, copy: MapCopy) {
+        self.submit(Errand::Nobody, DiskJob::CopyMap(Box::new(copy)));
     }
 
     /// Sees to it that the log has segments and that the room on the disk is known.

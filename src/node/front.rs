@@ -19,15 +19,18 @@ use oarlock_types::{
 use super::clock::Clock;
 use super::counters::Counters;
 use super::inbox::Doorbell;
+use super::join::Admission;
 use super::message::CoreAnswer;
 use super::router::{Asker, Router};
 use super::stages::{Stage, Stages};
 use super::status;
-use crate::config::InitialNode;
+use crate::config::NodeEntry;
+use crate::members::{self, Member};
 use crate::net::commands::KillReply;
 use crate::net::session::{
     Backend, ConnectionId, KeyRange, NodeInfo, Outcome, Query, RangeInfo, Ticket, Timed, backend,
 };
+use crate::range_text;
 
 /// What is the same for all cores of a node.
 #[derive(Debug)]
@@ -50,8 +53,10 @@ pub struct NodeFacts {
     pub connected: Arc<AtomicUsize>,
     /// The settings in force, for `CONFIG GET`.
     pub settings: Vec<(String, String)>,
-    /// The cluster's nodes and where clients reach them.
-    pub nodes: Vec<InitialNode>,
+    /// What a node that joins must have alike, as a configuration.
+    pub shared_settings: String,
+    /// The nodes that the cluster was formed of.
+    pub formed_of: Vec<NodeEntry>,
 }
 
 /// A question that waits for the answers of all cores.
@@ -69,6 +74,8 @@ pub struct Front {
     pub(super) router: Router,
     core: CoreId,
     facts: Arc<NodeFacts>,
+    /// The cluster's nodes and where clients reach them.
+    nodes: Arc<Vec<NodeEntry>>,
     clock: Clock,
     bell: Doorbell,
     questions: FastMap<u64, Question>,
@@ -89,6 +96,7 @@ impl Front {
     pub fn new(
         core: CoreId,
         facts: Arc<NodeFacts>,
+        nodes: Arc<Vec<NodeEntry>>,
         map: Arc<RangeMap>,
         patience: Duration,
         bell: Doorbell,
@@ -97,6 +105,7 @@ impl Front {
             router: Router::new(facts.node, core, map, patience),
             core,
             facts,
+            nodes,
             clock: Clock,
             bell,
             questions: FastMap::default(),
@@ -146,12 +155,15 @@ impl Front {
     fn joined(&self, query: &Query, answers: Vec<(CoreId, CoreAnswer)>) -> Outcome {
         let mut cores = Vec::new();
         let mut begun = None;
+        let mut joined = Ok(None);
         let mut lines = String::new();
         let mut killed = 0;
         let mut stages = Stages::default();
         for (core, answer) in answers {
             match answer {
                 CoreAnswer::Status(replicas, damaged) => cores.push((core, replicas, damaged)),
+                CoreAnswer::Join(Ok(None)) => {}
+                CoreAnswer::Join(of_core) => joined = of_core,
                 CoreAnswer::Rebuild(of_core) => begun = begun.or(of_core),
                 CoreAnswer::ClientList(of_core) => lines.push_str(&of_core),
                 CoreAnswer::ClientKill(of_core) => killed += of_core,
@@ -161,8 +173,14 @@ impl Front {
         match query {
             Query::Status => {
                 let uptime = self.clock.mono().since(self.facts.started);
-                let document = status::document(&self.facts, uptime, &cores);
+                let document = status::document(&self.facts, &self.nodes, uptime, &cores);
                 Ok(Reply::Bulk(document.to_string().into()))
+            }
+            Query::Join(_) => {
+                let admission = |node| Reply::Bulk(self.admission(node).into());
+                joined
+                    .map(|node| node.map_or(Reply::Nil, admission))
+                    .map_err(backend::Refusal::Join)
             }
             Query::Rebuild(_) => {
                 let begun = begun.ok_or(backend::Refusal::NoReplica)?;
@@ -180,9 +198,39 @@ impl Front {
         }
     }
 
+    /// Knows these nodes from now on.
+    pub fn set_nodes(&mut self, nodes: Arc<Vec<NodeEntry>>) {
+        self.nodes = nodes;
+    }
+
+    /// The nodes that the cluster was formed of, by their ids.
+    #[must_use]
+    pub fn formed_of(&self) -> Vec<NodeId> {
+        self.facts.formed_of.iter().map(|node| node.id).collect()
+    }
+
+    /// All nodes, if these have joined.
+    #[must_use]
+    pub fn all_nodes(&self, joined: &[Member]) -> Vec<NodeEntry> {
+        members::all_nodes(&self.facts.formed_of, joined.iter().map(|member| &member.entry))
+    }
+
+    /// What a node that has joined as `node` needs to know.
+    fn admission(&self, node: NodeId) -> String {
+        let formed_of = self.formed_of();
+        let joined = self.nodes.iter().filter(|node| !formed_of.contains(&node.id));
+        let admission = Admission {
+            node: node.get(),
+            settings: self.facts.shared_settings.clone(),
+            meta: self.router.map().group(GroupId::META).map(|meta| range_text::write(&meta)),
+            joined: joined.cloned().collect(),
+        };
+        admission.to_text()
+    }
+
     fn info_of(&self, range: Range<'_>) -> RangeInfo {
         let address = |at: &CoreAddr| {
-            let node = self.facts.nodes.iter().find(|entry| entry.id == at.node)?;
+            let node = self.nodes.iter().find(|entry| entry.id == at.node)?;
             Some(node.core_address(at.core))
         };
         RangeInfo {

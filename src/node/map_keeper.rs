@@ -15,9 +15,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use oarlock_shard::Outcome;
 use oarlock_store::{Reply, Request};
-use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, RangeDescriptor, RangeMap};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeMap};
 
-use super::map_store::{self, CHANGE_BYTES_MAX, Change};
+use super::map_store::{self, CHANGE_BYTES_MAX, Change, News};
+use crate::disk::map_copy::MapCopy;
+use crate::members::{JoinRefusal, Member};
 
 /// Between two looks for a map that routing found to be too old.
 const LOOK_REST: Duration = Duration::from_millis(20);
@@ -36,7 +38,7 @@ enum Asked {
     Formation,
     /// And the newest version that had been heard of by then.
     Changes(u64),
-    Ranges,
+    All,
     Change(Change),
     Ids(CoreId),
 }
@@ -45,9 +47,13 @@ enum Asked {
 #[derive(Debug)]
 pub struct MapKeeper {
     confirmed: RangeMap,
+    /// The nodes that have joined, in the order of their ids.
+    members: Vec<Member>,
     learned: Vec<RangeDescriptor>,
     /// Changes that the meta group shall have, each as a whole.
     proposals: VecDeque<Vec<RangeDescriptor>>,
+    /// Nodes that want to join.
+    candidates: Vec<Member>,
     /// What is left to be written of the first map, if this node has the meta group's replica.
     formation: VecDeque<Request>,
     /// All ranges are being read: as of which version, and from which key on.
@@ -65,23 +71,26 @@ pub struct MapKeeper {
     /// Since when there are only proposals that would leave a hole.
     stuck_since: Option<Mono>,
     value_bytes_max: usize,
+    /// The ids of the nodes that the cluster was formed of, once one wants to join.
+    formed_of: Vec<NodeId>,
     /// The largest id of a group at the formation.
     formed: GroupId,
     /// Cores that want ids for new groups, and those that they get.
     ids_wanted: VecDeque<CoreId>,
     ids: Vec<(CoreId, Vec<GroupId>)>,
     snapshot: Option<Arc<RangeMap>>,
+    has_new_members: bool,
     copied_version: u64,
     copied_at: Mono,
 }
 
 impl MapKeeper {
-    /// The keeper of a node that begins with `map`. `formation` is the map at the cluster's formation,
+    /// The keeper of a node that begins with `map` and `members`. `formation` is the map at the cluster's formation,
     /// and `addr` this core: the one with the meta group's replica writes it. No text longer than
     /// `value_bytes_max` can be written.
     #[must_use]
     pub fn new(
-        map: &RangeMap,
+        (map, members): (&RangeMap, Vec<Member>),
         formation: &RangeMap,
         addr: CoreAddr,
         value_bytes_max: usize,
@@ -90,6 +99,9 @@ impl MapKeeper {
         let has_meta = meta.is_some_and(|meta| meta.core_on(addr.node).is_some());
         Self {
             confirmed: map.clone(),
+            members,
+            candidates: Vec::new(),
+            has_new_members: false,
             learned: Vec::new(),
             proposals: VecDeque::new(),
             formation: VecDeque::from_iter(
@@ -105,6 +117,7 @@ impl MapKeeper {
             rest_until: Mono(0),
             stuck_since: None,
             value_bytes_max,
+            formed_of: Vec::new(),
             formed: formation.ranges().map(|range| range.group).max().unwrap_or(GroupId::META),
             ids_wanted: VecDeque::new(),
             ids: Vec::new(),
@@ -137,6 +150,32 @@ impl MapKeeper {
         }
     }
 
+    /// A node wants to join. If it has, its id is returned; else it will have been let in when it asks again.
+    /// `taken` are the ids of the nodes that the cluster was formed of.
+    ///
+    /// # Errors
+    /// Why it can not have the id that it wants.
+    pub fn join(
+        &mut self,
+        candidate: &Member,
+        taken: &[NodeId],
+    ) -> Result<Option<NodeId>, JoinRefusal> {
+        let wanted = candidate.entry.id;
+        let has_joined = self.members.iter().find(|member| member.disk == candidate.disk);
+        if let Some(member) = has_joined {
+            return Ok(Some(member.entry.id));
+        }
+        if taken.contains(&wanted) || self.members.iter().any(|member| member.entry.id == wanted) {
+            return Err(JoinRefusal::IdTaken(wanted));
+        }
+        self.formed_of.clear();
+        self.formed_of.extend_from_slice(taken);
+        if !self.candidates.iter().any(|known| known.disk == candidate.disk) {
+            self.candidates.push(candidate.clone());
+        }
+        Ok(None)
+    }
+
     /// A core wants ids for new groups.
     pub fn want_ids(&mut self, core: CoreId) {
         if !self.ids_wanted.contains(&core) {
@@ -164,15 +203,20 @@ impl MapKeeper {
         self.snapshot.take()
     }
 
-    /// The map that is to be written to disk now, if any.
-    pub fn take_copy(&mut self, now: Mono) -> Option<Arc<RangeMap>> {
+    /// The nodes that have joined, if there are others since they were last taken.
+    pub fn take_members(&mut self) -> Option<&[Member]> {
+        std::mem::take(&mut self.has_new_members).then_some(&self.members)
+    }
+
+    /// The copy that is to be written to disk now, if any.
+    pub fn take_copy(&mut self, now: Mono) -> Option<MapCopy> {
         let is_due = self.confirmed.version() > self.copied_version
             && self.confirmed.is_whole()
             && now.since(self.copied_at) >= COPY_INTERVAL;
         is_due.then(|| {
             self.copied_version = self.confirmed.version();
             self.copied_at = now;
-            Arc::new(self.confirmed.clone())
+            MapCopy { map: self.confirmed.clone(), members: self.members.clone() }
         })
     }
 
@@ -190,8 +234,8 @@ impl MapKeeper {
             self.base = base;
             (Asked::Ids(*core), map_store::take_ids(self.formed))
         } else if let Some((_, from)) = &self.reading {
-            (Asked::Ranges, map_store::read_ranges(from.clone()))
-        } else if let Some(base) = base.filter(|_| !self.proposals.is_empty()) {
+            (Asked::All, map_store::read_all(from.clone()))
+        } else if let Some(base) = base.filter(|_| self.wants_change()) {
             let Some(change) = self.next_change(now) else {
                 self.rest_until = now + ODD_REST;
                 return None;
@@ -199,7 +243,7 @@ impl MapKeeper {
             let version = self.version() + 1;
             let request = map_store::write_change(&change, version, base, self.value_bytes_max);
             (Asked::Change(change), request)
-        } else if is_behind || !self.proposals.is_empty() {
+        } else if is_behind || self.wants_change() {
             self.must_look = false;
             (Asked::Changes(self.heard), map_store::read_changes(self.version()))
         } else {
@@ -222,7 +266,7 @@ impl MapKeeper {
             Asked::Formation if reply == Reply::Nil => self.formation.clear(),
             Asked::Formation => drop(self.formation.pop_front()),
             Asked::Changes(heard) => self.take_changes(now, heard, &reply),
-            Asked::Ranges => self.take_ranges(now, &reply),
+            Asked::All => self.take_all(now, &reply),
             Asked::Change(change) => self.take_change(now, &change, &reply),
             Asked::Ids(core) => {
                 let Some(ids) = map_store::ids(&reply) else {
@@ -247,12 +291,15 @@ impl MapKeeper {
         };
         let before = self.version();
         let newer = (before + 1..=version).zip(&found.changes);
-        newer.for_each(|(version, change)| self.confirmed.apply(version, change));
+        for (version, news) in newer {
+            self.confirmed.apply(version, &news.ranges);
+            self.take_in(&news.members);
+        }
         if self.version() > before {
             self.publish();
         } else if version > before {
             // The change to the next version is not kept any more.
-            self.reading = Some((version, map_store::first_range()));
+            self.reading = Some((version, map_store::first()));
         }
         if self.version() < version {
             self.must_look = true;
@@ -266,18 +313,19 @@ impl MapKeeper {
         }
         self.base = Some(found.base);
         self.proposals.retain(|change| is_news(&self.confirmed, change));
-        if self.proposals.is_empty() {
+        if !self.wants_change() {
             self.rest_until = now + LOOK_REST;
         }
     }
 
-    fn take_ranges(&mut self, now: Mono, reply: &Reply) {
+    fn take_all(&mut self, now: Mono, reply: &Reply) {
         let Some((version, _)) = self.reading else { return };
-        let Some((ranges, next)) = map_store::ranges(reply) else {
+        let Some((News { ranges, members }, next)) = map_store::all(reply) else {
             return self
                 .odd(now, "the meta group's ranges are of a shape that this build does not know");
         };
         self.confirmed.apply(0, &ranges);
+        self.take_in(&members);
         self.reading = next.map(|from| (version, from));
         if self.reading.is_none() {
             self.confirmed.apply(version, &[]);
@@ -295,11 +343,45 @@ impl MapKeeper {
             && replies.first() == Some(&Reply::Ok)
         {
             self.confirmed.apply(self.version() + 1, &change.ranges);
+            self.take_in(&change.members);
             self.proposals.retain(|change| is_news(&self.confirmed, change));
             self.publish();
         } else {
             self.odd(now, "the meta group does not take a change of the map");
         }
+    }
+
+    fn wants_change(&self) -> bool {
+        !self.proposals.is_empty() || !self.candidates.is_empty()
+    }
+
+    /// Takes in nodes that have joined. What is known of one never changes.
+    fn take_in(&mut self, members: &[Member]) {
+        for member in members {
+            let at = self.members.binary_search_by_key(&member.entry.id, |known| known.entry.id);
+            if let Err(place) = at {
+                self.members.insert(place, member.clone());
+                self.has_new_members = true;
+            }
+        }
+        let members = &self.members;
+        self.candidates.retain(|one| !members.iter().any(|member| member.disk == one.disk));
+    }
+
+    /// Those who want to join, each with an id that no node has or had. The ids are right because a change
+    /// is written only to the very map that it was made for.
+    fn newcomers(&self) -> Vec<Member> {
+        let known = self.members.iter().map(|member| member.entry.id);
+        let mut ids: Vec<NodeId> = self.formed_of.iter().copied().chain(known).collect();
+        let mut newcomers = self.candidates.clone();
+        for newcomer in &mut newcomers {
+            let id = &mut newcomer.entry.id;
+            if *id == NodeId(0) || ids.contains(id) {
+                *id = NodeId(ids.iter().max().map_or(0, |last| last.get()) + 1);
+            }
+            ids.push(*id);
+        }
+        newcomers
     }
 
     fn odd(&mut self, now: Mono, what: &str) {
@@ -350,7 +432,8 @@ impl MapKeeper {
         };
         change.ranges.retain(is_alive);
         change.gone = self.gone(&map, &change.ranges);
-        (!change.ranges.is_empty()).then_some(change)
+        change.members = self.newcomers();
+        (!change.ranges.is_empty() || !change.members.is_empty()).then_some(change)
     }
 
     /// The groups whose keys `ranges` take and that `after` does not have any more.

@@ -1,16 +1,19 @@
 //! How the map stands in the meta group's keys, and the requests that read and write it there. Pure.
 //!
 //! - `range/<group>`: each range's descriptor.
+//! - `member/<node>`: each node that has joined since the cluster was formed.
 //! - `map/version`: the map's version. Every change raises it by one; where it stands, the whole map does.
 //! - `map/groups`: the largest id that any group was given, once ranges have been cut.
-//! - `map/change/<version>`: the descriptors that the change to that version wrote, a line each; those
-//!   of the newest [`CHANGES_KEPT`] versions.
+//! - `map/change/<version>`: the descriptors and nodes that the change to that version wrote, a line each;
+//!   those of the newest [`CHANGES_KEPT`] versions.
 
 use bytes::Bytes;
 use oarlock_store::{Command, Reply, Request, Watch};
 use oarlock_types::range_map::Range;
-use oarlock_types::{GroupId, RangeDescriptor, RangeMap};
+use oarlock_types::{GroupId, NodeId, RangeDescriptor, RangeMap};
 
+use super::duties;
+use crate::members::{self, Member};
 use crate::range_text;
 
 /// Changes that are kept: who is further behind reads all ranges.
@@ -29,12 +32,17 @@ pub const IDS_PER_TAKE: u64 = 16;
 
 const GROUPS: Bytes = Bytes::from_static(b"map/groups");
 const VERSION: Bytes = Bytes::from_static(b"map/version");
-const RANGES: &[u8] = b"range/";
-/// The first key behind those of all ranges.
+const RANGES: &str = "range/";
+const MEMBERS: &str = "member/";
+/// The first key behind those of all nodes and ranges.
 const RANGES_END: Bytes = Bytes::from_static(b"range0");
 
 fn range_key(group: GroupId) -> Bytes {
-    Bytes::from(format!("range/{}", group.get()))
+    Bytes::from(format!("{RANGES}{}", group.get()))
+}
+
+fn member_key(node: NodeId) -> Bytes {
+    Bytes::from(format!("{MEMBERS}{}", node.get()))
 }
 
 fn change_key(version: u64) -> Bytes {
@@ -77,7 +85,28 @@ pub struct Changes {
     /// What a change must watch to follow this very version.
     pub base: u64,
     /// The changes that follow each other without a gap.
-    pub changes: Vec<Vec<RangeDescriptor>>,
+    pub changes: Vec<News>,
+}
+
+/// What is new in a map, or a part of all that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Descriptors.
+    pub ranges: Vec<RangeDescriptor>,
+    /// Nodes that have joined.
+    pub members: Vec<Member>,
+}
+
+impl News {
+    /// Takes in what a line says; `None` if it says nothing that is known.
+    fn take(&mut self, line: &[u8]) -> Option<()> {
+        if let Some(range) = range_text::read(line) {
+            self.ranges.push(range);
+        } else {
+            self.members.push(members::read(line)?);
+        }
+        Some(())
+    }
 }
 
 /// Reads the answer to [`read_changes`]; `None` if it is of another shape.
@@ -94,7 +123,9 @@ pub fn changes(reply: &Reply) -> Option<Changes> {
     };
     let change = |reply: &Reply| {
         let Reply::Bulk(text) = reply else { return None };
-        text.split(|byte| *byte == b'\n').map(range_text::read).collect()
+        let mut news = News::default();
+        text.split(|byte| *byte == b'\n').try_for_each(|line| news.take(line))?;
+        Some(news)
     };
     let changes = changes.iter().map_while(change).collect();
     Some(Changes { version, base: u64::try_from(*base).ok()?, changes })
@@ -121,37 +152,36 @@ pub fn ids(reply: &Reply) -> Option<impl Iterator<Item = GroupId> + use<>> {
     Some((first..=last).map(GroupId))
 }
 
-/// Reads the ranges' descriptors from a key on, in the order of their keys there.
+/// Reads nodes and ranges from a key on, in the order of their keys there.
 #[must_use]
-pub fn read_ranges(from: Bytes) -> Request {
+pub fn read_all(from: Bytes) -> Request {
     let end = Some(RANGES_END);
     let limit = RANGES_PER_READ;
     Request::one(Command::Scan { start: from, end, limit, reverse: false, values: true })
 }
 
-/// The first key that [`read_ranges`] is to be asked for.
+/// The first key that [`read_all`] is to be asked for. What the operator has nodes do stands between the
+/// nodes and the ranges.
 #[must_use]
-pub fn first_range() -> Bytes {
-    Bytes::from_static(RANGES)
+pub fn first() -> Bytes {
+    Bytes::from_static(MEMBERS.as_bytes())
 }
 
-/// Reads the answer to [`read_ranges`]: the descriptors and the key to go on from, if there may be
-/// more. `None` if it is of another shape.
+/// Reads the answer to [`read_all`]: what was found, and the key to go on from, if there may be more.
+/// `None` if it is of another shape.
 #[must_use]
-pub fn ranges(reply: &Reply) -> Option<(Vec<RangeDescriptor>, Option<Bytes>)> {
+pub fn all(reply: &Reply) -> Option<(News, Option<Bytes>)> {
     let Reply::Array(entries) = reply else { return None };
-    let mut ranges = Vec::with_capacity(entries.len() / 2);
+    let mut news = News::default();
     let mut next = None;
     for pair in entries.chunks_exact(2) {
         let [Reply::Bulk(key), Reply::Bulk(text)] = pair else { return None };
-        let Some(range) = range_text::read(text) else {
-            tracing::error!("{} in the meta group is no range: passed over", key.escape_ascii());
-            continue;
-        };
-        ranges.push(range);
         next = Some(Bytes::from([key.as_ref(), b"\0"].concat()));
+        if !key.starts_with(duties::NODES.as_bytes()) && news.take(text).is_none() {
+            tracing::error!("{} in the meta group is no range: passed over", key.escape_ascii());
+        }
     }
-    Some((ranges, next))
+    Some((news, next))
 }
 
 /// What a change writes.
@@ -161,6 +191,8 @@ pub struct Change {
     pub ranges: Vec<RangeDescriptor>,
     /// Groups that are no more.
     pub gone: Vec<GroupId>,
+    /// Nodes that join.
+    pub members: Vec<Member>,
 }
 
 /// Writes a change that makes `version` of the map, if the map is still as [`Changes::base`] says. It
@@ -168,10 +200,12 @@ pub struct Change {
 /// `value_bytes_max`; a change that is as a whole is read by reading all ranges.
 #[must_use]
 pub fn write_change(change: &Change, version: u64, base: u64, value_bytes_max: usize) -> Request {
-    let texts: Vec<Bytes> =
-        change.ranges.iter().map(|range| range_text::write(&range.as_range()).into()).collect();
-    let keys = change.ranges.iter().map(|range| range_key(range.group));
-    let mut pairs: Vec<(Bytes, Bytes)> = keys.zip(texts.iter().cloned()).collect();
+    let ranges = change.ranges.iter();
+    let ranges = ranges.map(|at| (range_key(at.group), range_text::write(&at.as_range()).into()));
+    let joined = change.members.iter();
+    let joined = joined.map(|member| (member_key(member.entry.id), members::write(member).into()));
+    let mut pairs: Vec<(Bytes, Bytes)> = ranges.chain(joined).collect();
+    let texts: Vec<Bytes> = pairs.iter().map(|(_, text)| text.clone()).collect();
     let text = texts.join(&b'\n');
     if text.len() <= value_bytes_max {
         pairs.push((change_key(version), Bytes::from(text)));

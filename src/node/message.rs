@@ -11,7 +11,9 @@ use oarlock_types::{
     CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
 };
 
+use crate::config::NodeEntry;
 use crate::disk::job::DiskDone;
+use crate::members::JoinRefusal;
 use crate::net::link_reader::AcceptedLink;
 use crate::net::session::Query;
 use crate::node::stages::Stages;
@@ -43,6 +45,8 @@ pub enum CoreMessage {
     Leader(GroupId, Option<NodeId>),
     /// To all cores: route by this map from now on.
     Map(Arc<RangeMap>),
+    /// To all cores: these are the nodes of the cluster from now on.
+    Nodes(Arc<Vec<NodeEntry>>),
     /// To the first core: a range has refused what the map says.
     MapIsOld,
     /// To the first core: what ranges of this node say of themselves after they have changed. It counts on
@@ -90,6 +94,8 @@ pub enum CoreMessage {
 pub enum CoreAnswer {
     /// Its replicas, and those that are lost or being rebuilt.
     Status(Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>),
+    /// As whom a node has joined, or why it can not; `None`: not yet, or another core sees to it.
+    Join(Result<Option<NodeId>, JoinRefusal>),
     /// Whether the rebuilding has begun; `None`: the replica is none of this core's.
     Rebuild(Option<Result<(), RebuildError>>),
     /// The lines about its connections.

@@ -16,6 +16,8 @@ pub mod executor;
 pub mod files;
 pub mod front;
 pub mod inbox;
+pub mod join;
+pub mod links;
 pub mod locate;
 pub mod log_writer;
 pub mod mail;

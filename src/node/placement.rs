@@ -17,6 +17,7 @@ use oarlock_types::{GroupId, Mono, NodeId, RangeMap, WallMs, range_map};
 
 use super::clock::Clock;
 use super::duties;
+use crate::config::NodeEntry;
 
 /// Between two plans, at least.
 const PLAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Nothing is planned before so much time has passed since this node came to lead: until then the others
 /// tell how their ranges are.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// It waits no longer for those of whom nothing was told: nobody may lead them.
+const REPORTS_WAIT: Duration = Duration::from_secs(15);
 /// Bytes of each node's disk, as a weight: all are alike.
 const CAPACITY_BYTES: u64 = 1 << 50;
 
@@ -39,8 +42,8 @@ const CAPACITY_BYTES: u64 = 1 << 50;
 pub struct PlacementParts {
     /// This node.
     pub node: NodeId,
-    /// All nodes, with their cores.
-    pub nodes: Vec<(NodeId, u16)>,
+    /// All nodes.
+    pub nodes: Vec<NodeEntry>,
     /// Voters of each range.
     pub replicas: u8,
     /// Moves at once; 0: none.
@@ -112,9 +115,15 @@ impl Placement {
         }
     }
 
+    /// These are the nodes from now on.
+    pub fn set_nodes(&mut self, nodes: &[NodeEntry]) {
+        self.is_stale = true;
+        nodes.clone_into(&mut self.parts.nodes);
+    }
+
     /// Takes note of how ranges are.
     pub fn take_reports(&mut self, reports: Vec<RangeReport>) {
-        self.is_stale = true;
+        self.is_stale |= !reports.is_empty();
         for report in reports {
             let group = GroupId(report.group);
             let known = self.reports.entry(group).or_default();
@@ -154,7 +163,8 @@ impl Placement {
         let mut requests = Vec::new();
         if now >= self.plans_from {
             self.plans_from = now + PLAN_INTERVAL;
-            if now.since(since) >= FIRST_LOOK && self.is_plan_due(now, map, support, since) {
+            if self.has_looked(now.since(since), map) && self.is_plan_due(now, map, support, since)
+            {
                 let begun = Clock.mono();
                 self.plan_anew(now, map, support, since);
                 let took = Clock.mono().since(begun);
@@ -210,6 +220,13 @@ impl Placement {
         }
     }
 
+    /// Whether enough is known to plan: a leader that is not known of would count as none.
+    fn has_looked(&self, led_for: Duration, map: &RangeMap) -> bool {
+        let is_told = |range: range_map::Range<'_>| self.reports.contains_key(&range.group);
+        let mut all = map.group(GroupId::META).into_iter().chain(map.ranges());
+        led_for >= REPORTS_WAIT || led_for >= FIRST_LOOK && all.all(is_told)
+    }
+
     /// Whether a plan could be another one than the newest. What waits for time to pass, or for others, is
     /// looked at each time.
     fn is_plan_due(
@@ -228,7 +245,7 @@ impl Placement {
             || is_new_map
             || waits
             || !self.tasks.is_empty()
-            || nodes.map(|(node, _)| *node).any(is_down)
+            || nodes.map(|node| node.id).any(is_down)
     }
 
     /// For how long nothing was heard of a node.
@@ -274,17 +291,17 @@ impl Placement {
 
     fn look(&self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) -> View {
         let wall = |at: Mono| WallMs(at.0 / 1000);
-        let nodes = self.parts.nodes.iter().map(|(id, cores)| {
-            let silence = self.silence(*id, now, support, since);
+        let nodes = self.parts.nodes.iter().map(|node| {
+            let silence = self.silence(node.id, now, support, since);
             let down_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
             let down_since = WallMs(wall(now).0.saturating_sub(down_ms));
             Node {
-                id: *id,
-                cores: *cores,
+                id: node.id,
+                cores: node.cores,
                 capacity_bytes: CAPACITY_BYTES,
-                zone: String::new(),
+                zone: node.zone.clone(),
                 down_since: (silence >= SILENCE).then_some(down_since),
-                duty: self.duties.get(id).copied().unwrap_or_default(),
+                duty: self.duties.get(&node.id).copied().unwrap_or_default(),
             }
         });
         let meta = map.group(GroupId::META);
@@ -353,11 +370,17 @@ mod tests {
         Mono(number * 1_000_000)
     }
 
+    fn node(id: NodeId, cores: u16) -> NodeEntry {
+        let address = ([127, 0, 0, 1], 1).into();
+        let (core_ports, zone) = (Vec::new(), String::new());
+        NodeEntry { id, peer_address: address, client_address: address, cores, core_ports, zone }
+    }
+
     fn parts(moves_max: usize) -> PlacementParts {
         let gone_after = Duration::from_secs(3600);
         PlacementParts {
             node: NodeId(1),
-            nodes: NODES.to_vec(),
+            nodes: NODES.iter().map(|(id, cores)| node(*id, *cores)).collect(),
             replicas: 3,
             moves_max,
             gone_after,

@@ -1,9 +1,11 @@
 //! Tells the group that placement rests on how the ranges are that a core leads: only what has changed since
 //! it was told, and all of it again when somebody else leads that group. One per core.
 
+use std::time::Duration;
+
 use oarlock_shard::{Outcome, Shard};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
-use oarlock_types::{FastMap, GroupId};
+use oarlock_types::{FastMap, GroupId, Mono};
 
 /// Ranges of one report.
 const RANGES_MAX: usize = 2048;
@@ -13,20 +15,24 @@ const BYTES_MIN: u64 = 1 << 20;
 /// A change of a rate below this is not told.
 const RATE_MIN: u64 = 500;
 
+/// When nothing has changed for so long, it looks whether those who were told still lead.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// What was told.
 #[derive(Debug, Default)]
 pub struct Reporter {
     told: FastMap<GroupId, RangeReport>,
-    /// What is being told.
-    telling: Vec<RangeReport>,
+    /// What is being told, if anything is.
+    telling: Option<Vec<RangeReport>>,
+    told_at: Mono,
     /// The term of whoever was told.
     term: i64,
 }
 
 impl Reporter {
     /// What is to be told now, if anything, and nothing is being told.
-    pub fn next(&mut self, shard: &Shard) -> Option<Request> {
-        if !self.telling.is_empty() {
+    pub fn next(&mut self, shard: &Shard, now: Mono) -> Option<Request> {
+        if self.telling.is_some() {
             return None;
         }
         self.told.retain(|group, _| shard.leads(*group));
@@ -34,14 +40,19 @@ impl Reporter {
         let news = reports.filter(|report| {
             self.told.get(&GroupId(report.group)).is_none_or(|told| is_news(told, report))
         });
-        self.telling = news.take(RANGES_MAX).collect();
-        let ranges = self.telling.clone();
-        (!ranges.is_empty()).then(|| Request::one(Command::Order(Order::Report { ranges })))
+        let ranges: Vec<RangeReport> = news.take(RANGES_MAX).collect();
+        let is_look_due = !self.told.is_empty() && now.since(self.told_at) >= LOOK_INTERVAL;
+        if ranges.is_empty() && !is_look_due {
+            return None;
+        }
+        self.told_at = now;
+        self.telling = Some(ranges.clone());
+        Some(Request::one(Command::Order(Order::Report { ranges })))
     }
 
     /// What became of it.
     pub fn outcome(&mut self, outcome: &Outcome) {
-        let telling = std::mem::take(&mut self.telling);
+        let Some(telling) = self.telling.take() else { return };
         let Ok(Reply::Int(term)) = outcome else { return };
         if self.term != *term {
             self.term = *term;

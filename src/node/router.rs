@@ -23,7 +23,7 @@ use std::time::Duration;
 use oarlock_codec::{ForwardRequest, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::Request;
-use oarlock_types::{CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
+use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
 
 use super::message::CoreRequest;
 use crate::net::session::{ConnectionId, Ticket, Timed};
@@ -31,6 +31,9 @@ use map_change::UNKNOWN;
 
 /// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
+
+/// Who waits for its own replica to hear of a leader asks elsewhere so many delays later.
+const WAITS: u32 = 32;
 
 /// Whose request it is: what the driver hands back with the outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,14 +296,29 @@ impl Router {
         let at = match (self.leader(group), here) {
             (Some(leader), Some(core)) if leader == self.node => At::Here(core),
             (Some(leader), _) if leader != self.node => At::Node(leader),
-            (None, None) => {
-                // Whoever has a replica hears of the leader from it; others ask one by one.
-                let turn = usize::try_from(attempts).unwrap_or(0) % range.replicas.len();
-                At::Node(range.replicas[turn].node)
+            (None, None) => At::Node(self.other_replica(range.replicas, attempts)),
+            // Whoever has a replica hears of the leader from it, unless the map is so old that the replica
+            // is not there any more.
+            (None, Some(_)) if attempts % WAITS == WAITS - 1 && range.replicas.len() > 1 => {
+                At::Node(self.other_replica(range.replicas, attempts / WAITS))
             }
             (Some(_) | None, _) => At::Waiting,
         };
         (at, range.epoch)
+    }
+
+    /// Who leads a group or, if that is not known, another node that has a replica of it.
+    #[must_use]
+    pub fn likely_leader(&self, group: GroupId) -> Option<NodeId> {
+        let by_map = || Some(self.other_replica(self.map.group(group)?.replicas, 0));
+        self.leader(group).or_else(by_map)
+    }
+
+    /// One of the other nodes that have a replica, each in its turn.
+    fn other_replica(&self, replicas: &[CoreAddr], turn: u32) -> NodeId {
+        let others = || replicas.iter().map(|at| at.node).filter(|node| *node != self.node);
+        let turn = usize::try_from(turn).unwrap_or(0) % others().count().max(1);
+        others().nth(turn).unwrap_or(self.node)
     }
 
     fn send_one(&mut self, id: u64) {
@@ -366,6 +384,13 @@ impl Router {
     /// Nobody is known to lead the group, or not even whose keys they are is known.
     fn wait(&mut self, group: GroupId, retry: Retry) {
         self.is_map_old |= group == UNKNOWN;
+        let first = match retry {
+            Retry::One(id) => Some(id),
+            Retry::Lane(key) => self.lanes.get(&key).and_then(|lane| lane.waiting.first().copied()),
+        };
+        if let Some(routed) = first.and_then(|id| self.routed.get_mut(&id)) {
+            routed.attempts = routed.attempts.wrapping_add(1);
+        }
         self.retry_later(retry);
     }
 

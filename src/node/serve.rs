@@ -28,7 +28,9 @@ use super::driver::{Driver, Kept};
 use super::executor::{self, ExecutorError, Executors};
 use super::files::Files;
 use super::front::{Front, NodeFacts};
-use super::inbox::{self, Receiver, Sender};
+use super::inbox::{self, Doorbell, Receiver, Sender};
+use super::join::{Admission, JoinError, Joined, join};
+use super::links::Links;
 use super::log_writer::LogWriter;
 use super::mail::Mail;
 use super::map_keeper::MapKeeper;
@@ -38,17 +40,18 @@ use super::placement::{Placement, PlacementParts};
 use super::recover::{RecoverParts, recover};
 use super::reporter::Reporter;
 use super::watchdog::{BEAT, CoreProgress};
-use crate::config::{Config, Cores};
+use crate::config::{Config, Cores, NodeEntry};
 use crate::disk::buffer::BLOCK_BYTES;
 use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
-use crate::disk::map_copy;
+use crate::disk::map_copy::{self, MapCopy};
 use crate::disk::probe::{self, ProbeError};
 use crate::disk::ring::WalRing;
 use crate::disk::segments::SegmentFile;
 use crate::disk::worker::{DiskHandle, DiskWorker, WorkerOptions};
+use crate::members::{self, Member};
 use crate::net::client_port;
 use crate::net::handshake::{Identity, PeerBook};
-use crate::net::link::{LinkConfig, LinkLimits, PeerLink};
+use crate::net::link::LinkLimits;
 use crate::net::link_hub::LinkHub;
 use crate::net::listener::Clients;
 use crate::net::peer_listener::{ListenerLimits, PeerBindError, PeerListener, bind_peer_port};
@@ -88,6 +91,9 @@ pub enum ServeError {
         /// The system's answer.
         source: io::Error,
     },
+    /// It can not join the cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The executors can not be started.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
@@ -104,6 +110,18 @@ pub enum ServeError {
     Map(MapError),
 }
 
+/// What a node knows of its cluster when it starts.
+struct Known {
+    /// The map at the formation, by which replicas are made.
+    formation: Arc<RangeMap>,
+    /// The map that the node begins with.
+    map: Arc<RangeMap>,
+    /// The nodes that have joined, as of that map.
+    members: Vec<Member>,
+    /// All nodes.
+    nodes: Arc<Vec<NodeEntry>>,
+}
+
 /// All that the cores of a node share, and each needs a copy of.
 #[derive(Clone)]
 struct Shared {
@@ -111,10 +129,7 @@ struct Shared {
     limits: Limits,
     data: Arc<DataDir>,
     facts: Arc<NodeFacts>,
-    /// The map at the formation, by which replicas are made.
-    formation: Arc<RangeMap>,
-    /// The map that the node begins with.
-    map: Arc<RangeMap>,
+    known: Arc<Known>,
     table: SharedSupport,
     homes: SharedHomes,
     logs_read: Arc<Barrier>,
@@ -129,11 +144,15 @@ struct Shared {
 ///
 /// # Errors
 /// One line that says why it can not start, and how to mend it.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(mut config: Config) -> Result<(), ServeError> {
     probe::memlock()?;
     probe::io_uring()?;
     let cores = u16::try_from(config.cores().count()).unwrap_or(CORES_MAX).min(CORES_MAX);
-    let options = DataDirOptions { cluster: config.cluster_id(), node: config.node.node_id, cores };
+    let joins = config.joins().next().is_some();
+    let joined = if joins { Some(join(&mut config)?) } else { None };
+    let (cluster, node) = (config.cluster_id(), config.node.node_id);
+    let disk = joined.as_ref().map(|joined| joined.disk);
+    let options = DataDirOptions { cluster, node, cores, disk };
     let data = Arc::new(DataDir::open(&config.node.data_dir, &options)?);
     let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
     let client_listen = config.client_listen();
@@ -146,9 +165,11 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         (0..cores).map(|_| inbox::inbox(INBOX_LETTERS)).unzip();
     let worker = start_worker(&data, &inboxes)?;
-    let shared = share(config, data, inboxes, worker.handle(), cores)?;
-    let executors = start_cores(&shared, receivers)?;
-    let pulses = start_pulses(&shared, peer_udp)?;
+    let known = known_cluster(&config, data.path(), joined)?;
+    let shared = share(config, data, known, inboxes, worker.handle(), cores)?;
+    let (tell_pulses, joined) = mpsc::channel();
+    let executors = start_cores(&shared, receivers, &tell_pulses)?;
+    let pulses = start_pulses(&shared, peer_udp, joined)?;
     let to_cores = shared.inboxes.clone();
     let deliver = move |link: crate::net::link_reader::AcceptedLink| {
         let core = usize::from(link.to_core.get()) % to_cores.len();
@@ -195,6 +216,7 @@ fn start_worker(
             | CoreMessage::Messages { .. }
             | CoreMessage::Leader(..)
             | CoreMessage::Map(_)
+            | CoreMessage::Nodes(_)
             | CoreMessage::MapIsOld
             | CoreMessage::RangesChanged { .. }
             | CoreMessage::WantIds(_)
@@ -212,20 +234,17 @@ fn start_worker(
 fn share(
     config: Config,
     data: Arc<DataDir>,
+    known: Known,
     inboxes: Vec<Sender<CoreMessage>>,
     disk: DiskHandle,
     cores: u16,
 ) -> Result<Shared, ServeError> {
     let clock = Clock;
     let (node, cluster, incarnation) = (data.node(), data.cluster(), data.incarnation());
-    let nodes = config.initial_nodes();
-    let members: Vec<(NodeId, u16)> = nodes.iter().map(|entry| (entry.id, entry.cores)).collect();
-    let peers: Vec<(NodeId, u16)> =
-        members.iter().copied().filter(|(peer, _)| *peer != node).collect();
-    let split_points: Vec<_> = config.split_points().into_iter().map(Into::into).collect();
-    let formation = RangeMap::formation(&members, &split_points, config.replication_factor());
-    let formation = Arc::new(formation.map_err(ServeError::Map)?);
-    let map = known_map(data.path()).unwrap_or_else(|| Arc::clone(&formation));
+    let peers: Vec<(NodeId, u16)> = members::reachable(&known.nodes)
+        .filter(|entry| entry.id != node)
+        .map(|entry| (entry.id, entry.cores))
+        .collect();
     let table = Arc::new(SupportTable::new(&TableConfig {
         node,
         incarnation,
@@ -234,7 +253,7 @@ fn share(
         origin: Mono(0),
         peers: &peers,
     }));
-    table.raise_map_version(map.version());
+    table.raise_map_version(known.map.version());
     let identity = Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
     let book = peer_book(&data, identity, &table, &peers)?;
     let facts = NodeFacts {
@@ -247,7 +266,8 @@ fn share(
         counters: (0..cores).map(|_| Arc::new(Counters::default())).collect(),
         connected: Arc::new(AtomicUsize::new(0)),
         settings: config.settings(),
-        nodes,
+        shared_settings: config.shared_settings(),
+        formed_of: config.initial_nodes(),
     };
     // Each start draws other delays: two nodes must not go on in step for ever.
     let seed = u64::try_from(data.disk().get() & u128::from(u64::MAX)).unwrap_or(0)
@@ -257,8 +277,7 @@ fn share(
         config: Arc::new(config),
         data,
         facts: Arc::new(facts),
-        formation,
-        map,
+        known: Arc::new(known),
         table,
         homes: Homes::new(cores),
         logs_read: Arc::new(Barrier::new(usize::from(cores))),
@@ -270,16 +289,34 @@ fn share(
     })
 }
 
-/// The copy of the map that the node kept. Without one it begins with the formation's, and asks the meta
-/// group for the newest as soon as it can.
-fn known_map(data: &Path) -> Option<Arc<RangeMap>> {
-    match map_copy::read(data) {
-        Ok(copy) => copy.map(Arc::new),
-        Err(error) => {
-            tracing::warn!("{error}: the map is fetched anew from the meta group");
-            None
+/// What the node knows of its cluster by itself: what that was formed as, what it was told when it joined, and
+/// its copy of the map. Without one it asks the meta group for the newest as soon as it can.
+fn known_cluster(
+    config: &Config,
+    data: &Path,
+    joined: Option<Joined>,
+) -> Result<Known, ServeError> {
+    let formed_of = config.initial_nodes();
+    let cores: Vec<(NodeId, u16)> = formed_of.iter().map(|entry| (entry.id, entry.cores)).collect();
+    let split_points: Vec<_> = config.split_points().into_iter().map(Into::into).collect();
+    let formation = RangeMap::formation(&cores, &split_points, config.replication_factor());
+    let formation = formation.map_err(ServeError::Map)?;
+    let copy = map_copy::read(data).unwrap_or_else(|error| {
+        tracing::warn!("{error}: the map is fetched anew from the meta group");
+        None
+    });
+    let admission = joined.map(|joined| joined.admission);
+    let MapCopy { map, members } = copy.unwrap_or_else(|| {
+        let mut map = formation.clone();
+        if let Some(meta) = admission.as_ref().and_then(Admission::meta) {
+            map.learn(&meta);
         }
-    }
+        MapCopy { map, members: Vec::new() }
+    });
+    let told = admission.map(|admission| admission.joined).unwrap_or_default();
+    let entries = members.iter().map(|member| &member.entry).chain(&told);
+    let nodes = Arc::new(members::all_nodes(&formed_of, entries));
+    Ok(Known { formation: Arc::new(formation), map: Arc::new(map), members, nodes })
 }
 
 fn peer_book(
@@ -303,13 +340,18 @@ fn peer_book(
     Ok(Arc::new(PeerBook::new(identity, Arc::clone(table), disks, learned)))
 }
 
-fn start_pulses(shared: &Shared, socket: UdpSocket) -> Result<PulseThread, ServeError> {
-    let nodes = shared.config.initial_nodes();
-    let peers = nodes.iter().filter(|entry| entry.id != shared.facts.node);
+fn start_pulses(
+    shared: &Shared,
+    socket: UdpSocket,
+    joined: mpsc::Receiver<(NodeId, SocketAddr)>,
+) -> Result<PulseThread, ServeError> {
+    let nodes = members::reachable(&shared.known.nodes);
+    let peers = nodes.filter(|entry| entry.id != shared.facts.node);
     let clock = Clock;
     let parts = PulseParts {
         socket,
         peers: peers.map(|entry| (entry.id, entry.peer_address)).collect(),
+        joined,
         config: PulseConfig::new(shared.facts.cluster, &shared.limits, shared.seed),
         table: Arc::clone(&shared.table),
         progress: Arc::clone(&shared.progress),
@@ -321,6 +363,7 @@ fn start_pulses(shared: &Shared, socket: UdpSocket) -> Result<PulseThread, Serve
 fn start_cores(
     shared: &Shared,
     receivers: Vec<Receiver<CoreMessage>>,
+    tell_pulses: &mpsc::Sender<(NodeId, SocketAddr)>,
 ) -> Result<Executors, ServeError> {
     let configured = match shared.config.cores() {
         Cores::Count(_) => Vec::new(),
@@ -333,14 +376,21 @@ fn start_cores(
     Ok(executor::spawn_pinned(&cpus, &name, |core| {
         let shared = shared.clone();
         let inbox = receivers.next().expect("invariant: an inbox for each core");
-        move || run_core(shared, core, inbox)
+        let tell_pulses = (core == CoreId(0)).then(|| tell_pulses.clone());
+        move || run_core(shared, core, inbox, tell_pulses)
     })?)
 }
 
 /// A core's life. Whatever it can not go on from ends the process: half a node is worse than none.
-async fn run_core(shared: Shared, core: CoreId, inbox: Receiver<CoreMessage>) {
+async fn run_core(
+    shared: Shared,
+    core: CoreId,
+    inbox: Receiver<CoreMessage>,
+    pulses: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
+) {
     let failure = match open_core(&shared, core, inbox) {
-        Ok(driver) => {
+        Ok(mut driver) => {
+            driver.pulses = pulses;
             let (bell, beat) = (driver.inbox.doorbell(), Rc::clone(&driver.beat));
             runtime::spawn(async move {
                 loop {
@@ -376,8 +426,8 @@ fn open_core(
         wal,
         is_new: shared.data.is_new(),
         limits: shared.limits.clone(),
-        formation: Arc::clone(&shared.formation),
-        map: Arc::clone(&shared.map),
+        formation: Arc::clone(&shared.known.formation),
+        map: Arc::clone(&shared.known.map),
         homes: SharedHomes::clone(&shared.homes),
         logs_read: Arc::clone(&shared.logs_read),
         support: Arc::clone(&shared.table),
@@ -391,10 +441,7 @@ fn open_core(
     let ready = ready.map_err(|error| text(&error))?;
     let counters = Arc::clone(&shared.facts.counters[usize::from(core.get())]);
     let hub = LinkHub::new(bell.clone(), HUB_BYTES_MAX);
-    let patience = shared.config.limits.request_timeout_ms;
-    let front =
-        Front::new(core, Arc::clone(&shared.facts), Arc::clone(&shared.map), patience, bell);
-    let front = Rc::new(RefCell::new(front));
+    let front = Rc::new(RefCell::new(open_front(shared, core, bell)));
     let clients = open_clients(shared, core, &front).map_err(|error| text(&error))?;
     Ok(Driver {
         addr,
@@ -412,6 +459,7 @@ fn open_core(
         mail: Mail::new(&shared.inboxes),
         outbox: Outbox::default(),
         links: open_links(shared, core, &hub),
+        pulses: None,
         hub,
         table: Arc::clone(&shared.table),
         homes: SharedHomes::clone(&shared.homes),
@@ -419,11 +467,9 @@ fn open_core(
         reporter: Reporter::default(),
         split_settings: split_settings(&shared.config),
         placement: Placement::new(placement_parts(shared)),
-        formation: Arc::clone(&shared.formation),
+        formation: Arc::clone(&shared.known.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
-        map_keeper: (core == CoreId(0)).then(|| {
-            MapKeeper::new(&shared.map, &shared.formation, addr, shared.limits.value_bytes_max)
-        }),
+        map_keeper: (core == CoreId(0)).then(|| map_keeper(shared, addr)),
         front,
         clients,
         counters,
@@ -431,6 +477,18 @@ fn open_core(
         beat: Rc::new(Cell::new(BEAT)),
         kept: Kept::default(),
     })
+}
+
+fn open_front(shared: &Shared, core: CoreId, bell: Doorbell) -> Front {
+    let Known { map, nodes, .. } = &*shared.known;
+    let patience = shared.config.limits.request_timeout_ms;
+    let facts = Arc::clone(&shared.facts);
+    Front::new(core, facts, Arc::clone(nodes), Arc::clone(map), patience, bell)
+}
+
+fn map_keeper(shared: &Shared, addr: CoreAddr) -> MapKeeper {
+    let Known { formation, map, members, .. } = &*shared.known;
+    MapKeeper::new((map, members.clone()), formation, addr, shared.limits.value_bytes_max)
 }
 
 /// Zero stands for no bound at all.
@@ -449,7 +507,7 @@ fn placement_parts(shared: &Shared) -> PlacementParts {
     let settings = &shared.config.placement;
     PlacementParts {
         node: shared.facts.node,
-        nodes: shared.facts.nodes.iter().map(|entry| (entry.id, entry.cores)).collect(),
+        nodes: shared.known.nodes.to_vec(),
         replicas: u8::try_from(shared.config.replication_factor()).unwrap_or(u8::MAX),
         moves_max: settings.placement_moves_max,
         gone_after: settings.placement_gone_after_ms,
@@ -468,28 +526,19 @@ fn wal_config(shared: &Shared, core: CoreId) -> WalConfig {
     WalConfig { owner, segment_bytes: WalConfig::SEGMENT_BYTES_DEFAULT, frame_bytes_max }
 }
 
-fn open_links(shared: &Shared, core: CoreId, hub: &Rc<LinkHub>) -> Vec<PeerLink> {
-    let nodes = shared.config.initial_nodes();
-    let peers = nodes.iter().filter(|entry| entry.id != shared.facts.node);
+fn open_links(shared: &Shared, core: CoreId, hub: &Rc<LinkHub>) -> Links {
     let limits = &shared.config.limits;
-    let open = |(number, entry): (usize, &crate::config::InitialNode)| {
-        let config = LinkConfig {
-            core,
-            peer: entry.id,
-            addr: entry.peer_address,
-            limits: LinkLimits {
-                queue_bytes_max: limits.peer_queue_bytes_max,
-                frame_bytes_max: limits.frame_bytes_max,
-                connect_timeout: limits.peer_connect_timeout_ms,
-                write_timeout: limits.peer_write_timeout_ms,
-                backoff_min: limits.peer_backoff_min_ms,
-                backoff_max: limits.peer_backoff_max_ms,
-            },
-            seed: shared.seed ^ (number as u64) << 16 ^ u64::from(core.get()),
-        };
-        PeerLink::open(config, Arc::clone(&shared.book), Rc::clone(hub))
+    let limits = LinkLimits {
+        queue_bytes_max: limits.peer_queue_bytes_max,
+        frame_bytes_max: limits.frame_bytes_max,
+        connect_timeout: limits.peer_connect_timeout_ms,
+        write_timeout: limits.peer_write_timeout_ms,
+        backoff_min: limits.peer_backoff_min_ms,
+        backoff_max: limits.peer_backoff_max_ms,
     };
-    peers.enumerate().map(open).collect()
+    let mut links = Links::new(core, Arc::clone(&shared.book), Rc::clone(hub), limits, shared.seed);
+    links.meet(&shared.known.nodes);
+    links
 }
 
 fn open_clients(

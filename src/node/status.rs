@@ -9,13 +9,19 @@ use oarlock_types::{CoreId, GroupId};
 use serde_json::{Map, Value, json};
 
 use super::front::NodeFacts;
+use crate::config::NodeEntry;
 
 /// What one core says: its replicas, and those that are lost or being rebuilt.
 pub type CoreStatus = (CoreId, Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>);
 
 /// The document, from what each core says of its replicas.
 #[must_use]
-pub fn document(facts: &NodeFacts, uptime: Duration, answers: &[CoreStatus]) -> Value {
+pub fn document(
+    facts: &NodeFacts,
+    known: &[NodeEntry],
+    uptime: Duration,
+    answers: &[CoreStatus],
+) -> Value {
     let cores = facts.counters.iter().enumerate().map(|(core, counters)| {
         let mut fields = Map::new();
         fields.insert("core".to_owned(), json!(core));
@@ -32,8 +38,13 @@ pub fn document(facts: &NodeFacts, uptime: Duration, answers: &[CoreStatus]) -> 
             json!({ "group": group.get(), "core": core.get(), "stage": stage.name() })
         })
     });
-    let nodes = facts.nodes.iter().map(|entry| {
-        json!({ "node": entry.id.get(), "client_address": entry.client_address.to_string() })
+    let nodes = known.iter().map(|entry| {
+        json!({
+            "node": entry.id.get(),
+            "client_address": entry.client_address.to_string(),
+            "cores": entry.cores,
+            "zone": entry.zone,
+        })
     });
     json!({
         "node": facts.node.get(),

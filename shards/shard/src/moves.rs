@@ -155,7 +155,9 @@ impl Shard {
         if knows_newer {
             return Departure::Stays;
         }
-        if self.splits.needs_log_of(group) || is_rebuilt {
+        // One that somebody leads may be just joining: it knows no members yet, and the map not this one.
+        let is_joining = replica.raft.configured() == Index(0) && replica.raft.leader().is_some();
+        if self.splits.needs_log_of(group) || is_rebuilt || is_joining {
             return Departure::Later;
         }
         self.abandon_checkpoint(group);

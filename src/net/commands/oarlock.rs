@@ -6,6 +6,7 @@ use oarlock_types::{GroupId, NodeId};
 
 use super::connection::{arity, unknown_subcommand};
 use super::{CommandError, Input, Local, Parsed, RangeScanArgs, keys, lookup, parse};
+use crate::members;
 use crate::net::session::Query;
 use crate::node::duties;
 
@@ -31,6 +32,9 @@ const HELP: &[&str] = &[
     "    Each range is read as of one moment; the result as a whole is not.",
     "CAS <key> <expected> <new>",
     "    Set <key> to <new> if its value is <expected>; return 1 if it was, else 0.",
+    "JOIN <node>",
+    "    Let a node join (a line of JSON, as a node that starts with --join sends it): return nil until it has,",
+    "    then what it needs to know. To be repeated until then.",
     "NODE <node> DRAIN|REMOVE|SERVE",
     "    Have placement bring all replicas of <node> to other nodes, give them up as lost, or let it have",
     "    some again.",
@@ -81,6 +85,10 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         let group = if input.len() == 3 { number(input, 2)? } else { 0 };
         let order = Order::Explain { group };
         Ok(Parsed::Group { group: GroupId::META, command: Command::Order(order) })
+    } else if input.is(1, "JOIN") {
+        arity(input, "oarlock|join", |len| len == 3)?;
+        let candidate = members::read(input.required(2)?).ok_or(CommandError::Syntax)?;
+        Ok(Parsed::Query(Query::Join(candidate)))
     } else if input.is(1, "NODE") {
         arity(input, "oarlock|node", |len| len == 4)?;
         let command = duty(number(input, 2)?, input)?;

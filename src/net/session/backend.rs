@@ -9,6 +9,7 @@ use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
 use thiserror::Error;
 
+use crate::members::{JoinRefusal, Member};
 use crate::net::commands::{ClientFilter, KillReply};
 
 /// A client connection of this core. Never given again to another one.
@@ -72,6 +73,9 @@ pub enum Refusal {
     /// Not begun.
     #[error("ERR {0}")]
     Rebuild(RebuildError),
+    /// The node can not join.
+    #[error("ERR {0}")]
+    Join(JoinRefusal),
     /// Not applied: what it names is not in one range any more, or its group owns other keys by now.
     #[error("BUSY the range has just been split or moved; nothing was applied, try again")]
     Moved,
@@ -91,6 +95,8 @@ pub enum Query {
     /// How long the stages of a write take: answered by pairs of a stage's name and its distribution
     /// in microseconds, as `HdrHistogram`'s V2 encoding.
     Stages,
+    /// That a node may join: answered by what it needs to know once it has, by nil until then.
+    Join(Member),
     /// To rebuild this node's replica of a range: answered as soon as it has begun.
     Rebuild(GroupId),
     /// The lines about their connections.

@@ -36,6 +36,7 @@ impl Driver {
         for (core, ids) in keeper.take_ids() {
             self.mail.letter(core, CoreMessage::Ids(ids));
         }
+        let joined = keeper.take_members().map(|members| front.all_nodes(members));
         if let Some(map) = keeper.take_snapshot() {
             self.table.raise_map_version(map.version());
             front.router.install(Arc::clone(&map));
@@ -44,6 +45,10 @@ impl Driver {
                 self.mail.letter(core, CoreMessage::Map(Arc::clone(&map)));
             }
         }
+        drop(front);
+        if let Some(nodes) = joined {
+            self.meet(Arc::new(nodes));
+        }
     }
 
     /// Looks whether another node has a newer map, and whether the copy on disk is due.
@@ -51,8 +56,8 @@ impl Driver {
         let Some(keeper) = &mut self.map_keeper else { return };
         let peers = self.table.peers();
         keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
-        if let Some(map) = keeper.take_copy(self.kept.now) {
-            self.files.copy_map(map);
+        if let Some(copy) = keeper.take_copy(self.kept.now) {
+            self.files.copy_map(copy);
         }
     }
 
@@ -181,5 +186,6 @@ impl Driver {
         tracing::info!("{}: makes a replica of {group} as {from} asks", self.addr);
         let formed = self.formation.group(group).map(|range| range.bounds());
         self.shard.create(&wanted, formed);
+        self.departures.made(group, self.kept.now);
     }
 }

@@ -41,11 +41,11 @@ impl Meta {
 
     fn ranges(&mut self) -> Vec<RangeDescriptor> {
         let mut all = Vec::new();
-        let mut from = Some(map_store::first_range());
+        let mut from = Some(map_store::first());
         while let Some(start) = from.take() {
-            let reply = self.carry_out(map_store::read_ranges(start));
-            let (page, next) = map_store::ranges(&reply).unwrap();
-            all.extend(page);
+            let reply = self.carry_out(map_store::read_all(start));
+            let (page, next) = map_store::all(&reply).unwrap();
+            all.extend(page.ranges);
             from = next;
         }
         all.sort_by(|a, b| a.start.cmp(&b.start));
@@ -60,7 +60,7 @@ fn formation(ranges: u32) -> RangeMap {
 }
 
 fn keeper(map: &RangeMap) -> MapKeeper {
-    MapKeeper::new(map, map, CoreAddr::new(NodeId(1), CoreId(0)), VALUE_BYTES_MAX)
+    MapKeeper::new((map, Vec::new()), map, CoreAddr::new(NodeId(1), CoreId(0)), VALUE_BYTES_MAX)
 }
 
 /// Carries out what the keeper asks for until it asks for nothing; time passes by a second at most.
@@ -248,7 +248,7 @@ fn who_is_far_behind_reads_all_ranges() {
         range.epoch = range.epoch.next();
         let look =
             map_store::changes(&meta.carry_out(map_store::read_changes(version - 1))).unwrap();
-        let change = Change { ranges: vec![range.clone()], gone: Vec::new() };
+        let change = Change { ranges: vec![range.clone()], ..Change::default() };
         let write = map_store::write_change(&change, version, look.base, VALUE_BYTES_MAX);
         assert!(matches!(meta.carry_out(write), Reply::Array(_)));
     }
@@ -271,12 +271,12 @@ fn the_copy_is_written_when_it_is_new_and_not_all_the_time() {
     assert!(keeper.take_copy(now).is_none(), "it is the one that the node began with");
     keeper.propose(split(&map, b"a", 9));
     settle(&mut keeper, &mut meta, &mut now);
-    assert_eq!(keeper.take_copy(now).unwrap().version(), 2);
+    assert_eq!(keeper.take_copy(now).unwrap().map.version(), 2);
     let halves = split(&keeper.confirmed, b"b", 10);
     keeper.propose(halves);
     settle(&mut keeper, &mut meta, &mut now);
     assert!(keeper.take_copy(now).is_none(), "too soon");
-    assert_eq!(keeper.take_copy(now + COPY_INTERVAL).unwrap().version(), 3);
+    assert_eq!(keeper.take_copy(now + COPY_INTERVAL).unwrap().map.version(), 3);
     assert!(keeper.take_copy(now + COPY_INTERVAL * 3).is_none());
 }
 

@@ -98,6 +98,30 @@ fn a_leader_that_the_own_replica_follows_is_asked_again_after_its_link_broke() {
     assert_eq!(sent(&mut router), []);
 }
 
+#[test]
+fn who_waits_in_vain_for_its_own_replica_asks_the_others() {
+    let (mut router, group) = router();
+    router.leader_changed(group, None);
+    write(&mut router, 1);
+    assert_eq!(sent(&mut router), [], "it would hear of a leader soon");
+    let mut asked = Vec::new();
+    for delay in 1..=200 {
+        router.begin_turn(Mono(delay * 10_000));
+        router.tick();
+        let mut hops = Vec::new();
+        router.take_hops(&mut hops);
+        for hop in hops {
+            let Hop::Node(node, forward) = hop else { panic!("{hop:?}") };
+            asked.push((delay, node.get()));
+            router.outcome(forward.id, Err(Refusal::NoSuchGroup));
+        }
+    }
+    let nodes: Vec<u64> = asked.iter().map(|(_, node)| *node).collect();
+    assert!(nodes.len() >= 4 && nodes.windows(2).all(|pair| pair[0] != pair[1]), "{asked:?}");
+    assert!(!nodes.contains(&1) && asked[0].0 >= 20, "not itself, and not at once: {asked:?}");
+    assert!(router.is_map_old, "what it was told is a reason to look for a newer map");
+}
+
 fn changed(map: &RangeMap, change: &[RangeDescriptor]) -> Arc<RangeMap> {
     let mut map = map.clone();
     map.apply(map.version() + 1, change);
