@@ -8,7 +8,6 @@ use bytes::Bytes;
 use oarlock_store::{Batch, Command, Reply, Request, Store, StoreLimits};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Index, Mono, NodeId, RangeEpoch, WallMs};
 
-use super::commands::keys;
 use super::session::{
     Backend, ConnectionId, KeyRange, NodeInfo, Outcome, Query, RangeInfo, Refusal, Ticket,
 };
@@ -128,7 +127,7 @@ fn locate(splits: &[Bytes], request: &Request) -> Option<Option<usize>> {
     let at = |key: &[u8]| splits.partition_point(|split| split <= key);
     let mut places = Vec::new();
     for command in &request.commands {
-        keys::for_each(command, |key| places.push(at(key)));
+        places.extend(command.keys().iter().map(|key| at(key)));
         if let Command::Scan { start, end, .. } = command {
             let last = |end: &Bytes| splits.partition_point(|split| split < end);
             places.extend([at(start), end.as_ref().map_or(splits.len(), last)]);

@@ -5,8 +5,6 @@ use oarlock_store::{Command, Request};
 use oarlock_types::RangeMap;
 use oarlock_types::range_map::Range;
 
-use crate::net::commands::keys;
-
 /// What a map says of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'m> {
@@ -33,7 +31,7 @@ pub fn locate<'m>(map: &'m RangeMap, request: &Request) -> Option<Place<'m>> {
         if let Command::Scan { start, .. } = command {
             visit(start);
         }
-        keys::for_each(command, &mut visit);
+        command.keys().iter().for_each(&mut visit);
     }
     let Some(range) = first? else { return Some(Place::Unknown) };
     let reaches_out = |command: &Command| {

@@ -47,39 +47,18 @@ impl Request {
     }
 
     /// One of the keys that it names, by a number of which each value is as good: where its load falls, for who
-    /// takes samples. `None` if it names none.
+    /// takes samples. A `Scan` counts where it begins. `None` if there is none.
     #[must_use]
     pub fn pick_key(&self, number: u64) -> Option<&Bytes> {
         let place = |number: u64, count: usize| usize::try_from(number % count.max(1) as u64).ok();
         let commands = self.commands.len();
         let (command, number) = (place(number, commands)?, number / commands.max(1) as u64);
-        match self.commands.get(command)? {
-            Command::Get { key }
-            | Command::GetRange { key, .. }
-            | Command::StrLen { key }
-            | Command::Ttl { key, .. }
-            | Command::Type { key }
-            | Command::Version { key }
-            | Command::GetDel { key }
-            | Command::GetEx { key, .. }
-            | Command::IncrBy { key, .. }
-            | Command::IncrByFloat { key, .. }
-            | Command::Expire { key, .. }
-            | Command::Persist { key }
-            | Command::Set { key, .. }
-            | Command::SetNx { key, .. }
-            | Command::Append { key, .. }
-            | Command::SetRange { key, .. }
-            | Command::Cas { key, .. }
-            | Command::Scan { start: key, .. } => Some(key),
-            Command::Exists { keys } | Command::MGet { keys } | Command::Del { keys } => {
-                keys.get(place(number, keys.len())?)
-            }
-            Command::MSet { pairs } | Command::MSetNx { pairs } => {
-                pairs.get(place(number, pairs.len())?).map(|(key, _)| key)
-            }
-            Command::Count | Command::Order(_) => None,
+        let command = self.commands.get(command)?;
+        if let Command::Scan { start, .. } = command {
+            return Some(start);
         }
+        let keys = command.keys();
+        keys.get(place(number, keys.len())?)
     }
 
     /// Whether it changes nothing, so that it needs no log entry.

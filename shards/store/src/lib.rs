@@ -3,10 +3,10 @@
 //! The same entries in the same order give the same state, the same replies and the same checkpoint
 //! bytes on every replica: time is the leader's stamp in the entry, and nothing else is asked.
 //!
-//! Map, in reading order: [`command`] is what a client may ask of one range, [`reply`] what it may
-//! hear, [`batch`] how an entry carries commands. [`store`] holds the state and `apply` changes it:
-//! by `write` and `read` for commands, `numbers` for Redis's arithmetic, `once` for request ids,
-//! `expiry`, `map` and `key` underneath. [`checkpoint`] writes the state out in slices, [`load`] reads it
+//! Map, in reading order: [`command`] is what a client may ask of one range, [`keys`] which of its keys
+//! that names, [`reply`] what it may hear, [`batch`] how an entry carries commands. [`store`] holds the
+//! state and `apply` changes it: by `write` and `read` for commands, `numbers` for Redis's arithmetic,
+//! `once` for request ids, `expiry`, `map` and `key` underneath. [`checkpoint`] writes the state out in slices, [`load`] reads it
 //! back, [`split`] cuts a range in two and frees what is no longer needed.
 
 mod apply;
@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod command;
 mod expiry;
 mod key;
+pub mod keys;
 pub mod load;
 mod map;
 mod numbers;
@@ -31,6 +32,7 @@ pub use checkpoint::CheckpointProgress;
 pub use command::{
     Batch, Command, ExpireCondition, Expiry, Order, RangeReport, Request, SetCondition, Watch,
 };
+pub use keys::Keys;
 pub use load::{LoadError, Loader};
 pub use reply::{ErrorReply, Reply};
 pub use split::{SplitPoint, SplitSearch};

@@ -3,7 +3,7 @@
 //! Map: [`table`] lists every command with its arity, flags and keys, [`strings`] and [`expiry`]
 //! read the data commands, [`connection`] those that a connection answers itself, [`oarlock`] the
 //! commands that Redis has not, [`error`] what is wrong with a command in Redis's words, [`glob`]
-//! Redis's patterns, [`keys`] which keys a parsed command touches, [`describe`] answers `COMMAND`.
+//! Redis's patterns, [`held_bytes`] what a parsed command takes, [`describe`] answers `COMMAND`.
 
 mod clients;
 pub mod connection;
@@ -11,7 +11,7 @@ pub mod describe;
 pub mod error;
 pub mod expiry;
 pub mod glob;
-pub mod keys;
+mod held;
 pub mod oarlock;
 pub mod strings;
 pub mod table;
@@ -23,6 +23,7 @@ use oarlock_types::{GroupId, NodeId};
 pub use clients::{ClientFilter, KillReply};
 pub use connection::Local;
 pub use error::CommandError;
+pub use held::held_bytes;
 pub use table::{Spec, lookup};
 
 use crate::net::resp::{Args, strict_i64};

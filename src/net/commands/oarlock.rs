@@ -5,7 +5,7 @@ use oarlock_store::{Command, Expiry, Order, SetCondition};
 use oarlock_types::{GroupId, NodeId};
 
 use super::connection::{arity, unknown_subcommand};
-use super::{CommandError, Input, Local, Parsed, RangeScanArgs, keys, lookup, parse};
+use super::{CommandError, Input, Local, Parsed, RangeScanArgs, lookup, parse};
 use crate::members;
 use crate::net::session::Query;
 use crate::node::duties;
@@ -185,7 +185,7 @@ fn once(input: &Input<'_>) -> Result<Parsed, CommandError> {
     }
     let spec = lookup(&inner.args)?;
     if let Parsed::Data(command) = parse(spec, &inner.args, inner.limits)?
-        && keys::first(&command).is_some()
+        && !command.keys().is_empty()
     {
         return Ok(Parsed::Once { id: Bytes::copy_from_slice(id), command });
     }

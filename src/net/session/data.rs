@@ -10,7 +10,7 @@ use super::backend::{Outcome, Refusal, Ticket};
 use super::order::Access;
 use super::slots::{Gather, Gathered, Join, Part, Progress};
 use super::{Host, Session};
-use crate::net::commands::keys;
+use crate::net::commands::held_bytes;
 
 /// How often a command that is split by range may find ranges changed before the client hears of it.
 const MOVES_MAX: u32 = 64;
@@ -53,9 +53,7 @@ impl Part {
 
 impl Session {
     pub(super) fn start_data(&mut self, command: Command, access: Access, host: &mut Host<'_>) {
-        let mut count = 0;
-        keys::for_each(&command, |_| count += 1);
-        if count == 1 {
+        if command.keys().len() == 1 {
             return self.submit(command, None, access, host);
         }
         let (split, keys) = if let Command::MGet { keys } = command {
@@ -65,9 +63,7 @@ impl Session {
         } else if let Command::Del { keys } = command {
             (Split::Del, keys)
         } else {
-            let mut used = Vec::new();
-            keys::for_each(&command, |key| used.push(key));
-            return if host.in_one_range(used) {
+            return if host.in_one_range(command.keys().iter()) {
                 self.submit(command, None, access, host)
             } else {
                 self.answer_error(Refusal::CrossRange)
@@ -86,9 +82,7 @@ impl Session {
         access: Access,
         host: &mut Host<'_>,
     ) {
-        let mut used = Vec::new();
-        keys::for_each(&command, |key| used.push(key));
-        if host.in_one_range(used) {
+        if host.in_one_range(command.keys().iter()) {
             self.submit(command, Some(id), access, host);
         } else {
             self.answer_error(Refusal::CrossRange);
@@ -102,8 +96,8 @@ impl Session {
         access: Access,
         host: &mut Host<'_>,
     ) {
-        let key = keys::first(&command).expect("invariant: a data command has a key").clone();
-        let ticket = self.wait(Join::One, access, keys::held_bytes(&command));
+        let key = command.keys().get(0).expect("invariant: a data command has a key").clone();
+        let ticket = self.wait(Join::One, access, held_bytes(&command));
         let request = Request { once, ..Request::one(command) };
         host.backend.submit(self.id, ticket, &key, request);
     }

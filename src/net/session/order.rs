@@ -6,10 +6,8 @@
 //! reads. Commands on different keys do not wait for each other: a client sees no order between
 //! those, as long as it does not compare with what another client sees meanwhile.
 
-use oarlock_store::Command;
+use oarlock_store::{Command, Keys};
 use oarlock_types::FastMap;
-
-use crate::net::commands::keys;
 
 /// What a command does to which keys. Keys are known by hashes: two that collide wait for each
 /// other, which is needless and harmless.
@@ -37,10 +35,10 @@ impl Access {
     /// What one command does.
     pub(super) fn of(command: &Command) -> Self {
         let write = !command.is_read();
-        match (keys::first(command), keys::several(command)) {
-            (Some(key), false) => Self::One { key: hash(key), write },
-            (Some(_), true) => Self::of_all([command]),
-            (None, _) => Self::Everything,
+        match command.keys() {
+            Keys::One(key) => Self::One { key: hash(key), write },
+            Keys::Many(_) | Keys::Pairs(_) => Self::of_all([command]),
+            Keys::None => Self::Everything,
         }
     }
 
@@ -50,7 +48,7 @@ impl Access {
         let mut write = false;
         for command in commands {
             write |= !command.is_read();
-            keys::for_each(command, |key| hashes.push(hash(key)));
+            hashes.extend(command.keys().iter().map(|key| hash(key)));
         }
         Self::several(hashes, write)
     }

@@ -7,7 +7,7 @@ use super::backend::{Outcome, Refusal, Ticket};
 use super::order::Access;
 use super::slots::{Join, State};
 use super::{Host, Instruction, Session};
-use crate::net::commands::{CommandError, Local, Parsed, keys};
+use crate::net::commands::{CommandError, Local, Parsed, held_bytes};
 use crate::net::resp::writer::{reply_bytes, write_array_header, write_nil_array};
 use crate::net::resp::{Value, write_error, write_reply, write_value};
 
@@ -71,7 +71,7 @@ impl Session {
         };
         let queued = queued.and_then(|queued| {
             transaction.bytes += match &queued {
-                Queued::Data(command) => keys::held_bytes(command),
+                Queued::Data(command) => held_bytes(command),
                 Queued::Local(_) | Queued::Wrong(_) => size_of::<Queued>(),
             };
             if transaction.bytes > bytes_max || transaction.queue.len() >= count_max {
@@ -139,8 +139,8 @@ impl Session {
             Queued::Data(command) => Some(command),
             Queued::Local(_) | Queued::Wrong(_) => None,
         });
-        let mut used = Vec::new();
-        touched.for_each(|command| keys::for_each(command, |key| used.push(key.clone())));
+        let mut used: Vec<Bytes> =
+            touched.flat_map(|command| command.keys().iter()).cloned().collect();
         used.extend(watches.iter().map(|watch| watch.key.clone()));
         if !host.in_one_range(&used) {
             return self.answer_error(Refusal::CrossRange);
