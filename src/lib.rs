@@ -3,13 +3,14 @@
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
 //! executors and their turns, [`runtime`] what their tasks run on, [`mod@bench`] the load driver, [`range_text`]
-//! what is written of a range, [`abort`] ends the process on a bug.
+//! what is written of a range, [`hex`] bytes as digits, [`abort`] ends the process on a bug.
 
 pub mod abort;
 pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod disk;
+pub mod hex;
 pub mod logging;
 pub mod members;
 pub mod net;

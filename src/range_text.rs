@@ -5,6 +5,8 @@ use oarlock_types::range_map::Range;
 use oarlock_types::{CoreAddr, CoreId, GroupId, Index, NodeId, RangeDescriptor, RangeEpoch};
 use serde::{Deserialize, Serialize};
 
+use crate::hex;
+
 /// The fields, in their order. Keys are hexadecimal digits.
 #[derive(Serialize, Deserialize)]
 struct Text {
@@ -31,8 +33,8 @@ pub fn write(range: &Range<'_>) -> String {
         group: range.group.get(),
         epoch: range.epoch.get(),
         configured: range.configured.get(),
-        start: hex(range.start),
-        end: range.end.map(hex),
+        start: hex::encode(range.start),
+        end: range.end.map(hex::encode),
         replicas: range.replicas.iter().map(|at| (at.node.get(), at.core.get())).collect(),
     };
     serde_json::to_string(&text).expect("invariant: numbers and texts")
@@ -43,7 +45,7 @@ pub fn write(range: &Range<'_>) -> String {
 pub fn read(text: &[u8]) -> Option<RangeDescriptor> {
     let text: Text = serde_json::from_slice(text).ok()?;
     let end = match text.end {
-        Some(end) => Some(unhex(&end)?.into()),
+        Some(end) => Some(hex::decode(&end)?.into()),
         None => None,
     };
     let replica = |(node, core)| CoreAddr::new(NodeId(node), CoreId(core));
@@ -51,25 +53,10 @@ pub fn read(text: &[u8]) -> Option<RangeDescriptor> {
         group: GroupId(text.group),
         epoch: RangeEpoch(text.epoch),
         configured: Index(text.configured),
-        start: unhex(&text.start)?.into(),
+        start: hex::decode(&text.start)?.into(),
         end,
         replicas: text.replicas.into_iter().map(replica).collect(),
     })
-}
-
-fn hex(key: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
-    key.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let byte = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 #[cfg(test)]

@@ -2,12 +2,6 @@
 
 use crate::config::SplitPoint;
 
-/// A key's bytes as hexadecimal digits.
-#[must_use]
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A range's bound for people; a dash for none.
 #[must_use]
 pub(super) fn shown(key: &[u8]) -> String {

@@ -3,8 +3,10 @@
 //! A command is a file with its arguments (`XArgs`) and `run`. To add one: a line in `Command`
 //! and a line in `run`. Must not hold what a command does.
 //!
-//! Map: `exit` the exit codes, `settings` the configuration's flags, then a file for each command.
+//! Map: `exit` the exit codes, `settings` the configuration's flags, `asked` the node that is asked, then a file
+//! for each command.
 
+mod asked;
 pub mod bench;
 pub mod completions;
 pub mod config;
@@ -22,11 +24,12 @@ mod table;
 pub mod wal;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use asked::Asked;
 use exit::Exit;
 
 /// A thread-per-core sharded Multi-Raft key-value engine that speaks the Redis protocol.
@@ -86,6 +89,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Wal(args) => wal::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),
         Command::Completions(args) => completions::run(&args, Cli::command()).into(),
+    }
+}
+
+/// Ends a command that asked a node: prints what it found, or says what was wrong.
+fn conclude(command: &str, asked: &Asked, done: io::Result<String>) -> Exit {
+    match done {
+        Ok(text) => {
+            print(&text);
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("oarlock {command}: {}: {error}", asked.address);
+            Exit::Failed
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::asked::Asked;
 use super::exit::Exit;
-use super::range::Asked;
 use super::table::render;
 use crate::bench::client::{Answer, Client};
 use crate::bench::cluster_map::{self, RangeRow};
@@ -68,16 +68,7 @@ pub fn run(args: &NodeArgs) -> Exit {
         NodeCommand::Remove(args) => ("remove", &args.asked, empty(args, "REMOVE")),
         NodeCommand::Serve { node, asked } => ("serve", asked, serve(*node, asked)),
     };
-    match done {
-        Ok(text) => {
-            super::print(&text);
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("oarlock node {name}: {}: {error}", asked.address);
-            Exit::Failed
-        }
-    }
+    super::conclude(&format!("node {name}"), asked, done)
 }
 
 fn list(asked: &Asked) -> io::Result<String> {

@@ -4,8 +4,8 @@ use std::io;
 
 use clap::{Args, Subcommand};
 
+use super::asked::Asked;
 use super::exit::Exit;
-use super::range::Asked;
 use crate::bench::client::Answer;
 
 /// Show what placement plans, and why replicas are where they are.
@@ -42,16 +42,7 @@ pub fn run(args: &PlacementArgs) -> Exit {
         PlacementCommand::Plan { asked } => (asked, tell(asked, None)),
         PlacementCommand::Explain { group, asked } => (asked, tell(asked, Some(*group))),
     };
-    match told {
-        Ok(text) => {
-            super::print(&text);
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("oarlock placement: {}: {error}", asked.address);
-            Exit::Failed
-        }
-    }
+    super::conclude("placement", asked, told)
 }
 
 fn tell(asked: &Asked, group: Option<u64>) -> io::Result<String> {

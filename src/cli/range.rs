@@ -6,17 +6,15 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::asked::Asked;
 use super::exit::Exit;
-use super::keys::{hex, shown};
+use super::keys::shown;
 use super::table::render;
-use crate::bench::client::{Answer, Client};
+use crate::bench::client::Answer;
 use crate::bench::cluster_map::{self, RangeRow};
 use crate::bench::processes::poll;
-use crate::bench::run::resolve;
 use crate::config::SplitPoint;
-
-/// How long one request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+use crate::hex;
 
 /// Show ranges, cut them in two, and bring them to other nodes.
 #[derive(Args, Clone, Debug)]
@@ -41,20 +39,6 @@ enum RangeCommand {
     Move(MoveArgs),
     /// Let another node lead a range.
     Transfer(TransferArgs),
-}
-
-/// Whom to ask.
-#[derive(Args, Clone, Debug)]
-pub(super) struct Asked {
-    /// Any node of the cluster.
-    #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
-    pub(super) address: String,
-}
-
-impl Asked {
-    pub(super) fn client(&self) -> io::Result<Client> {
-        Client::connect(resolve(&self.address)?, REQUEST_TIMEOUT)
-    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -117,16 +101,7 @@ pub fn run(args: &RangeArgs) -> Exit {
         RangeCommand::Move(args) => ("move", &args.asked, bring(args)),
         RangeCommand::Transfer(args) => ("transfer", &args.asked, transfer(args)),
     };
-    match done {
-        Ok(text) => {
-            super::print(&text);
-            Exit::Ok
-        }
-        Err(error) => {
-            eprintln!("oarlock range {name}: {}: {error}", asked.address);
-            Exit::Failed
-        }
-    }
+    super::conclude(&format!("range {name}"), asked, done)
 }
 
 fn list(args: &ListArgs) -> io::Result<String> {
@@ -160,8 +135,8 @@ fn cells(range: &RangeRow) -> Vec<String> {
 fn document(range: &RangeRow) -> serde_json::Value {
     json!({
         "group": range.group,
-        "start": hex(&range.start),
-        "end": hex(&range.end),
+        "start": hex::encode(&range.start),
+        "end": hex::encode(&range.end),
         "epoch": range.epoch,
         "leader": range.leader,
         "replicas": range.replicas,

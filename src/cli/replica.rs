@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
+use super::asked::Asked;
 use super::exit::Exit;
 use crate::bench::client::Client;
 use crate::bench::cluster_map::{self, NodeStatus};
@@ -37,9 +38,8 @@ enum ReplicaCommand {
 
 #[derive(Args, Clone, Debug)]
 struct RebuildArgs {
-    /// Any node of the cluster.
-    #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
-    address: String,
+    #[command(flatten)]
+    asked: Asked,
     /// The range: its group's number, as `oarlock status` shows it.
     #[arg(long, value_name = "N", required_unless_present = "all_damaged")]
     range: Option<u64>,
@@ -96,7 +96,7 @@ fn client_of(args: &RebuildArgs) -> io::Result<Client> {
         Client::connect(resolve(address).map_err(unreachable)?, REQUEST_TIMEOUT)
             .map_err(unreachable)
     };
-    let mut client = of(&args.address)?;
+    let mut client = of(&args.asked.address)?;
     let status = cluster_map::status(&mut client)?;
     if status.node == args.node {
         return Ok(client);

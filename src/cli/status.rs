@@ -9,21 +9,22 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::asked::Asked;
 use super::exit::Exit;
-use super::keys::{hex, shown};
+use super::keys::shown;
 use super::table::render;
 use crate::bench::client::Client;
 use crate::bench::cluster_map::{self, GroupStatus, NodeAddress, NodeStatus, RangeRow};
 use crate::bench::run::resolve;
+use crate::hex;
 
 /// Show a cluster's nodes, ranges, leaders and lag.
 ///
 /// Ends with 1 if a range has no leader or the node does not answer.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// Any node of the cluster.
-    #[arg(long = "addr", value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
-    pub address: String,
+    #[command(flatten)]
+    asked: Asked,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
@@ -36,7 +37,7 @@ pub struct StatusArgs {
 #[must_use]
 pub fn run(args: &StatusArgs) -> Exit {
     let timeout = Duration::from_millis(args.timeout_ms);
-    let picture = resolve(&args.address).and_then(|address| look(address, timeout));
+    let picture = resolve(&args.asked.address).and_then(|address| look(address, timeout));
     match picture {
         Ok(picture) => {
             let text = if args.json { format!("{:#}\n", picture.json()) } else { picture.text() };
@@ -44,7 +45,7 @@ pub fn run(args: &StatusArgs) -> Exit {
             if picture.leaderless() == 0 { Exit::Ok } else { Exit::Failed }
         }
         Err(error) => {
-            eprintln!("oarlock status: {}: {error}", args.address);
+            eprintln!("oarlock status: {}: {error}", args.asked.address);
             Exit::Failed
         }
     }
@@ -212,8 +213,8 @@ impl Picture {
                 self.lag(range).into_iter().map(|(node, lag)| json!({"node": node, "lag": lag}));
             json!({
                 "group": range.group,
-                "start": hex(&range.start),
-                "end": hex(&range.end),
+                "start": hex::encode(&range.start),
+                "end": hex::encode(&range.end),
                 "epoch": range.epoch,
                 "leader": self.leader_node(range),
                 "term": leader.map(|(_, group)| group.term),

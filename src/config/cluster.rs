@@ -10,6 +10,7 @@ use oarlock_types::{ClusterId, CoreId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Cores};
+use crate::hex;
 
 /// Replicas of a range where nothing else is asked for and there are nodes enough.
 const REPLICATION_FACTOR_DEFAULT: usize = 3;
@@ -74,17 +75,9 @@ impl FromStr for SplitPoint {
         let Some(digits) = text.strip_prefix("0x") else {
             return Ok(Self(text.as_bytes().to_vec()));
         };
-        let error =
-            || format!("\"{text}\" begins with 0x and needs an even number of digits 0-9a-f");
-        let all_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
-        if !digits.len().is_multiple_of(2) || !all_hex {
-            return Err(error());
-        }
-        let pairs = digits.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| {
-            std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())
-        };
-        pairs.map(byte).collect::<Option<_>>().map(Self).ok_or_else(error)
+        hex::decode(digits).map(Self).ok_or_else(|| {
+            format!("\"{text}\" begins with 0x and needs an even number of digits 0-9a-f")
+        })
     }
 }
 
@@ -94,10 +87,7 @@ impl fmt::Display for SplitPoint {
             Ok(text) if !text.starts_with("0x") && !text.chars().any(char::is_control) => {
                 f.write_str(text)
             }
-            Ok(_) | Err(_) => {
-                f.write_str("0x")?;
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
+            Ok(_) | Err(_) => write!(f, "0x{}", hex::encode(&self.0)),
         }
     }
 }
