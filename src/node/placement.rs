@@ -136,7 +136,7 @@ impl Placement {
     /// What is planned and done, or why the replicas of a group are where they are.
     #[must_use]
     pub fn explain(&self, group: u64) -> String {
-        if self.leads_since.is_none_or(|_| self.view.ranges.is_empty()) {
+        if self.view.ranges.is_empty() {
             return "placement has not looked yet: ask again in some seconds\n".to_owned();
         }
         if group > 0 {

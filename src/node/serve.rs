@@ -208,23 +208,11 @@ fn start_worker(
     let inboxes = inboxes.to_vec();
     let deliver = Box::new(move |done: crate::disk::job::DiskDone| {
         let core = usize::from(done.core.get());
-        inboxes[core].send(CoreMessage::Disk(done)).map_err(|letter| match letter {
-            CoreMessage::Disk(done) => done,
-            CoreMessage::Requests(_)
-            | CoreMessage::Outcomes(_)
-            | CoreMessage::Forwarded { .. }
-            | CoreMessage::Messages { .. }
-            | CoreMessage::Leader(..)
-            | CoreMessage::Map(_)
-            | CoreMessage::Nodes(_)
-            | CoreMessage::MapIsOld
-            | CoreMessage::RangesChanged { .. }
-            | CoreMessage::WantIds(_)
-            | CoreMessage::Ids(_)
-            | CoreMessage::Make(_)
-            | CoreMessage::Asked { .. }
-            | CoreMessage::Answered { .. }
-            | CoreMessage::Link(_) => unreachable!("the letter comes back as it was sent"),
+        inboxes[core].send(CoreMessage::Disk(done)).map_err(|letter| {
+            let CoreMessage::Disk(done) = letter else {
+                unreachable!("the letter comes back as it was sent")
+            };
+            done
         })
     });
     DiskWorker::start(data.path(), WorkerOptions::default(), deliver)

@@ -74,17 +74,6 @@ impl Homes {
         Ok(core)
     }
 
-    /// The group has no replica on this core any more.
-    pub fn release(&self, group: GroupId, core: CoreId) {
-        let mut inner = self.inner();
-        if inner.cores.get(&group) == Some(&core) {
-            inner.cores.remove(&group);
-            if let Some(count) = inner.counts.get_mut(&core) {
-                *count -= 1;
-            }
-        }
-    }
-
     /// The core that has the group's replica, or had it and has lost it.
     #[must_use]
     pub fn core_of(&self, group: GroupId) -> Option<CoreId> {
@@ -113,17 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_has_one_home_until_it_leaves_it() {
+    fn a_group_has_one_home() {
         let homes = Homes::new(2);
         assert!(homes.claim(GroupId(1), CoreId(1)));
         assert!(homes.claim(GroupId(1), CoreId(1)));
         assert!(!homes.claim(GroupId(1), CoreId(0)));
         assert_eq!(homes.claim_any(GroupId(1)), Err(NoHome::Taken(CoreId(1))));
-        homes.release(GroupId(1), CoreId(0));
         assert_eq!(homes.core_of(GroupId(1)), Some(CoreId(1)));
-        homes.release(GroupId(1), CoreId(1));
-        assert_eq!(homes.core_of(GroupId(1)), None);
-        assert!(homes.claim(GroupId(1), CoreId(0)));
+        assert_eq!(homes.core_of(GroupId(2)), None);
     }
 
     #[test]

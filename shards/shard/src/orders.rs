@@ -78,9 +78,10 @@ impl Shard {
         group: GroupId,
         order: &Order,
     ) -> Result<(), Refusal> {
-        match order {
+        let reply = match order {
             Order::Report { .. } | Order::Explain { .. } => {
                 self.out.placement.push((token, order.clone()));
+                return Ok(());
             }
             Order::Split { at } => {
                 if self.orders.cuts.len() >= CUTS_MAX {
@@ -89,37 +90,37 @@ impl Shard {
                 let (at, since) = (at.clone(), self.now);
                 self.orders.cuts.push_back(Cut { group, at, token: Some(token), since });
                 self.go_on_cutting();
+                return Ok(());
             }
-            Order::Place { voters } => {
-                let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
-                if voters.iter().any(|node| !self.is_node(*node)) {
-                    self.out.replies.push((token, Ok(Reply::Error(ErrorReply::NoSuchNode))));
-                    return Ok(());
-                }
-                let step = match self.place_voters(group, &voters) {
-                    Ok(MoveStep::Done) => Reply::Ok,
-                    Ok(step) => Reply::Simple(step.to_string()),
-                    Err(ChangeError::NotLeader { leader }) => {
-                        return Err(Refusal::NotLeader { leader });
-                    }
-                    Err(error) => Reply::Simple(error.to_string()),
-                };
-                self.out.replies.push((token, Ok(step)));
-            }
-            Order::Transfer { to } => {
-                let to = NodeId(*to);
-                let step = match self.transfer(group, Some(to)) {
-                    _ if to == self.addr.node => Reply::Ok,
-                    Ok(to) => Reply::Simple(MoveStep::HandingOver(to).to_string()),
-                    Err(TransferError::NotLeader { leader }) => {
-                        return Err(Refusal::NotLeader { leader });
-                    }
-                    Err(error) => Reply::Simple(error.to_string()),
-                };
-                self.out.replies.push((token, Ok(step)));
-            }
-        }
+            Order::Place { voters } => self.place_order(group, voters)?,
+            Order::Transfer { to } => self.transfer_order(group, NodeId(*to))?,
+        };
+        self.out.replies.push((token, Ok(reply)));
         Ok(())
+    }
+
+    fn place_order(&mut self, group: GroupId, voters: &[u64]) -> Result<Reply, Refusal> {
+        let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+        if voters.iter().any(|node| !self.is_node(*node)) {
+            return Ok(Reply::Error(ErrorReply::NoSuchNode));
+        }
+        match self.place_voters(group, &voters) {
+            Ok(MoveStep::Done) => Ok(Reply::Ok),
+            Ok(step) => Ok(Reply::Simple(step.to_string())),
+            Err(ChangeError::NotLeader { leader }) => Err(Refusal::NotLeader { leader }),
+            Err(error) => Ok(Reply::Simple(error.to_string())),
+        }
+    }
+
+    fn transfer_order(&mut self, group: GroupId, to: NodeId) -> Result<Reply, Refusal> {
+        if to == self.addr.node {
+            return Ok(Reply::Ok);
+        }
+        match self.transfer(group, Some(to)) {
+            Ok(to) => Ok(Reply::Simple(MoveStep::HandingOver(to).to_string())),
+            Err(TransferError::NotLeader { leader }) => Err(Refusal::NotLeader { leader }),
+            Err(error) => Ok(Reply::Simple(error.to_string())),
+        }
     }
 
     /// Whether the cluster has such a node.

@@ -52,8 +52,7 @@ impl Shard {
     /// How many replicas there are, and how many of them lead.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        let leads = |group: &&GroupId| self.replicas.get(group).is_some_and(|r| r.raft.is_leader());
-        (self.ids.len(), self.ids.iter().filter(leads).count())
+        (self.ids.len(), self.ids.iter().filter(|group| self.leads(**group)).count())
     }
 
     /// Clients' keys in the ranges led here, and how many of them have an expiry.
@@ -73,14 +72,15 @@ impl Shard {
         let replica = self.replicas.get(&group).filter(|replica| replica.raft.is_leader())?;
         let lags = |node: &NodeId| replica.lags_behind(*node);
         let members = replica.raft.configuration().members();
+        let rates = self.request_rates(group);
         Some(RangeReport {
             group: group.get(),
             term: replica.raft.term().get(),
             leader: self.addr.node.get(),
             bytes: replica.store.size_bytes(),
             keys: replica.store.len() as u64,
-            writes_per_s: self.request_rates(group).writes_per_s,
-            reads_per_s: self.request_rates(group).reads_per_s,
+            writes_per_s: rates.writes_per_s,
+            reads_per_s: rates.reads_per_s,
             lagging: members.filter(lags).map(NodeId::get).collect(),
         })
     }
