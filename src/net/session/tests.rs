@@ -1,12 +1,18 @@
 //! A session against real stores: Redis's own transcript, order, joins, bounds.
+//!
+//! Map: `moved` cuts ranges while a command is under way, `scans` reads over ranges, `properties` sends anything
+//! and lets the ranges answer in any order.
 
 use std::fmt::Write;
 
 use oarlock_types::GroupId;
-use proptest::prelude::*;
 
 use super::*;
 use crate::net::testing::FakeBackend;
+
+mod moved;
+mod properties;
+mod scans;
 
 /// A client with its session, and the ranges behind it.
 struct Client {
@@ -207,79 +213,6 @@ fn refusals_say_whether_something_was_applied() {
 }
 
 #[test]
-fn what_is_split_by_range_is_split_anew_when_a_range_was() {
-    let mut client = three_ranges();
-    client.ask("MSET a 1 b 2 c 3");
-    client.send(b"MGET c z a b x\r\nEXISTS a b c nobody\r\nDEL a c\r\n");
-    client.backend.split(b"b");
-    client.backend.split(b"c");
-    client.deliver_all();
-    let values = "*5\\r\\n$1\\r\\n3\\r\\n$-1\\r\\n$1\\r\\n1\\r\\n$1\\r\\n2\\r\\n$-1\\r\\n";
-    assert_eq!(client.output(), format!("{values}:3\\r\\n:2\\r\\n"));
-    assert_eq!(client.ask("EXISTS a b c"), ":1\\r\\n");
-}
-
-#[test]
-fn what_is_atomic_is_told_when_its_keys_lie_apart_by_now() {
-    for (before, command) in [
-        ("", "MSETNX a 1 g 2"),
-        ("WATCH a", "MULTI\r\nSET a 1\r\nSET g 2\r\nEXEC"),
-        ("", "WATCH a g"),
-    ] {
-        let mut client = three_ranges();
-        client.ask(before);
-        client.send(format!("{command}\r\n").as_bytes());
-        client.backend.split(b"c");
-        client.deliver_all();
-        assert!(client.output().contains("-CROSSRANGE "), "{command}");
-        assert_eq!(client.ask("EXISTS a g"), ":0\\r\\n", "nothing was applied");
-    }
-}
-
-#[test]
-fn a_count_that_a_split_came_between_begins_anew() {
-    let mut client = three_ranges();
-    for key in ["a", "b", "c", "k", "z"] {
-        client.ask(&format!("SET {key} 1"));
-    }
-    client.send(b"DBSIZE\r\n");
-    client.deliver(2);
-    client.backend.split(b"b");
-    client.deliver_all();
-    assert_eq!(client.output(), ":5\\r\\n");
-    // But not for ever.
-    client.backend.refusing = vec![(GroupId(1), Refusal::Moved)];
-    assert!(client.ask("DBSIZE").starts_with("-BUSY "));
-    assert!(client.ask("SCAN 0").starts_with("-BUSY "));
-    assert!(client.ask("OARLOCK SCAN a b").starts_with("-BUSY "));
-}
-
-#[test]
-fn scans_go_on_over_ranges_that_split_meanwhile() {
-    for command in
-        ["SCAN 0 COUNT 1000", "OARLOCK SCAN \"\" \"\" LIMIT 1000", "OARLOCK SCAN b y REVERSE"]
-    {
-        let mut client = three_ranges();
-        for key in b'a'..=b'z' {
-            client.ask(&format!("SET {0} {0}", char::from(key)));
-        }
-        let whole = client.ask(command);
-        assert!(whole.len() > 300, "{whole}");
-        // Every range splits while it is asked for, and the next one before it is.
-        let mut pieces = (b'c'..=b'z').step_by(2).map(|key| [key]);
-        client.send(format!("{command}\r\n").as_bytes());
-        while !client.backend.queue.is_empty() {
-            for key in pieces.by_ref().take(2) {
-                client.backend.split(&key);
-            }
-            client.deliver(0);
-        }
-        assert_eq!(client.output(), whole, "{command}");
-        assert_eq!(pieces.next(), None);
-    }
-}
-
-#[test]
 fn an_exec_waits_for_its_watches_and_sees_a_change() {
     let mut client = three_ranges();
     client.ask("SET a 1");
@@ -358,110 +291,6 @@ fn oarlocks_own_commands() {
     // The cores answer it, not the connection: the fake gives a count in their place.
     assert!(client.ask("OARLOCK STATUS").starts_with(':'));
     assert!(client.ask("OARLOCK HELP").contains("+ONCE <request-id>"));
-}
-
-/// The strings of an array of bulk strings, nested ones included.
-fn bulks(reply: &str) -> Vec<String> {
-    let mut lines = reply.split("\\r\\n");
-    let mut found = Vec::new();
-    while let Some(line) = lines.next() {
-        if line.starts_with('$') {
-            found.push(lines.next().unwrap().to_owned());
-        }
-    }
-    found
-}
-
-#[test]
-fn oarlock_scan_reads_in_order_over_ranges() {
-    let mut client = three_ranges();
-    for key in ["a", "b", "h", "k", "p", "z"] {
-        client.ask(&format!("SET {key} v{key}"));
-    }
-    let mut keys = |command: &str| bulks(&client.ask(command)).join(" ");
-    assert_eq!(keys("OARLOCK SCAN \"\" \"\""), "a va b vb h vh k vk p vp z vz");
-    assert_eq!(keys("OARLOCK SCAN b p"), "b vb h vh k vk");
-    assert_eq!(keys("OARLOCK SCAN b p REVERSE"), "k vk h vh b vb");
-    assert_eq!(keys("OARLOCK SCAN a \"\" LIMIT 4"), "a va b vb h vh k vk");
-    assert_eq!(keys("OARLOCK SCAN a \"\" LIMIT 2 reverse"), "z vz p vp");
-    assert_eq!(keys("OARLOCK SCAN c d"), "");
-    assert_eq!(keys("OARLOCK SCAN z a"), "");
-    assert!(client.ask("OARLOCK SCAN a b LIMIT 0").starts_with("-ERR LIMIT must be from 1"));
-    assert_eq!(client.ask("OARLOCK SCAN a b LIMIT"), "-ERR syntax error\\r\\n");
-}
-
-#[test]
-fn oarlock_scan_goes_on_behind_a_range_that_cut_its_answer() {
-    let mut client = three_ranges();
-    let value = "v".repeat(300 << 10);
-    for key in ["a", "b", "c", "d", "e", "f", "k"] {
-        client.ask(&format!("SET {key} \"{}\"", &value[..60 << 10]));
-        for _ in 0..4 {
-            client.ask(&format!("APPEND {key} {}", &value[..60 << 10]));
-        }
-    }
-    for (order, expected) in [("", "abcdefk"), ("REVERSE", "kfedcba")] {
-        let found = bulks(&client.ask(&format!("OARLOCK SCAN \"\" \"\" {order}")));
-        let keys: String = found.iter().step_by(2).map(String::as_str).collect();
-        assert_eq!(keys, expected);
-    }
-}
-
-/// Runs `SCAN` to its end; `other` says at which steps another core's table is asked.
-fn scan_all(client: &mut Client, options: &str, other: impl Fn(usize) -> bool) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut cursor = "0".to_owned();
-    let mut foreign = cursors::Cursors::new(99);
-    for step in 0..10_000 {
-        if other(step) {
-            std::mem::swap(&mut client.core.cursors, &mut foreign);
-        }
-        let mut answer = bulks(&client.ask(&format!("SCAN {cursor} {options}")));
-        cursor = answer.remove(0);
-        found.append(&mut answer);
-        if cursor == "0" {
-            return found;
-        }
-    }
-    panic!("the scan does not end");
-}
-
-#[test]
-fn a_scan_returns_every_key_wherever_it_is_continued() {
-    let mut client = three_ranges();
-    let mut expected: Vec<String> = (0..40).map(|n| format!("key:{n:03}")).collect();
-    expected.extend((0..40).map(|n| format!("user:{n:03}")));
-    for key in &expected {
-        client.ask(&format!("SET {key} v"));
-    }
-    assert_eq!(scan_all(&mut client, "COUNT 7", |_| false), expected);
-    assert_eq!(scan_all(&mut client, "", |_| false), expected);
-    assert_eq!(scan_all(&mut client, "MATCH user:*", |_| false), expected[40..]);
-    assert_eq!(scan_all(&mut client, "MATCH *5 COUNT 3", |_| false).len(), 8);
-    assert_eq!(scan_all(&mut client, "MATCH k", |_| false), [""; 0]);
-    // Every fourth step comes to another core: some keys come twice, none is missed.
-    let mut found = scan_all(&mut client, "COUNT 7", |step| step % 4 == 3);
-    assert!(found.len() > expected.len());
-    found.sort();
-    found.dedup();
-    assert_eq!(found, expected);
-}
-
-#[test]
-fn a_scan_of_many_empty_ranges_pauses_and_ends() {
-    let splits: Vec<Vec<u8>> = (1..=200_u8).map(|byte| vec![byte]).collect();
-    let splits: Vec<&[u8]> = splits.iter().map(Vec::as_slice).collect();
-    let mut client = Client::new(&splits);
-    client.ask("SET z 1");
-    client.send(b"SCAN 0\r\n");
-    let mut hops = 0;
-    while !client.backend.queue.is_empty() {
-        client.deliver(0);
-        hops += 1;
-    }
-    assert_eq!(hops, 64);
-    client.output();
-    assert_eq!(scan_all(&mut client, "", |_| false), ["z"]);
 }
 
 #[test]
@@ -640,90 +469,4 @@ fn clients_describe_themselves() {
     let info = client.ask("INFO server");
     assert!(info.contains("# Server") && !info.contains("# Clients"));
     assert!(client.ask("INFO").contains("# Oarlock"));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
-    /// Whatever is sent, in whatever pieces and with outcomes in whatever order: no panic, and the
-    /// bytes that are held stay bounded.
-    #[test]
-    fn no_bytes_break_a_session(
-        pieces in prop::collection::vec(piece(), 1..30),
-        order in prop::collection::vec(any::<prop::sample::Index>(), 30),
-    ) {
-        let mut client = three_ranges();
-        for (bytes, at) in pieces.iter().zip(order) {
-            client.send(bytes);
-            if !client.backend.queue.is_empty() {
-                client.deliver(at.index(client.backend.queue.len()));
-            }
-        }
-        client.deliver_all();
-        client.output();
-        client.deliver_all();
-        prop_assert!(client.session.parser().reserved_bytes() < 1 << 20);
-    }
-
-    /// Whatever order the ranges answer in, each command has the answer that a single store that
-    /// carries out one command after the other gives.
-    #[test]
-    fn a_pipeline_is_answered_as_if_one_after_the_other(
-        commands in prop::collection::vec(data_command(), 1..40),
-        order in prop::collection::vec(any::<prop::sample::Index>(), 200),
-    ) {
-        let mut one = Client::new(&[]);
-        let expected: String = commands.iter().map(|command| one.ask(command)).collect();
-        let mut client = three_ranges();
-        let sent: String = commands.iter().map(|command| format!("{command}\r\n")).collect();
-        client.send(sent.as_bytes());
-        let mut order = order.into_iter().cycle();
-        while !client.backend.queue.is_empty() {
-            // Of the writes to one range, the first goes first: the backend's promise.
-            let at = order.next().unwrap().index(client.backend.queue.len());
-            let chosen = &client.backend.queue[at];
-            let first_write = client.backend.queue.iter().position(|submitted| {
-                submitted.group == chosen.group && !submitted.request.is_read()
-            });
-            let at = if chosen.request.is_read() { at } else { first_write.unwrap_or(at) };
-            client.deliver(at);
-        }
-        prop_assert_eq!(client.output(), expected);
-    }
-}
-
-fn piece() -> impl Strategy<Value = Vec<u8>> {
-    let word = prop_oneof![
-        Just("SET a 1\r\n".to_owned()),
-        Just("*2\r\n$3\r\nGET\r\n$1\r\na\r\n".to_owned()),
-        Just("MULTI\r\n".to_owned()),
-        Just("EXEC\r\n".to_owned()),
-        Just("WATCH a\r\n".to_owned()),
-        Just("SCAN 0\r\n".to_owned()),
-        Just("MGET a k z\r\n".to_owned()),
-        Just("OARLOCK ONCE x OARLOCK ONCE".to_owned()),
-        Just("HELLO 3\r\n".to_owned()),
-        Just("CLIENT REPLY SKIP\r\n".to_owned()),
-        Just("*3\r\n$3\r\nSET\r\n$9".to_owned()),
-    ];
-    prop_oneof![
-        4 => word.prop_map(String::into_bytes),
-        1 => prop::collection::vec(any::<u8>(), 0..40),
-        1 => "[*$:\r\n0-9 \"'a-z]{0,40}".prop_map(String::into_bytes),
-    ]
-}
-
-fn data_command() -> impl Strategy<Value = String> {
-    let key = prop::sample::select(vec!["a", "b", "k", "z"]);
-    (0..9, key.clone(), key).prop_map(|(kind, a, b)| match kind {
-        0 => format!("INCR {a}"),
-        1 => format!("GET {a}"),
-        2 => format!("SET {a} 5 GET"),
-        3 => format!("MGET {a} {b}"),
-        4 => format!("DEL {a} {b}"),
-        5 => format!("EXISTS {a} {b}"),
-        6 => "DBSIZE".to_owned(),
-        7 => "OARLOCK SCAN \"\" \"\"".to_owned(),
-        _ => "PING".to_owned(),
-    })
 }
