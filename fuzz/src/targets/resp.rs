@@ -6,7 +6,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
-use oarlock::net::commands::{self, KeyLimits};
+use oarlock::net::commands::KeyLimits;
 use oarlock::net::resp::{Parser, ParserLimits, ProtocolError};
 use oarlock::net::session::{
     self, ClientLimits, ClientRecord, ConnectionId, CoreState, Host, Session,
