@@ -6,9 +6,8 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
-use common::{Cluster, Load, Options, PROGRAM, Shape, eventually};
+use common::{Cluster, Load, Options, Shape, eventually};
 use oarlock::bench::cluster_map;
 
 /// How many replicas each node has by the map of `asked`, the meta group's aside.
@@ -37,14 +36,6 @@ fn wait_until_empty(cluster: &Cluster, node: u64) {
     });
 }
 
-/// Runs a command against node 1.
-fn oarlock(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
-    let address = cluster.local.node(1).client_address.to_string();
-    let output = Command::new(PROGRAM).args(args).args(["--addr", &address]).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
-}
-
 fn cluster(name: &str, gone_after_ms: u64) -> Cluster {
     let placement = vec![("placement_gone_after_ms", gone_after_ms)];
     Cluster::start(name, Options { nodes: 4, ranges: 8, placement, ..Options::default() })
@@ -55,23 +46,23 @@ fn a_node_is_drained_and_filled_again_under_load() {
     let cluster = cluster("placement-drain", 300_000);
     let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
     load.progress(300);
-    let (code, text) = oarlock(&cluster, &["node", "drain", "2"]);
+    let (code, text) = cluster.command(1, &["node", "drain", "2"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("no range has a replica on node 2 any more; 6 have left"), "{text}");
     wait_until_empty(&cluster, 2);
     load.progress(300);
     assert!(!replicas_by_map(&cluster, 1).unwrap().contains_key(&2));
     eventually("a plan without tasks", || {
-        let (_, text) = oarlock(&cluster, &["placement", "plan"]);
+        let (_, text) = cluster.command(1, &["placement", "plan"]);
         if text == "nothing to do\n" { Ok(()) } else { Err(text) }
     });
-    let (code, text) = oarlock(&cluster, &["placement", "explain", "1"]);
+    let (code, text) = cluster.command(1, &["placement", "explain", "1"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("g1") && text.contains("n1/c"), "{text}");
-    let (code, text) = oarlock(&cluster, &["node", "drain", "9"]);
+    let (code, text) = cluster.command(1, &["node", "drain", "9"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("the cluster has no node 9"), "{text}");
-    let (code, text) = oarlock(&cluster, &["node", "serve", "2"]);
+    let (code, text) = cluster.command(1, &["node", "serve", "2"]);
     assert_eq!((code, text.as_str()), (Some(0), "node 2 may have replicas again\n"));
     eventually("an even spread", || {
         let counts = replicas_by_map(&cluster, 4)?;

@@ -6,9 +6,8 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
-use common::{Cluster, Load, Options, PROGRAM, Shape, call_until_ok, eventually};
+use common::{Cluster, Load, Options, Shape, call_until_ok, eventually};
 use oarlock::bench::client::Answer;
 use oarlock::bench::cluster_map::{self, RangeRow};
 
@@ -55,15 +54,6 @@ fn assert_whole(ranges: &[RangeRow]) {
     }
     let groups: BTreeSet<u64> = ranges.iter().map(|range| range.group).collect();
     assert_eq!(groups.len(), ranges.len());
-}
-
-/// Runs `oarlock range` against node 2.
-fn range_command(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
-    let address = cluster.local.node(2).client_address.to_string();
-    let args = [&["range"], args, &["--addr", &address]].concat();
-    let output = Command::new(PROGRAM).args(args).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
 }
 
 fn cluster(name: &str) -> Cluster {
@@ -155,7 +145,7 @@ fn ranges_divide_by_themselves_by_load_and_by_size() {
 #[test]
 fn what_can_not_be_cut_is_said() {
     let cluster = cluster("ranges-wrong");
-    let range = |args: &[&str]| range_command(&cluster, args);
+    let range = |args: &[&str]| cluster.command(2, &[&["range"], args].concat());
     let (code, text) = range(&["split", "m"]);
     assert_eq!((code, text.as_str()), (Some(0), "group 2 has the keys from m to - now\n"));
     let (code, text) = range(&["split", "m"]);
@@ -248,16 +238,17 @@ fn replicas_move_to_other_nodes_and_back_under_load() {
     let text = |number: u64| number.to_string();
     let group = text(first.group);
     let nodes: Vec<String> = first.replicas.iter().copied().map(text).collect();
-    let (code, said) = range_command(&cluster, &["move", &group, "--to", &nodes.join(",")]);
+    let (code, said) = cluster.command(2, &["range", "move", &group, "--to", &nodes.join(",")]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("begin to learn") && said.contains(&format!("range {group} is on")));
-    let (code, said) = range_command(&cluster, &["transfer", &group, "--to", &text(first.leader)]);
+    let (code, said) =
+        cluster.command(2, &["range", "transfer", &group, "--to", &text(first.leader)]);
     assert_eq!(code, Some(0), "{said}");
     for (args, why) in [
-        (["move", "99", "--to", "1"], "there is no range 99"),
-        (["move", &group, "--to", "1,2,99"], "the cluster has no such node"),
+        (["range", "move", "99", "--to", "1"], "there is no range 99"),
+        (["range", "move", &group, "--to", "1,2,99"], "the cluster has no such node"),
     ] {
-        let (code, said) = range_command(&cluster, &args);
+        let (code, said) = cluster.command(2, &args);
         assert!(code == Some(1) && said.contains(why), "{said}");
     }
     for range in rest {

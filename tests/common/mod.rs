@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -189,6 +190,14 @@ impl Cluster {
 
     pub(crate) fn status(&self, id: u64) -> io::Result<NodeStatus> {
         cluster_map::status(&mut self.local.node(id).client()?)
+    }
+
+    /// Runs a command of the program against a node: its exit code, and all that it printed.
+    pub(crate) fn command(&self, id: u64, args: &[&str]) -> (Option<i32>, String) {
+        let address = self.local.node(id).client_address.to_string();
+        let output = Command::new(PROGRAM).args(args).args(["--addr", &address]).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
     }
 
     pub(crate) fn data_dir(&self, id: u64) -> PathBuf {
