@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_codec::GroupMessage;
-use oarlock_raft::{Body, Configuration, LogPosition, Message, Rebuild};
+use oarlock_raft::{Body, Configuration, HardState, LogPosition, Message, Rebuild};
+use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, RebuildError, RebuildStage, SplitBase};
 use oarlock_shard::split::SplitError;
 use oarlock_shard::support_table::TableConfig;
@@ -236,4 +237,17 @@ fn a_state_whose_range_is_not_served_is_told_to_be_lost() {
     assert_eq!(unmade(), [GROUP, OTHER]);
     assert_eq!(unmade(), []);
     assert!(!shard.has_replica(GROUP) && !shard.has_replica(OTHER));
+}
+
+/// It may have voted in a later term than that of the leader whose word makes it again.
+#[test]
+fn what_is_made_again_has_the_term_that_it_had() {
+    let mut shard = shard(2);
+    let hard_state = HardState { term: Term(5), vote: Some(NodeId(3)) };
+    let last = LogPosition { index: Index(7), term: Term(4) };
+    shard.note_departed(GROUP, Departed { hard_state, last });
+    for group in [GROUP, OTHER] {
+        shard.create(&Wanted { group, from: NodeId(2), term: Term(4) }, None);
+    }
+    assert_eq!((shard.term(GROUP), shard.term(OTHER)), (Some(Term(5)), Some(Term(4))));
 }

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use goldenscript::{Command, Context};
 use oarlock_codec::{GroupMessage, Lane};
 use oarlock_raft::{Body, Message, Release};
-use oarlock_store::{self as store, Expiry, Request, SetCondition};
-use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, Term};
+use oarlock_store::{self as store, Expiry, Order, RangeReport, Request, SetCondition};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Index, Limits, NodeId, Term};
 use support::{World, plan};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -27,6 +27,10 @@ struct Script {
 
 fn node(text: &str) -> Result<NodeId, Box<dyn Error>> {
     Ok(NodeId(text.strip_prefix('n').ok_or("a node is n1, n2, …")?.parse()?))
+}
+
+fn nodes(list: &str) -> Result<Vec<NodeId>, Box<dyn Error>> {
+    list.split(',').filter(|text| !text.is_empty()).map(node).collect()
 }
 
 fn group(text: &str) -> Result<GroupId, Box<dyn Error>> {
@@ -63,7 +67,7 @@ impl Script {
         self.world.as_mut().expect("`cluster` comes first")
     }
 
-    /// `cluster nodes=3 cores=1 groups=1 limit=value…`: forms one, and lets it settle.
+    /// `cluster nodes=3 copies=3 cores=1 groups=1 limit=value…`: forms one, and lets it settle.
     fn form(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let mut take = |key: &str, default: u64| -> Result<u64, Box<dyn Error>> {
@@ -71,12 +75,14 @@ impl Script {
         };
         let (nodes, cores) = (take("nodes", 3)?, take("cores", 1)?);
         let (groups, settle) = (take("groups", 1)?, take("settle", 1500)?);
+        let copies = usize::try_from(take("copies", 5)?)?;
         let segment_bytes = take("segment_bytes", 1 << 20)?;
         let mut limits = Limits { entry_bytes_max: 200 << 10, ..Limits::default() };
         while let Some((key, value)) = args.next_key() {
             set_limit(&mut limits, key, value.parse()?)?;
         }
         let mut plan = plan(nodes, u16::try_from(cores)?, groups, limits);
+        plan.ranges.iter_mut().for_each(|range| range.replicas.truncate(copies));
         plan.segment_bytes = segment_bytes;
         plan.frame_bytes_max = plan.frame_bytes_max.min(usize::try_from(segment_bytes / 4)?);
         let mut world = World::new(plan, 1);
@@ -324,13 +330,76 @@ impl Script {
         Ok(())
     }
 
+    /// `order n1 g1 voters=n1,n2,n4`, `order n1 g1 leader=n2`, `order n1 g1 cut=m`: asks that of the range, as
+    /// operators do. With `epoch=2`, `count=10` (so many times).
+    fn order(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let epoch = args.take_key("epoch").unwrap_or("1").parse()?;
+        let count: u64 = args.take_key("count").unwrap_or("1").parse()?;
+        let id = node(args.next_pos().ok_or("whom?")?)?;
+        let group = group(args.next_pos().ok_or("which group?")?)?;
+        let order = match args.next_key().ok_or("what?")? {
+            ("voters", list) => {
+                Order::Place { voters: nodes(list)?.into_iter().map(NodeId::get).collect() }
+            }
+            ("leader", to) => Order::Transfer { to: node(to)?.get() },
+            ("cut", at) => Order::Split { at: Bytes::from(at.to_owned()) },
+            (other, _) => return Err(format!("no order {other}").into()),
+        };
+        args.reject_next()?;
+        let request = Request::one(store::Command::Order(order));
+        for _ in 0..count {
+            let token = self.w().ask(id, group, epoch, request.clone());
+            self.open.push(token);
+        }
+        Ok(())
+    }
+
+    /// `ids n1 8,9`: ids for new groups; `soon n1 g1 m`: its range is to be cut there once there is one.
+    fn cut(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let what = args.next_pos().ok_or("which?")?;
+        let at = args.next_pos().map(|at| Bytes::from(at.to_owned()));
+        args.reject_next()?;
+        let shard = &mut self.w().node(id).life.as_mut().ok_or("it is down")?.cores[0].shard;
+        match at {
+            Some(at) => shard.cut_soon(group(what)?, at),
+            None => {
+                let ids: Result<Vec<u64>, _> = what.split(',').map(str::parse).collect();
+                shard.give_ids(ids?.into_iter().map(GroupId));
+            }
+        }
+        Ok(())
+    }
+
+    /// `destroy n3 g1`: ends its replica by what the group's leader says of the members; `by=7` by the entry of
+    /// that index.
+    fn destroy(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let by: Option<u64> = args.take_key("by").map(str::parse).transpose()?;
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let group = group(args.next_pos().ok_or("which group?")?)?;
+        args.reject_next()?;
+        let w = self.w();
+        let by = match by {
+            Some(by) => Index(by),
+            None => {
+                let leader = w.leader(group).ok_or("nobody leads it")?;
+                let shard = &w.node(leader).life.as_ref().ok_or("it is down")?.cores[0].shard;
+                shard.range(group).ok_or("its members change")?.1
+            }
+        };
+        let departure =
+            w.node(id).life.as_mut().ok_or("it is down")?.cores[0].shard.destroy(group, by);
+        w.trace.line(format!("{id} {group} by {}: {departure:?}", by.get()));
+        Ok(())
+    }
+
     /// `transfer n1 g1 n2`: n1's replica hands the leadership over; `members n1 g1 n1,n2
     /// learners=n3`: it makes these the members; `unfinished n1 g1`: what waits on the group's core.
     fn administer(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
-        let nodes = |list: &str| -> Result<Vec<NodeId>, Box<dyn Error>> {
-            list.split(',').filter(|text| !text.is_empty()).map(node).collect()
-        };
         let learners = nodes(args.take_key("learners").unwrap_or(""))?;
         let id = node(args.next_pos().ok_or("who?")?)?;
         let group = group(args.next_pos().ok_or("which group?")?)?;
@@ -351,6 +420,22 @@ impl Script {
             _ => shard.unfinished().join(", "),
         };
         w.trace.line(format!("{id} {group}: {said}"));
+        Ok(())
+    }
+
+    /// `report n1 g1`: what its leader tells placement of a range.
+    fn report(&mut self, command: &Command) -> Outcome {
+        let mut args = command.consume_args();
+        let id = node(args.next_pos().ok_or("whose?")?)?;
+        let group = group(args.next_pos().ok_or("of which group?")?)?;
+        args.reject_next()?;
+        let w = self.w();
+        let report = w.node(id).life.as_ref().ok_or("it is down")?.cores[0].shard.report(group);
+        let told = report.map_or("nothing".to_owned(), |report| {
+            let RangeReport { term, leader, keys, lagging, .. } = report;
+            format!("term {term}, led by {leader}, {keys} keys, lagging {lagging:?}")
+        });
+        w.trace.line(format!("{id} {group}: {told}"));
         Ok(())
     }
 
@@ -432,9 +517,13 @@ impl Script {
             "release" => self.release(command),
             "crash" | "restart" => self.lifecycle(command),
             "split" => self.split(command),
+            "order" => self.order(command),
+            "ids" | "soon" => self.cut(command),
+            "destroy" => self.destroy(command),
             "lose" | "rebuild" | "stage" => self.rebuild(command),
             "transfer" | "members" | "unfinished" => self.administer(command),
             "status" => self.status(command),
+            "report" => self.report(command),
             "files" | "segments" => self.show(command),
             "leaders" => {
                 self.leaders();
@@ -535,4 +624,12 @@ scripts! {
     split_led_by_nobody
     split_of_a_split
     split_sends_back
+    moves
+    move_leader
+    move_waits
+    orders_refused
+    cuts
+    cuts_wait
+    departure
+    departure_waits
 }

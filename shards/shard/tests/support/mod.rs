@@ -427,7 +427,13 @@ impl World {
             self.trace.line(format!("{addr} {group} can not be read back from the log"));
         }
         output.settled.clear();
-        output.splits.drain(..).for_each(|split| self.trace.split(addr, &split));
+        for split in output.splits.drain(..) {
+            self.trace.split(addr, &split);
+            self.plan.note_split(&split);
+        }
+        if std::mem::take(&mut output.wants_ids) {
+            self.trace.wants_ids(addr);
+        }
         for wanted in output.wanted.drain(..) {
             shard.create(&wanted, self.plan.formed(wanted.group));
         }
@@ -473,7 +479,7 @@ impl World {
         let (core, replicas) = (self.core_of(group), self.range(group).replicas.clone());
         let life = self.node(id).life.as_mut().expect("the node is up");
         life.cores[usize::from(core.get())].shard.split(group, at, child)?;
-        if self.plan.ranges.iter().all(|range| range.group != child) {
+        if !self.plan.has(child) {
             self.plan.ranges.push(Range { group: child, replicas, is_formed: false });
         }
         Ok(())

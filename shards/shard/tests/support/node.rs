@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use oarlock_codec::{GroupMessage, Lane};
 use oarlock_raft::{Configuration, SnapshotMeta};
+use oarlock_shard::moves::Departed;
 use oarlock_shard::pulse::{CoreProgress, PulseAgent, PulseConfig};
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{
     CheckpointFile, FileDone, FileJob, Homes, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
-    SharedSupport,
+    SharedSupport, Split,
 };
 use oarlock_store::{Loader, Request, Store};
 use oarlock_types::{
@@ -52,6 +53,22 @@ impl Plan {
     pub fn formed(&self, group: GroupId) -> Option<RangeBounds> {
         let is_formed = self.ranges.iter().any(|range| range.group == group && range.is_formed);
         is_formed.then(RangeBounds::everything)
+    }
+
+    pub fn has(&self, group: GroupId) -> bool {
+        self.ranges.iter().any(|range| range.group == group)
+    }
+
+    /// What a split makes belongs to the plan from then on.
+    pub fn note_split(&mut self, split: &Split) {
+        let (parent, child) = (split.parent.0, split.child.0);
+        let core = self.ranges.iter().find(|range| range.group == parent);
+        let core = core.map_or(CoreId(0), |range| range.replicas[0].core);
+        if !self.has(child) {
+            let replicas = split.members.voters.iter().map(|node| CoreAddr::new(*node, core));
+            let replicas = replicas.collect();
+            self.ranges.push(Range { group: child, replicas, is_formed: false });
+        }
     }
 }
 
@@ -225,6 +242,10 @@ impl Node {
         let lost: BTreeSet<GroupId> = self.lost.iter().filter_map(is_lost).collect();
         for (group, found) in groups.iter().filter(|(group, _)| !lost.contains(group)) {
             assert!(!found.damaged, "{addr}: {group} is damaged");
+            if let Some(departed) = Departed::of(found) {
+                shard.note_departed(*group, departed);
+                continue;
+            }
             let delay = wait + random.between(Duration::ZERO, spread * 2);
             let load = |checkpoint: &SnapshotMeta, loader| {
                 Ok::<_, Infallible>(load(disk, *group, checkpoint, loader))

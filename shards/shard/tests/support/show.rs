@@ -14,7 +14,7 @@ use oarlock_types::{CoreAddr, GroupId, NodeId, RangeBounds};
 /// What is told, and what was.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// Of `frames`, `messages`, `files`, `leaders`, `splits`.
+    /// Of `frames`, `messages`, `files`, `leaders`, `splits`, `ids`.
     pub wanted: BTreeSet<String>,
     pub lines: Vec<String>,
 }
@@ -67,6 +67,12 @@ impl Trace {
             let (left, right) = (bounds(left), bounds(right));
             let led = if split.leads { ", led here" } else { "" };
             self.line(format!("{at} {parent} {left} and {child} {right}{led}"));
+        }
+    }
+
+    pub fn wants_ids(&mut self, at: CoreAddr) {
+        if self.wants("ids") {
+            self.line(format!("{at} wants ids for new groups"));
         }
     }
 
@@ -215,6 +221,7 @@ pub fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Ok => "OK".to_owned(),
         Reply::Nil => "nil".to_owned(),
+        Reply::Simple(text) => text.clone(),
         Reply::Int(number) => number.to_string(),
         Reply::Bulk(bytes) if bytes.len() <= 32 => String::from_utf8_lossy(bytes).into_owned(),
         Reply::Bulk(bytes) => format!("({} bytes)", bytes.len()),
