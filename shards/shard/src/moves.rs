@@ -139,7 +139,8 @@ impl Shard {
             // None of them votes yet, or can be reached: it leads them for now.
             next.push(own);
         }
-        if !is_same(&now.voters, &next) {
+        // Who is left of a move that was given up only learns: it leaves with this.
+        if !is_same(&now.voters, &next) || !now.learners.is_empty() {
             self.change_configuration(group, next, Vec::new())?;
         }
         Ok(MoveStep::Changing)

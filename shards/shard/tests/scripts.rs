@@ -627,6 +627,7 @@ scripts! {
     moves
     move_leader
     move_waits
+    move_leftovers
     orders_refused
     cuts
     cuts_wait
