@@ -33,10 +33,10 @@ settings! {
         cores: Option<Cores> = None, in 1..=1024, like "2";
         /// The client address (HOST:PORT, or several with commas) of a node of a running cluster that this
         /// node is to join. It needs no section `cluster` then. It may stay when the node has joined.
-        join: String = String::new(), like "\"10.0.0.1:6379\"";
+        join: String = String::new();
         /// Where a node that joins stands: replicas of a range are kept in different zones as far as there
         /// are some. Others have theirs in `initial_nodes`.
-        zone: String = String::new(), like "\"rack-7\"";
+        zone: String = String::new();
     }
 
     /// How the cluster is formed. It must be the same on every node.

@@ -105,6 +105,9 @@ pub fn parse(text: &str) -> Option<MapCopy> {
             None => members.push(members::read(line)?),
         }
     }
+    if !members.is_sorted_by(|one: &Member, next| one.entry.id < next.entry.id) {
+        return None;
+    }
     let meta = ranges.iter().position(|range| range.group == GroupId::META)?;
     let meta = ranges.swap_remove(meta);
     let map = RangeMap::new(version, ranges, meta).ok()?;

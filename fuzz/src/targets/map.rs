@@ -5,11 +5,13 @@
 //! asked for; one that changed on the disk is refused; memory is a few times what was read.
 
 use bytes::Bytes;
+use oarlock::config::NodeEntry;
 use oarlock::disk::atomic_file::seal;
-use oarlock::disk::map_copy;
+use oarlock::disk::map_copy::{self, MapCopy};
+use oarlock::members::Member;
 use oarlock::range_text;
 use oarlock_types::range_map::Range;
-use oarlock_types::{GroupId, NodeId, RangeEpoch, RangeMap};
+use oarlock_types::{DiskId, GroupId, NodeId, RangeEpoch, RangeMap};
 
 use crate::memory;
 use crate::source::Source;
@@ -21,6 +23,7 @@ pub(super) const WORDS: &[&[u8]] = &[
     b"{\"group\":0,\"epoch\":1,\"start\":\"\",\"end\":null,\"replicas\":[[1,0]]}\n",
     b"{\"group\":1,\"epoch\":2,\"start\":\"\",\"end\":\"6d\",\"replicas\":[[1,0],[2,1]]}\n",
     b"{\"group\":2,\"epoch\":2,\"start\":\"6d\",\"end\":null,\"replicas\":[[1,0],[2,1]]}\n",
+    b"{\"node\":{\"id\":4,\"peer_address\":\"10.0.0.4:1\",\"client_address\":\"10.0.0.4:2\",\"cores\":2},\"disk\":\"0000000000000000000000000000000c\"}\n",
     b"\"end\":null",
     b"\"end\":\"ff\"",
     b"\"start\":\"\"",
@@ -39,7 +42,7 @@ const TEXT_FACTOR: usize = 64;
 pub(super) fn run(input: &[u8]) -> u64 {
     let mut source = Source::new(input);
     match source.byte() % 4 {
-        0 => outcome(&copy(source.rest()).map(|map| map.len())),
+        0 => outcome(&copy(source.rest()).map(|copy| copy.map.len())),
         1 => sealed(source),
         2 => damaged(source),
         _ => line(source.rest()),
@@ -47,20 +50,23 @@ pub(super) fn run(input: &[u8]) -> u64 {
 }
 
 /// Reads a copy; what it says is written and read again.
-fn copy(bytes: &[u8]) -> Option<RangeMap> {
+fn copy(bytes: &[u8]) -> Option<MapCopy> {
     // A file that is no text is refused before it is read.
     let text = std::str::from_utf8(bytes).ok()?;
-    let map = memory::bounded(bytes.len() * TEXT_FACTOR, || map_copy::parse(text))?;
+    let copy = memory::bounded(bytes.len() * TEXT_FACTOR, || map_copy::parse(text))?;
+    let map = &copy.map;
     assert!(map.is_whole(), "a key has no range");
     for range in map.ranges() {
         assert_eq!(map.find(range.start), Some(range), "another range has its first key");
         assert_eq!(map.group(range.group), Some(range), "another range has its group");
     }
-    let again = map_copy::text(&map);
+    let ids = copy.members.windows(2).map(|pair| (pair[0].entry.id, pair[1].entry.id));
+    assert!(ids.into_iter().all(|(one, next)| one < next), "nodes are found by their ids");
+    let again = map_copy::text(&copy);
     let read = map_copy::parse(&again).expect("what was written can be read");
-    assert_eq!(read.version(), map.version());
+    assert_eq!(read.map.version(), map.version());
     assert_eq!(map_copy::text(&read), again, "it is not read as it is written");
-    Some(map)
+    Some(copy)
 }
 
 /// Any lines behind a right checksum: what a bug would write. The first two may be right ones.
@@ -71,18 +77,31 @@ fn sealed(mut source: Source<'_>) -> u64 {
         format!("oarlock map 1\nversion = {}\n", source.short())
     };
     body.push_str(&String::from_utf8_lossy(source.rest()));
-    outcome(&copy(seal(&body).as_bytes()).map(|map| map.len()))
+    outcome(&copy(seal(&body).as_bytes()).map(|copy| copy.map.len()))
 }
 
 /// A sound copy that changed on the disk.
 fn damaged(mut source: Source<'_>) -> u64 {
     let map = sample(&mut source);
-    let sound = map_copy::text(&map);
+    let members = (4..4 + u64::from(source.byte() % 3)).map(member).collect();
+    let sound = map_copy::text(&MapCopy { map: map.clone(), members });
     let mut bytes = sound.clone().into_bytes();
     source.damage(&mut bytes);
     let read = copy(&bytes);
     assert_eq!(read.is_some(), bytes == sound.as_bytes(), "{}", bytes.escape_ascii());
     outcome(&(map.len(), read.is_some()))
+}
+
+fn member(id: u64) -> Member {
+    let entry = NodeEntry {
+        id: NodeId(id),
+        peer_address: ([10, 0, 0, 1], 16379).into(),
+        client_address: ([10, 0, 0, 1], 6379).into(),
+        cores: 2,
+        core_ports: Vec::new(),
+        zone: String::new(),
+    };
+    Member { entry, disk: DiskId(u128::from(id)) }
 }
 
 /// A map after some splits.

@@ -371,3 +371,69 @@ proptest! {
         prop_assert_eq!(meta.ranges(), all(&truth));
     }
 }
+
+fn candidate(disk: u128, wanted: u64) -> Member {
+    let line = format!(
+        "{{\"node\":{{\"id\":{wanted},\"peer_address\":\"10.0.0.4:1\",\"client_address\":\"10.0.0.4:2\",\
+         \"cores\":1}},\"disk\":\"{disk:032x}\"}}"
+    );
+    crate::members::read(line.as_bytes()).unwrap()
+}
+
+const FORMED_OF: [NodeId; 2] = [NodeId(1), NodeId(2)];
+
+#[test]
+fn nodes_that_join_get_ids_that_nobody_has_had() {
+    let map = formation(3);
+    let (mut one, mut two) = (keeper(&map), keeper(&map));
+    let (mut meta, mut now) = (Meta::new(), Mono(0));
+    settle(&mut one, &mut meta, &mut now);
+    // Two nodes let newcomers in at once; one comes to both, and one wants an id of its own.
+    assert_eq!(one.join(&candidate(7, 0), &FORMED_OF), Ok(None));
+    assert_eq!(one.join(&candidate(8, 0), &FORMED_OF), Ok(None));
+    assert_eq!(two.join(&candidate(8, 0), &FORMED_OF), Ok(None));
+    assert_eq!(two.join(&candidate(9, 20), &FORMED_OF), Ok(None));
+    one.propose(split(&map, b"a", 9));
+    for _ in 0..3 {
+        settle(&mut one, &mut meta, &mut now);
+        two.heard(one.version());
+        settle(&mut two, &mut meta, &mut now);
+        one.heard(two.version());
+    }
+    let id = |keeper: &mut MapKeeper, disk| keeper.join(&candidate(disk, 0), &FORMED_OF).unwrap();
+    let mut ids: Vec<NodeId> = [7, 8, 9].map(|disk| id(&mut one, disk).unwrap()).to_vec();
+    assert_eq!(ids, [7, 8, 9].map(|disk| id(&mut two, disk).unwrap()));
+    assert_eq!(ids[2], NodeId(20));
+    ids.sort_unstable();
+    assert_eq!(ids, [NodeId(3), NodeId(4), NodeId(20)]);
+    assert_eq!(one.members, two.members);
+    assert_eq!(one.take_members().map(<[_]>::len), Some(3));
+    assert_eq!(one.take_members(), None, "they are told once");
+    assert_eq!(one.version(), two.version());
+    assert_eq!(all(&one.confirmed), all(&two.confirmed));
+    // The next one comes behind all of them.
+    assert_eq!(id(&mut one, 10), None);
+    settle(&mut one, &mut meta, &mut now);
+    assert_eq!(id(&mut one, 10), Some(NodeId(21)));
+    let taken = |wanted| JoinRefusal::IdTaken(NodeId(wanted));
+    assert_eq!(one.join(&candidate(11, 2), &FORMED_OF), Err(taken(2)));
+    assert_eq!(one.join(&candidate(11, 20), &FORMED_OF), Err(taken(20)));
+}
+
+#[test]
+fn who_reads_the_whole_map_reads_the_nodes_too() {
+    let map = formation(3);
+    let (mut one, mut meta, mut now) = (keeper(&map), Meta::new(), Mono(0));
+    settle(&mut one, &mut meta, &mut now);
+    assert_eq!(one.join(&candidate(7, 0), &FORMED_OF), Ok(None));
+    settle(&mut one, &mut meta, &mut now);
+    // What the operator has nodes do stands between nodes and ranges.
+    let (key, value) = (super::super::duties::key(NodeId(1)), Bytes::from_static(b"draining"));
+    meta.carry_out(Request::one(Command::SetNx { key, value }));
+    let change = Bytes::from_static(b"map/change/2");
+    meta.carry_out(Request::one(Command::Del { keys: vec![change] }));
+    let mut two = keeper(&map);
+    two.heard(one.version());
+    settle(&mut two, &mut meta, &mut now);
+    assert_eq!((two.version(), &two.members), (one.version(), &one.members));
+}
