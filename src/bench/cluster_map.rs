@@ -290,6 +290,19 @@ pub fn counters(client: &mut Client) -> io::Result<Counters> {
     Ok(parse_counters(&String::from_utf8_lossy(text)))
 }
 
+/// One number of a node's `INFO oarlock`, by its name.
+///
+/// # Errors
+/// If the node does not answer, or has no such number.
+pub fn gauge(client: &mut Client, name: &str) -> io::Result<u64> {
+    let answer = client.call(&[b"INFO", b"oarlock"])?;
+    let Answer::Bulk(text) = &answer else { return Err(unexpected("INFO oarlock", &answer)) };
+    let text = String::from_utf8_lossy(text);
+    let mut fields = text.lines().filter_map(|line| line.trim().split_once(':'));
+    let found = fields.find(|(field, _)| *field == name).and_then(|(_, value)| value.parse().ok());
+    found.ok_or_else(|| io::Error::other(format!("the node's INFO has no number {name}")))
+}
+
 fn parse_counters(text: &str) -> Counters {
     let mut counters = Counters::default();
     for line in text.lines() {

@@ -36,6 +36,7 @@ pub mod report;
 pub mod resp;
 pub mod routes;
 pub mod run;
+pub mod scale;
 pub mod schedule;
 pub mod series;
 pub mod sweep;

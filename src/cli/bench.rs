@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod load;
+pub mod scale;
 pub mod sweep;
 
 use std::io::{self, IsTerminal};
@@ -17,6 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::exit::Exit;
 use compare::CompareArgs;
 use load::LoadArgs;
+use scale::ScaleArgs;
 use sweep::SweepArgs;
 
 /// Put load on a server and measure it.
@@ -38,6 +40,8 @@ pub struct BenchArgs {
 enum Action {
     /// Measure at rising rates until the server no longer keeps up, and name the knee.
     Sweep(Box<SweepArgs>),
+    /// Measure what ranges cost that nobody asks for: a thousand, ten thousand, a hundred thousand.
+    Scale(ScaleArgs),
     /// Show runs side by side, from the files that --json wrote.
     Compare(CompareArgs),
 }
@@ -48,6 +52,7 @@ pub fn run(args: &BenchArgs) -> Exit {
     let ended = match &args.action {
         None => load::run(&args.load),
         Some(Action::Sweep(args)) => sweep::run(args),
+        Some(Action::Scale(args)) => scale::run(args),
         Some(Action::Compare(args)) => compare::run(args).map(|()| Exit::Ok),
     };
     match ended {

@@ -92,13 +92,17 @@ impl fmt::Display for SplitPoint {
     }
 }
 
-/// The first keys of all of `ranges` ranges but the first, evenly over the first two bytes.
-/// At most 65,536 ranges can be told apart so; more are taken as that many.
+/// The first keys of all of `ranges` ranges but the first, evenly over the first two bytes; over three, if there
+/// are more than 65,536. At most 2^24 ranges can be told apart so; more are taken as that many.
 #[must_use]
 pub fn split_points(ranges: u32) -> Vec<Vec<u8>> {
-    let ranges = u64::from(ranges).min(1 << 16);
-    let point = |i| u16::try_from(i * (1 << 16) / ranges).ok().map(|p| p.to_be_bytes().to_vec());
-    (1..ranges).filter_map(point).collect()
+    let ranges = ranges.min(1 << 24);
+    let bytes = if ranges <= 1 << 16 { 2 } else { 3 };
+    let point = |i: u32| {
+        let place = (u64::from(i) << (8 * bytes)) / u64::from(ranges);
+        place.to_be_bytes()[8 - bytes..].to_vec()
+    };
+    (1..ranges).map(point).collect()
 }
 
 impl Config {
@@ -231,6 +235,12 @@ pub(super) mod tests {
         assert_eq!(split_points(3), [[0x55, 0x55], [0xaa, 0xaa]]);
         assert_eq!(split_points(4), [[0x40, 0x00], [0x80, 0x00], [0xc0, 0x00]]);
         assert_eq!(split_points(65_536).last(), Some(&vec![0xff, 0xff]));
+        let many = split_points(100_000);
+        assert_eq!(
+            (many.len(), &many[0], &many[49_999]),
+            (99_999, &vec![0, 0, 167], &vec![0x80, 0, 0])
+        );
+        assert!(many.is_sorted_by(|one, next| one < next));
     }
 
     proptest! {

@@ -57,9 +57,10 @@ settings! {
   { id = 2, peer_address = \"10.0.0.2:16379\", client_address = \"10.0.0.2:6379\", cores = 2 },
   { id = 3, peer_address = \"10.0.0.3:16379\", client_address = \"10.0.0.3:6379\", cores = 2 },
 ]";
-        /// How many ranges the keys are cut into, evenly over their first two bytes.
+        /// How many ranges the keys are cut into, evenly over their first two bytes (three, if there are more
+        /// than 65,536).
         /// Unset: 16, or as many as `split_points` make.
-        initial_ranges: Option<u32> = None, in 1..=65_536, like "16";
+        initial_ranges: Option<u32> = None, in 1..=1_048_576, like "16";
         /// Where to cut instead: the first key of each range but the first, in order, as text or
         /// as 0x and hexadecimal digits. Evenly spaced points do not fit keys that begin alike.
         split_points: Vec<SplitPoint> = Vec::new(), like "[\"g\", \"p\", \"0xff00\"]";
