@@ -7,21 +7,16 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use oarlock_types::{CoreId, SegmentId};
-use oarlock_wal::layout::{BLOCK_BYTES, read_segment_header};
-use oarlock_wal::{Affected, Damage, Owner, Recovered, Recovery, SegmentReport, WalConfig};
+use oarlock_wal::{Affected, Damage, Recovered, SegmentReport};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::exit::Exit;
 use super::table;
-use crate::disk::buffer::AlignedBytes;
 use crate::disk::data_dir::peek_identity;
 use crate::disk::identity::Identity;
 use crate::disk::layout::CoreDir;
-use crate::disk::segments::{newest_marked, read_segment};
-
-/// The longest frame that is looked for behind the last one of a log.
-const FRAME_BYTES_MAX: usize = 8 << 20;
+use crate::disk::stopped;
 
 /// Looks into the write-ahead log of a stopped node.
 #[derive(Args, Clone, Debug)]
@@ -143,33 +138,9 @@ pub fn inspect(dir: &Path) -> io::Result<LogReport> {
 }
 
 fn read_core(dir: &CoreDir, core: CoreId, identity: &Identity) -> io::Result<CoreReport> {
-    let Identity { cluster, node, disk, .. } = *identity;
-    let owner = Owner { cluster, node, disk, core };
-    let files = dir.segments()?;
-    let mut bytes = AlignedBytes::default();
-    let mut recovery: Option<Recovery> = None;
-    for (id, path) in &files {
-        read_segment(path, &mut bytes).map_err(io::Error::other)?;
-        let recovery =
-            recovery.get_or_insert_with(|| Recovery::new(configuration(owner, bytes.as_slice())));
-        recovery.feed(*id, bytes.as_slice());
-    }
-    let mut recovery = recovery.unwrap_or_else(|| Recovery::new(configuration(owner, &[])));
-    if let Some(newest) = newest_marked(dir) {
-        recovery.expect_up_to(newest);
-    }
-    Ok(report(core, recovery.finish(), files.is_empty() && identity.incarnation.get() > 1))
-}
-
-/// The sizes that the log was written with, as far as its first segment tells.
-fn configuration(owner: Owner, first: &[u8]) -> WalConfig {
-    let header = read_segment_header(first).ok();
-    let block = BLOCK_BYTES as u64;
-    let told = header.map(|header| header.segment_bytes);
-    let told = told.filter(|bytes| bytes.is_multiple_of(block) && *bytes >= 2 * block);
-    let segment_bytes = told.unwrap_or(WalConfig::SEGMENT_BYTES_DEFAULT);
-    let longest = usize::try_from(segment_bytes - block).unwrap_or(FRAME_BYTES_MAX);
-    WalConfig { owner, segment_bytes, frame_bytes_max: longest.min(FRAME_BYTES_MAX) }
+    let recovered = stopped::read_log(dir, core, identity).map_err(io::Error::other)?;
+    let is_gone = recovered.segments.is_empty() && identity.incarnation.get() > 1;
+    Ok(report(core, recovered, is_gone))
 }
 
 fn report(core: CoreId, recovered: Recovered, all_gone: bool) -> CoreReport {

@@ -60,6 +60,12 @@ pub enum DataDirError {
         /// The data directory.
         path: PathBuf,
     },
+    /// No node was ever started on it.
+    #[error("{path} is no node's data directory: check the path", path = path.display())]
+    NothingThere {
+        /// The path.
+        path: PathBuf,
+    },
     /// Another process uses it.
     #[error(
         "the data directory {path} is in use by {holder}: stop that process, or choose another \
@@ -330,6 +336,19 @@ impl SegmentReads {
         read_segment(&path, into)?;
         Ok(Some((segment, path)))
     }
+}
+
+/// Locks a stopped node's directory for a tool that works on it while no node runs, and reads whose it is.
+/// Nothing in it changes.
+///
+/// # Errors
+/// When it is nobody's, a node runs on it, or it cannot be read.
+pub fn lock_stopped(path: &Path) -> Result<(Identity, File), DataDirError> {
+    let nothing = || DataDirError::NothingThere { path: path.to_owned() };
+    read_identity(path)?.ok_or_else(nothing)?;
+    let lock = lock(path)?;
+    // A node that has just ended may have changed it before.
+    Ok((read_identity(path)?.ok_or_else(nothing)?, lock))
 }
 
 /// Reads whose a directory is without locking it or raising its incarnation, for tools.

@@ -4,7 +4,8 @@
 //! [`map_copy`] and [`lost`] as its files ([`atomic_file`] replaces them durably) and [`layout`] the names in it; [`probe`] asks the
 //! system beforehand whether a node can run here; [`ring`] writes WAL frames from [`buffer`]s (the
 //! hot path, one per core); [`worker`] does everything slow on a thread of its own (one per node),
-//! as [`job`] describes it: [`segments`] and [`checkpoint`] are what it does.
+//! as [`job`] describes it: [`segments`] and [`checkpoint`] are what it does. [`stopped`] reads the logs of a
+//! node that does not run, and adds to them.
 
 pub mod atomic_file;
 pub mod buffer;
@@ -19,4 +20,5 @@ pub mod peers;
 pub mod probe;
 pub mod ring;
 pub mod segments;
+pub mod stopped;
 pub mod worker;

@@ -49,6 +49,11 @@ impl PeerDisks {
         self.known.get(&node).copied()
     }
 
+    /// All of them, in the order of the nodes.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, DiskId)> + '_ {
+        self.known.iter().map(|(node, disk)| (*node, *disk))
+    }
+
     /// Remembers a node's disk, durably; writes only what is new. Blocks for a disk write, which
     /// happens once in the life of a node's disk.
     ///
