@@ -2,8 +2,9 @@
 //!
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
-//! executors and their turns, [`runtime`] what their tasks run on, [`mod@bench`] the load driver, [`range_text`]
-//! what is written of a range, [`hex`] bytes as digits, [`abort`] ends the process on a bug.
+//! executors and their turns, [`runtime`] what their tasks run on, [`quorum_loss`] goes on from what survives,
+//! [`mod@bench`] the load driver, [`range_text`] what is written of a range, [`hex`] bytes as digits, [`abort`] ends
+//! the process on a bug.
 
 pub mod abort;
 pub mod bench;
@@ -15,5 +16,6 @@ pub mod logging;
 pub mod members;
 pub mod net;
 pub mod node;
+pub mod quorum_loss;
 pub mod range_text;
 pub mod runtime;

@@ -16,6 +16,7 @@ mod keys;
 pub mod node;
 pub mod placement;
 pub mod range;
+pub mod recover;
 pub mod replica;
 pub mod serve;
 pub mod settings;
@@ -60,6 +61,8 @@ enum Command {
     Replica(replica::ReplicaArgs),
     /// Show and verify the write-ahead log of a stopped node.
     Wal(wal::WalArgs),
+    /// Go on after the loss of a quorum for good, from what survives.
+    Recover(recover::RecoverArgs),
     /// Check and show the configuration.
     Config(config::ConfigArgs),
     /// Print a completion script for a shell.
@@ -87,6 +90,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Range(args) => range::run(&args).into(),
         Command::Replica(args) => replica::run(&args).into(),
         Command::Wal(args) => wal::run(&args).into(),
+        Command::Recover(args) => recover::run(&args).into(),
         Command::Config(args) => config::run(&args).into(),
         Command::Completions(args) => completions::run(&args, Cli::command()).into(),
     }

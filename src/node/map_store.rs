@@ -152,6 +152,37 @@ pub fn ids(reply: &Reply) -> Option<impl Iterator<Item = GroupId> + use<>> {
     Some((first..=last).map(GroupId))
 }
 
+/// Reads how far the map's versions and the groups' ids have come.
+#[must_use]
+pub fn read_heights() -> Request {
+    let commands = vec![Command::Get { key: VERSION }, Command::Get { key: GROUPS }];
+    Request { transaction: true, commands, ..Request::default() }
+}
+
+/// Reads the answer to [`read_heights`]: the map's version, and the largest id that was given out, zero where
+/// none was. `None` if there is no map.
+#[must_use]
+pub fn heights(reply: &Reply) -> Option<(u64, GroupId)> {
+    let Reply::Array(replies) = reply else { return None };
+    let mut numbers = replies.iter().map(|reply| {
+        let Reply::Bulk(text) = reply else { return None };
+        std::str::from_utf8(text).ok()?.parse().ok()
+    });
+    Some((numbers.next()??, GroupId(numbers.next()?.unwrap_or(0))))
+}
+
+/// Makes the map's version, and the largest id that was given out, what is said here, and writes these nodes:
+/// after a loss of the newest changes nobody must take a version for one that he has read, nor an id that a group
+/// has, and no node that is there may be forgotten.
+#[must_use]
+pub fn write_heights(version: u64, groups: GroupId, joined: &[Member]) -> Request {
+    let text = |number: u64| Bytes::from(number.to_string());
+    let mut pairs = vec![(VERSION, text(version)), (GROUPS, text(groups.get()))];
+    let member = |member: &Member| (member_key(member.entry.id), members::write(member).into());
+    pairs.extend(joined.iter().map(member));
+    Request::one(Command::MSet { pairs })
+}
+
 /// Reads nodes and ranges from a key on, in the order of their keys there.
 #[must_use]
 pub fn read_all(from: Bytes) -> Request {

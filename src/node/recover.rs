@@ -98,11 +98,23 @@ pub enum RecoverError {
 
 /// Why a checkpoint can not be loaded.
 #[derive(Debug, thiserror::Error)]
-enum CheckpointError {
+pub enum CheckpointError {
+    /// The file cannot be read.
     #[error("cannot read {path}: {source}", path = path.display())]
-    Read { path: PathBuf, source: io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It is not what was written.
     #[error("{path} is damaged: {source}", path = path.display())]
-    Damaged { path: PathBuf, source: LoadError },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: LoadError,
+    },
 }
 
 /// Reads the core's disk and makes its shard.
@@ -139,7 +151,8 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         let members = found.configuration.clone();
         let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
-        let load = |meta: &SnapshotMeta, loader| load_checkpoint(parts, group, meta, loader);
+        let load =
+            |meta: &SnapshotMeta, loader| load_checkpoint(&parts.directory, group, meta, loader);
         let formed = parts.formation.group(group).map(|range| range.bounds());
         match ReplicaSeed::recovered(group, found, &parts.limits, wait, formed, load) {
             Ok(seed) => {
@@ -320,15 +333,19 @@ fn tell_lost(parts: &RecoverParts, what: &str, groups: &[GroupId]) {
     tracing::error!("{}: {what} {} (kept in {})", parts.addr, names.join(" "), file.display());
 }
 
-fn load_checkpoint(
-    parts: &RecoverParts,
+/// Loads the checkpoint of a group that the log names.
+///
+/// # Errors
+/// When it cannot be read, or is not whole.
+pub fn load_checkpoint(
+    directory: &CoreDir,
     group: GroupId,
     meta: &SnapshotMeta,
     loader: Loader,
 ) -> Result<Store, CheckpointError> {
     let position = meta.position;
     let name = CheckpointName { group, index: position.index, term: position.term };
-    let path = parts.directory.checkpoint(name);
+    let path = directory.checkpoint(name);
     load_file(&path, meta.size_bytes, loader)
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) nodes: u64,
     pub(crate) cores: u16,
     pub(crate) ranges: u32,
+    /// Keys of the configuration's section `cluster`.
+    pub(crate) formation: Vec<(&'static str, u64)>,
     /// Keys of the configuration's section `limits`.
     pub(crate) limits: Vec<(&'static str, u64)>,
     /// Keys of the configuration's section `placement`.
@@ -63,8 +65,16 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let (limits, placement, splits) = (Vec::new(), Vec::new(), Vec::new());
-        Self { nodes: 3, cores: 2, ranges: 16, limits, placement, splits, data_dir: None }
+        Self {
+            nodes: 3,
+            cores: 2,
+            ranges: 16,
+            formation: Vec::new(),
+            limits: Vec::new(),
+            placement: Vec::new(),
+            splits: Vec::new(),
+            data_dir: None,
+        }
     }
 }
 
@@ -93,6 +103,7 @@ impl Cluster {
             Value::Table(keys.iter().map(|(key, n)| ((*key).to_owned(), number(*n))).collect())
         };
         let mut more = Table::from_iter([
+            ("cluster".to_owned(), section(&options.formation)),
             ("limits".to_owned(), section(&options.limits)),
             ("placement".to_owned(), section(&options.placement)),
             ("ranges".to_owned(), section(&options.splits)),

@@ -161,7 +161,7 @@ pub enum HandshakeRefusal {
         known: Incarnation,
     },
     /// The dialler comes with another data directory than the node had.
-    #[error("it knows this node with {known}: the data directory was replaced; rebuild the node")]
+    #[error("{}", wrong_disk(*known))]
     WrongDisk {
         /// The directory that it knows.
         known: DiskId,
@@ -172,4 +172,13 @@ pub enum HandshakeRefusal {
         /// How many there are.
         cores_count: u16,
     },
+}
+
+fn wrong_disk(known: DiskId) -> String {
+    if known == DiskId::NONE {
+        return "this node was given up for good by `oarlock recover`: give it a new id and an empty data \
+                directory"
+            .to_owned();
+    }
+    format!("it knows this node with {known}: the data directory was replaced; rebuild the node")
 }

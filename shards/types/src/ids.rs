@@ -92,6 +92,11 @@ impl Index {
     }
 }
 
+impl DiskId {
+    /// One that no data directory has. A node that is known by it was given up for good.
+    pub const NONE: Self = Self(u128::MAX);
+}
+
 impl GroupId {
     /// The group that holds the cluster's own map.
     pub const META: Self = Self(0);

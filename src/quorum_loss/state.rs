@@ -1,0 +1,225 @@
+//! What one stopped survivor has of each group, as plain data, and the file in which it goes to the host
+//! where the plan is made. It reads no log: [`super::collect`] does.
+
+use oarlock_raft::{Configuration, LogPosition};
+use oarlock_types::{
+    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeDescriptor, RangeEpoch,
+    Term, WallMs,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::fields::{digits, joined, members, number, position, ranges};
+use crate::disk::atomic_file::{seal, unseal};
+use crate::members::Member;
+
+/// The first line of a state's file says this.
+const FORMAT: &str = "oarlock recover state 1";
+
+/// What a survivor has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// Its cluster.
+    #[serde(with = "digits")]
+    pub cluster: ClusterId,
+    /// The node.
+    #[serde(with = "number")]
+    pub node: NodeId,
+    /// Its data directory's own identity.
+    #[serde(with = "digits")]
+    pub disk: DiskId,
+    /// How often it was started: a start changes what it has.
+    #[serde(with = "number")]
+    pub incarnation: Incarnation,
+    /// It may have lost replicas that nobody can name.
+    pub has_unnamed_losses: bool,
+    /// The disks of the other nodes, as it last saw them.
+    pub peers: Vec<KnownPeer>,
+    /// The newest version of the map of ranges that it had.
+    pub map_version: u64,
+    /// The nodes that have joined since the cluster was formed, as far as it knows.
+    #[serde(with = "joined")]
+    pub joined: Vec<Member>,
+    /// What the meta group's replica here says of the map, if there is one.
+    pub meta: Option<MetaState>,
+    /// Its replicas, in the order of their groups.
+    pub replicas: Vec<ReplicaState>,
+    /// The newest that it knows of each range.
+    #[serde(with = "ranges")]
+    pub ranges: Vec<RangeDescriptor>,
+}
+
+/// Another node's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPeer {
+    /// The node.
+    #[serde(with = "number")]
+    pub node: NodeId,
+    /// Its disk.
+    #[serde(with = "digits")]
+    pub disk: DiskId,
+}
+
+/// What the keys of the meta group say once all of its log is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaState {
+    /// The map's version.
+    pub map_version: u64,
+    /// The largest id that was given to a group; zero where none was.
+    #[serde(with = "number")]
+    pub groups: GroupId,
+}
+
+/// What is there of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaKind {
+    /// A replica whose log and checkpoint are sound.
+    Whole,
+    /// A replica was here and has ended.
+    Ended,
+    /// A replica lost a part of its log, or its checkpoint.
+    Lost,
+    /// Nothing, though the group counts on a replica here.
+    Absent,
+}
+
+/// A group's replica on a survivor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaState {
+    /// The group.
+    #[serde(with = "number")]
+    pub group: GroupId,
+    /// The core whose log has it.
+    #[serde(with = "number")]
+    pub core: CoreId,
+    /// What is there.
+    pub kind: ReplicaKind,
+    /// Its newest term.
+    #[serde(with = "number")]
+    pub term: Term,
+    /// The end of its log.
+    #[serde(with = "position")]
+    pub last: LogPosition,
+    /// Everything up to here is known to be committed: a checkpoint holds it, or a range that was cut off
+    /// proves it. How much more was committed is not on the disk.
+    #[serde(with = "number")]
+    pub committed: Index,
+    /// Up to here it, or one before it, has had the log.
+    #[serde(with = "position")]
+    pub reached: LogPosition,
+    /// It was rebuilt, and votes for nobody before its log holds this entry; else zero.
+    #[serde(with = "number")]
+    pub votes_from: Index,
+    /// The entry that says who the members are.
+    #[serde(with = "number")]
+    pub configured: Index,
+    /// It votes by this configuration, or by one that this one may not have replaced yet.
+    pub is_electable: bool,
+    /// The version of its bounds once all of its log is applied; zero where it is not known.
+    #[serde(with = "number")]
+    pub epoch: RangeEpoch,
+    /// When its newest write was made, by the clock of whoever led.
+    #[serde(with = "number")]
+    pub stamp: WallMs,
+    /// The newest members that it knows.
+    #[serde(with = "members")]
+    pub members: Configuration,
+    /// Entries behind its checkpoint that cut the range.
+    pub cuts: Vec<Cut>,
+}
+
+/// An entry that cuts a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The group that it makes.
+    #[serde(with = "number")]
+    pub child: GroupId,
+    /// The entry.
+    #[serde(with = "number")]
+    pub index: Index,
+}
+
+/// Why a file is of no use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileFault {
+    /// Another program, or another version, wrote it.
+    #[error("it begins with {found:?} instead of {wanted:?}: use the build that wrote it")]
+    Format {
+        /// What it says.
+        found: String,
+        /// What this build reads.
+        wanted: &'static str,
+    },
+    /// It is not what was written.
+    #[error("it is damaged or was changed by hand: make it again")]
+    Damaged,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File<T> {
+    format: String,
+    #[serde(flatten)]
+    content: T,
+}
+
+/// The text of a file of this format.
+pub(super) fn to_text<T: Serialize>(format: &str, content: &T) -> String {
+    let file = File { format: format.to_owned(), content };
+    seal(&toml::to_string(&file).expect("invariant: tables of numbers and texts"))
+}
+
+/// What the text of a file of this format says.
+pub(super) fn from_text<T: DeserializeOwned>(
+    format: &'static str,
+    text: &str,
+) -> Result<T, FileFault> {
+    let found = text.lines().next().and_then(|line| line.strip_prefix("format = "));
+    let found = found.unwrap_or_default().trim_matches('"');
+    if found != format {
+        return Err(FileFault::Format { found: found.to_owned(), wanted: format });
+    }
+    let body = unseal(text).ok_or(FileFault::Damaged)?;
+    let file: File<T> = toml::from_str(body).map_err(|_| FileFault::Damaged)?;
+    Ok(file.content)
+}
+
+impl NodeState {
+    /// The text of its file.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        to_text(FORMAT, self)
+    }
+
+    /// The state that a file's text says.
+    ///
+    /// # Errors
+    /// Another format, which may be a newer one, is told from damage.
+    pub fn from_text(text: &str) -> Result<Self, FileFault> {
+        from_text(FORMAT, text)
+    }
+
+    /// What it has of a group.
+    pub fn of(&self, group: GroupId) -> impl Iterator<Item = &ReplicaState> {
+        self.replicas.iter().filter(move |replica| replica.group == group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decide::tests::{replica, survivor};
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_as_it_was_written_and_every_change_is_told() {
+        let mut state = survivor(1, vec![replica(7, &[1, 2, 3], (9, 4))]);
+        state.replicas[0].cuts.push(Cut { child: GroupId(8), index: Index(5) });
+        state.meta = Some(MetaState { map_version: 12, groups: GroupId(40) });
+        let text = state.to_text();
+        assert_eq!(NodeState::from_text(&text), Ok(state));
+        let changed = text.replacen("map_version = 12", "map_version = 13", 1);
+        assert_eq!(NodeState::from_text(&changed), Err(FileFault::Damaged));
+        let newer = text.replacen("state 1", "state 2", 1);
+        assert!(matches!(NodeState::from_text(&newer), Err(FileFault::Format { .. })));
+    }
+}
