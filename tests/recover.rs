@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use common::{Cluster, Load, Options, PROGRAM, Shape, call_until_ok, eventually};
 use oarlock::bench::client::Answer;
-use oarlock::bench::cluster_map;
+use oarlock::bench::cluster_map::{self, RangeRow};
 use oarlock::disk::data_dir::{DataDir, DataDirOptions};
 use oarlock_types::{ClusterId, NodeId};
 
@@ -63,9 +63,27 @@ fn wait_for_all(cluster: &mut Cluster, nodes: &[u64]) {
     nodes.iter().for_each(|node| cluster.wait_for_applied(*node, &committed));
 }
 
+/// Waits until each range has a replica on just these nodes, by the map of `asked`.
+#[track_caller]
+fn wait_for_replicas(cluster: &mut Cluster, asked: u64, nodes: &[u64]) {
+    let wanted: BTreeSet<u64> = nodes.iter().copied().collect();
+    cluster.eventually("replicas on just these nodes", |local| {
+        let told =
+            local.node(asked).client().and_then(|mut client| cluster_map::ranges(&mut client));
+        let ranges = told.map_err(|error| error.to_string())?;
+        let on = |range: &RangeRow| range.replicas.iter().copied().collect::<BTreeSet<_>>();
+        match ranges.iter().find(|range| on(range) != wanted) {
+            Some(range) => Err(format!("range {} is on {:?}", range.group, range.replicas)),
+            None => Ok(()),
+        }
+    });
+}
+
 #[test]
 fn one_of_three_goes_on_with_all_that_it_has() {
-    let mut cluster = Cluster::start("recover-one", Options { ranges: 8, ..Options::default() });
+    let placement = vec![("placement_gone_after_ms", 2_000)];
+    let options = Options { ranges: 8, placement, ..Options::default() };
+    let mut cluster = Cluster::start("recover-one", options);
     let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
     load.progress(500);
     let folder = cluster.data_dir(1).parent().unwrap().to_owned();
@@ -114,6 +132,12 @@ fn one_of_three_goes_on_with_all_that_it_has() {
     cluster.wait_for_leaders();
     cluster.verify(recorded);
     call_until_ok(&cluster, &[1], &[b"SET", b"after", b"all"]);
+    // Others take the place of those that were lost, under ids of their own.
+    for node in [4, 5] {
+        assert_eq!(cluster.local.add_node().unwrap(), node);
+        cluster.restart(node);
+    }
+    wait_for_replicas(&mut cluster, 5, &[1, 4, 5]);
     // One that was given up comes back after all: it is refused, and changes nothing.
     fs::rename(lost(2), cluster.data_dir(2)).unwrap();
     cluster.restart(2);
@@ -179,17 +203,6 @@ fn two_of_five_on_different_hosts_go_on_and_are_two_replicas_again() {
         cluster.restart(node);
     }
     cluster.wait_for_leaders();
-    cluster.eventually("a replica of each range on both survivors", |local| {
-        let told = local.node(2).client().and_then(|mut client| cluster_map::ranges(&mut client));
-        let ranges = told.map_err(|error| error.to_string())?;
-        let both = BTreeSet::from([1, 2]);
-        match ranges
-            .iter()
-            .find(|range| range.replicas.iter().copied().collect::<BTreeSet<_>>() != both)
-        {
-            Some(range) => Err(format!("range {} is on {:?}", range.group, range.replicas)),
-            None => Ok(()),
-        }
-    });
+    wait_for_replicas(&mut cluster, 2, &[1, 2]);
     cluster.verify(recorded);
 }
