@@ -14,10 +14,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Lane};
-use oarlock_shard::Outcome;
 use oarlock_shard::split::SplitError;
 use oarlock_shard::status::ReplicaStatus;
 use oarlock_shard::support_table::LinkToken;
+use oarlock_shard::{Outcome, Output};
 use oarlock_store::Request;
 use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, Pulse, Random, RangeEpoch, WallMs};
 
@@ -423,21 +423,10 @@ impl World {
             let before = self.outcomes.insert(token, outcome);
             assert!(before.is_none(), "#{token} is answered twice");
         }
-        for group in output.unreadable.drain(..) {
-            self.trace.line(format!("{addr} {group} can not be read back from the log"));
-        }
-        output.settled.clear();
-        for split in output.splits.drain(..) {
-            self.trace.split(addr, &split);
-            self.plan.note_split(&split);
-        }
-        if std::mem::take(&mut output.wants_ids) {
-            self.trace.wants_ids(addr);
-        }
+        note(&mut self.trace, &mut self.plan, addr, &mut output);
         for wanted in output.wanted.drain(..) {
             shard.create(&wanted, self.plan.formed(wanted.group));
         }
-        output.leaders.drain(..).for_each(|(group, leader)| self.trace.leader(addr, group, leader));
         let messages: Vec<_> = output.messages.drain(..).collect();
         core.output = output;
         self.send_messages(addr, messages);
@@ -538,4 +527,20 @@ impl World {
         let leaders = all.filter(|(_, status)| status.role == "leader");
         leaders.max_by_key(|(_, status)| status.term).map(|(id, _)| id)
     }
+}
+
+/// Tells what came of a turn; what a split has made belongs to the plan.
+fn note(trace: &mut show::Trace, plan: &mut Plan, addr: CoreAddr, output: &mut Output) {
+    for group in output.unreadable.drain(..) {
+        trace.line(format!("{addr} {group} can not be read back from the log"));
+    }
+    output.settled.clear();
+    for split in output.splits.drain(..) {
+        trace.split(addr, &split);
+        plan.note_split(&split);
+    }
+    if std::mem::take(&mut output.wants_ids) {
+        trace.wants_ids(addr);
+    }
+    output.leaders.drain(..).for_each(|(group, leader)| trace.leader(addr, group, leader));
 }

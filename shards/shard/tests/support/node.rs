@@ -107,6 +107,22 @@ pub struct Core {
 }
 
 impl Core {
+    fn new(shard: Shard) -> Self {
+        Self {
+            shard,
+            letters: Vec::new(),
+            links: Vec::new(),
+            asks: Vec::new(),
+            writing: None,
+            durable: None,
+            jobs: VecDeque::new(),
+            done: Vec::new(),
+            progress: CoreProgress::default(),
+            ticked_at: Mono(0),
+            output: Output::default(),
+        }
+    }
+
     /// Whether it has a reason to run a turn.
     pub fn wants_turn(&self, now: Mono) -> bool {
         !self.letters.is_empty()
@@ -273,19 +289,7 @@ impl Node {
         assert_eq!(shard.restore_split_states(), [], "every state that splits make is made");
         shard.sweep_checkpoints(disk.files.keys().copied());
         disk.serve(shard.wal());
-        Core {
-            shard,
-            letters: Vec::new(),
-            links: Vec::new(),
-            asks: Vec::new(),
-            writing: None,
-            durable: None,
-            jobs: VecDeque::new(),
-            done: Vec::new(),
-            progress: CoreProgress::default(),
-            ticked_at: Mono(0),
-            output: Output::default(),
-        }
+        Core::new(shard)
     }
 }
 
