@@ -5,9 +5,14 @@
 mod support;
 
 use bytes::Bytes;
-use oarlock_shard::Shard;
+use oarlock_codec::{GroupMessage, Refusal};
+use oarlock_raft::{Append, Body, LogPosition, Message};
+use oarlock_shard::moves::Departure;
+use oarlock_shard::{Output, Shard};
 use oarlock_store::{Command, Expiry, Request, SetCondition};
-use oarlock_types::{GroupId, Index, Limits, Mono, NodeId};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Index, Limits, Mono, NodeId, RangeEpoch, Term, WallMs,
+};
 use support::{World, plan};
 
 const GROUP: GroupId = GroupId(1);
@@ -130,4 +135,33 @@ fn counts_are_of_what_is_led_and_of_what_clients_wrote() {
     }
     world.run_ms(10);
     assert_eq!(shard(&mut world, leader).waiting(), 2);
+}
+
+#[test]
+fn what_a_replica_took_in_the_turn_in_which_it_ends_is_sent_back() {
+    let mut world = world();
+    let leader = world.leader(GROUP).unwrap();
+    let (next, core) = (NodeId(leader.get() % 3 + 1), CoreId(0));
+    let real = world.real;
+    let now = world.node(leader).now(real);
+    let shard = shard(&mut world, leader);
+    shard.begin_turn(now, WallMs(2_000_000));
+    let waiting = shard.waiting();
+    shard.request(77, GROUP, RangeEpoch(1), Request::one(Command::GetDel { key: "k".into() }));
+    assert_eq!(shard.waiting(), waiting + 1);
+    let append = Append {
+        core,
+        prev: LogPosition::default(),
+        entries: Vec::new(),
+        commit: Index(0),
+        read_sequence: 0,
+        wants_reply: true,
+    };
+    let message = Message { term: Term(9), body: Body::Append(append) };
+    shard.messages(CoreAddr::new(next, core), vec![GroupMessage { group: GROUP, message }]);
+    assert_eq!(shard.destroy(GROUP, Index(100)), Departure::Ended);
+    let mut output = Output::default();
+    shard.finish_turn(&mut output);
+    assert_eq!(output.replies, [(77, Err(Refusal::NoSuchGroup))]);
+    assert_eq!(shard.waiting(), waiting);
 }

@@ -326,3 +326,19 @@ fn what_does_not_come_to_pass_is_due_again_but_not_at_once() {
     assert_eq!(look(12), Found::Large);
     assert_eq!(look(13), due);
 }
+
+#[test]
+fn a_middle_that_was_cut_off_meanwhile_is_looked_for_again() {
+    let mut ranges = Ranges::new();
+    for number in 0..4_500 {
+        ranges.insert(key(number));
+    }
+    let Range { group, store, load, .. } = &mut ranges.all[0];
+    assert_eq!(load.look(*group, store, Mono::from_ms(1_000), &SETTINGS), Found::Large);
+    while load.search(store) {}
+    drop(store.split_off(&key(2_200), Index(1)));
+    assert_eq!(load.look(*group, store, Mono::from_ms(2_000), &SETTINGS), Found::Large);
+    while load.search(store) {}
+    let due = Found::Due(key(1_100), SplitReason::Keys);
+    assert_eq!(load.look(*group, store, Mono::from_ms(3_000), &SETTINGS), due);
+}
