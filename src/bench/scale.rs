@@ -21,7 +21,7 @@ const NODES: u64 = 3;
 /// The node that is killed.
 const VICTIM: u64 = 3;
 /// Connections that write.
-const WRITERS: usize = 8;
+const WRITERS: u32 = 8;
 /// Ranges of the dead node that are written to until they answer.
 const WATCHED: usize = 64;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -260,21 +260,23 @@ fn paced(
     length: Duration,
 ) -> io::Result<Histogram<u64>> {
     let began = Instant::now();
-    let each = Duration::from_secs(1) * u32::try_from(WRITERS).unwrap_or(1) / rate.max(1);
-    let write = |writer: usize| -> io::Result<Histogram<u64>> {
-        let mut client = Client::connect(addresses[writer % addresses.len()], CALL_TIMEOUT)?;
+    let each = Duration::from_secs(1) * WRITERS / rate.max(1);
+    let write = |writer: u32| -> io::Result<Histogram<u64>> {
+        let address = addresses[usize::from(writer % 2 == 1)];
+        let mut client = Client::connect(address, CALL_TIMEOUT)?;
         let mut latencies = histogram();
-        let mut due = began + each * u32::try_from(writer).unwrap_or(0) / WRITERS as u32;
-        let mut turn = writer;
+        let mut due = began + each * writer / WRITERS;
+        let mut all_keys = keys.iter().cycle().skip(writer as usize).step_by(WRITERS as usize);
         while due < began + length {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let answer = client.call(&[b"SET", &keys[turn % keys.len()], b"value"])?;
+            let Some(key) = all_keys.next() else { break };
+            let answer = client.call(&[b"SET", key, b"value"])?;
             if !answer.is_ok() {
                 return Err(io::Error::other(format!("a write was answered by {answer}")));
             }
             let latency = due.elapsed().as_micros();
             latencies.saturating_record(u64::try_from(latency).unwrap_or(u64::MAX));
-            (due, turn) = (due + each, turn + WRITERS);
+            due += each;
         }
         Ok(latencies)
     };
@@ -326,13 +328,12 @@ fn die(
     });
     figures.death_p99_ms = ms(&latencies?, 0.99);
     figures.elected_s = elected?.as_secs_f64();
-    let mut back: Vec<f64> = back?.into_iter().map(|time| time.as_secs_f64() * 1000.0).collect();
-    back.sort_by(f64::total_cmp);
-    let at = |quantile: f64| {
-        let place = (back.len() as f64 * quantile).ceil() as usize;
-        back.get(place.saturating_sub(1)).copied().unwrap_or(0.0)
-    };
-    (figures.back_p50_ms, figures.back_p99_ms, figures.back_max_ms) = (at(0.5), at(0.99), at(1.0));
+    let mut times = histogram();
+    for time in back? {
+        times.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+    (figures.back_p50_ms, figures.back_p99_ms) = (ms(&times, 0.5), ms(&times, 0.99));
+    figures.back_max_ms = ms(&times, 1.0);
     Ok(())
 }
 
