@@ -142,6 +142,10 @@ fn what_a_replica_took_in_the_turn_in_which_it_ends_is_sent_back() {
     let mut world = world();
     let leader = world.leader(GROUP).unwrap();
     let (next, core) = (NodeId(leader.get() % 3 + 1), CoreId(0));
+    let members = world.plan.nodes.clone();
+    let changed = shard(&mut world, leader).change_configuration(GROUP, members, Vec::new());
+    assert!(changed.is_ok(), "{changed:?}");
+    world.run_ms(100);
     let real = world.real;
     let now = world.node(leader).now(real);
     let shard = shard(&mut world, leader);
