@@ -180,7 +180,7 @@ impl Driver {
             self.counters.keys.set(keys as u64);
             self.counters.keys_expiring.set(expiring as u64);
             self.cut_what_is_due();
-            if let Some(report) = self.reporter.next(&self.shard, self.kept.now) {
+            if let Some(report) = self.reporter.next(&mut self.shard, self.kept.now) {
                 let router = &mut self.front.borrow_mut().router;
                 router.submit_to(Asker::Reporter, GroupId::META, report);
             }
@@ -413,6 +413,7 @@ impl Driver {
         for (group, leader) in output.leaders.drain(..) {
             self.announce(group, leader);
             if leader == Some(self.addr.node) {
+                self.reporter.leads(group);
                 self.tell_range(group);
             }
         }

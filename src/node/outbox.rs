@@ -47,19 +47,27 @@ impl Parcel {
         if !self.replies.is_empty() && link.send(&self.replies) {
             sent.frames += 1;
         }
-        let mut rest = std::mem::take(&mut self.messages);
-        while !rest.is_empty() {
-            let later = rest.split_off(frame_length(&rest));
-            if link.send(&rest) {
+        let mut send = |frame: &Vec<GroupMessage>| {
+            if link.send(frame) {
                 sent.frames += 1;
-                sent.messages += rest.len() as u64;
+                sent.messages += frame.len() as u64;
             }
-            if later.is_empty() {
-                rest.clear();
-                self.messages = rest;
-                break;
+        };
+        let first = frame_length(&self.messages);
+        if first < self.messages.len() {
+            // The last ones first: what is behind a frame is not moved for it.
+            let mut starts = Vec::new();
+            let mut at = 0;
+            while at < self.messages.len() {
+                starts.push(at);
+                at += frame_length(&self.messages[at..]);
             }
-            rest = later;
+            let frames: Vec<Vec<GroupMessage>> =
+                starts.into_iter().rev().map(|start| self.messages.split_off(start)).collect();
+            frames.iter().rev().for_each(&mut send);
+        } else if first > 0 {
+            send(&self.messages);
+            self.messages.clear();
         }
         if !self.forwards.is_empty() && link.send(&self.forwards) {
             sent.frames += 1;
@@ -98,7 +106,7 @@ fn frame_length(messages: &[GroupMessage]) -> usize {
         bytes += message.message.size_bytes();
         fits
     });
-    fits.count().max(1)
+    fits.count().max(usize::from(!messages.is_empty()))
 }
 
 /// Parcels by node.

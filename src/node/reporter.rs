@@ -25,22 +25,41 @@ pub struct Reporter {
     /// What is being told, if anything is.
     telling: Option<Vec<RangeReport>>,
     told_at: Mono,
+    /// Those that are to be looked at before others.
+    soon: Vec<GroupId>,
     /// The term of whoever was told.
     term: i64,
 }
 
 impl Reporter {
+    /// This core has just come to lead a range.
+    pub fn leads(&mut self, group: GroupId) {
+        self.soon.push(group);
+    }
+
     /// What is to be told now, if anything, and nothing is being told.
-    pub fn next(&mut self, shard: &Shard, now: Mono) -> Option<Request> {
+    pub fn next(&mut self, shard: &mut Shard, now: Mono) -> Option<Request> {
+        let Self { told, telling, soon, .. } = self;
+        let mut ranges = Vec::new();
+        let mut see = |group: GroupId, report: Option<RangeReport>| match report {
+            None => drop(told.remove(&group)),
+            Some(report) if ranges.len() < RANGES_MAX && telling.is_none() => {
+                if told.get(&group).is_none_or(|told| is_news(told, &report)) {
+                    ranges.push(report);
+                }
+            }
+            Some(_) => {} // its turn comes again
+        };
+        for group in soon.drain(..) {
+            see(group, shard.report(group));
+        }
+        shard.survey(see);
         if self.telling.is_some() {
             return None;
         }
-        self.told.retain(|group, _| shard.leads(*group));
-        let reports = shard.groups().iter().filter_map(|group| shard.report(*group));
-        let news = reports.filter(|report| {
-            self.told.get(&GroupId(report.group)).is_none_or(|told| is_news(told, report))
-        });
-        let ranges: Vec<RangeReport> = news.take(RANGES_MAX).collect();
+        // What is new and was surveyed, too, would be told twice.
+        ranges.sort_by_key(|report| report.group);
+        ranges.dedup_by_key(|report| report.group);
         let is_look_due = !self.told.is_empty() && now.since(self.told_at) >= LOOK_INTERVAL;
         if ranges.is_empty() && !is_look_due {
             return None;

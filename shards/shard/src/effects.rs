@@ -44,6 +44,7 @@ impl Shard {
         self.carry_out_splits();
         if status_changed && let Some(replica) = self.replicas.get(&group) {
             self.out.leaders.push((group, replica.raft.leader()));
+            self.count_leader(group);
             self.forget_if_left(group);
         }
         for wanted in log_reads {
@@ -54,6 +55,14 @@ impl Shard {
         }
         for piece in snapshot_writes {
             self.write_snapshot(group, piece);
+        }
+    }
+
+    fn count_leader(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let leads = replica.raft.is_leader();
+        if std::mem::replace(&mut replica.counts_as_leader, leads) != leads {
+            self.led = if leads { self.led + 1 } else { self.led - 1 };
         }
     }
 

@@ -37,6 +37,7 @@ pub mod support_changes;
 pub mod support_table;
 mod timers;
 mod upkeep;
+mod walk;
 
 pub use due_splits::{DueSplit, HotKey, SplitReason, SplitSettings};
 pub use homes::{Homes, SharedHomes};

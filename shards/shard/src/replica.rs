@@ -27,8 +27,13 @@ pub(crate) struct Replica {
     pub(crate) heard_from: Vec<CoreAddr>,
     /// Set if a split made its state, which no checkpoint holds yet.
     pub(crate) base: Option<SplitBase>,
-    /// The deadline that the timers know of; never later than the group's own.
+    /// The deadline that the timers know of; never later than the group's own, unless its election waits
+    /// for its turn.
     pub(crate) armed: Mono,
+    /// It is among those that the core counts as leading.
+    pub(crate) counts_as_leader: bool,
+    /// Its turn to stand for election.
+    pub(crate) election_turn: Mono,
     /// What the store holds.
     pub(crate) applied: Index,
     /// Writes of this turn.
@@ -85,6 +90,8 @@ impl Replica {
             heard_from: Vec::new(),
             base,
             armed,
+            counts_as_leader: false,
+            election_turn: Mono(0),
             applied,
             queued: Vec::new(),
             pending: VecDeque::new(),

@@ -30,6 +30,7 @@ use crate::split::Splits;
 use crate::support_changes::ChangeTracker;
 use crate::timers::Timers;
 use crate::upkeep::Upkeep;
+use crate::walk::Survey;
 use crate::{SharedHomes, SharedSupport};
 
 /// What a shard is given at birth.
@@ -101,6 +102,9 @@ pub struct Shard {
     /// What must not be forgotten of replicas that have ended here.
     pub(crate) departed: FastMap<GroupId, Departed>,
     pub(crate) loads: Loads,
+    /// Replicas that lead.
+    pub(crate) led: usize,
+    pub(crate) survey: Survey,
     pub(crate) writes_acknowledged: u64,
     /// Groups that steps have touched, while somebody observes.
     pub(crate) touched: Option<Vec<GroupId>>,
@@ -142,6 +146,8 @@ impl Shard {
             orders: Orders::default(),
             departed: FastMap::default(),
             loads: Loads::default(),
+            led: 0,
+            survey: Survey::default(),
             writes_acknowledged: 0,
             touched: None,
             limits,
@@ -360,7 +366,16 @@ impl Shard {
             replica.armed = Mono::NEVER;
             let deadline = replica.raft.deadline();
             if deadline <= self.now {
-                self.with_group(group, |raft, ctx, out| raft.timer(ctx, out));
+                if !replica.raft.is_leader() && replica.election_turn < deadline {
+                    replica.election_turn = self.timers.election_turn(self.now);
+                }
+                let turn = replica.election_turn;
+                if turn > self.now && !replica.raft.is_leader() {
+                    replica.armed = turn;
+                    self.timers.arm(turn, group);
+                } else {
+                    self.with_group(group, |raft, ctx, out| raft.timer(ctx, out));
+                }
             } else if deadline < Mono::NEVER {
                 replica.armed = deadline;
                 self.timers.arm(deadline, group);

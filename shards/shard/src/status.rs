@@ -52,18 +52,36 @@ impl Shard {
     /// How many replicas there are, and how many of them lead.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        (self.ids.len(), self.ids.iter().filter(|group| self.leads(**group)).count())
+        (self.ids.len(), self.led)
     }
 
-    /// Clients' keys in the ranges led here, and how many of them have an expiry.
+    /// Clients' keys in the ranges led here, and how many of them have an expiry, as the last whole
+    /// [survey](Self::survey) found them.
     #[must_use]
     pub fn keys_led(&self) -> (usize, usize) {
-        let ranges = self.ids.iter().filter(|group| **group != GroupId::META);
-        let led =
-            ranges.filter_map(|group| self.replicas.get(group)).filter(|r| r.raft.is_leader());
-        led.fold((0, 0), |(keys, expiring), replica| {
-            (keys + replica.store.len(), expiring + replica.store.expiring_len())
-        })
+        self.survey.found
+    }
+
+    /// Looks at some replicas, at all of a core that has few, at others with each call; `see` hears of each how
+    /// its range is if it leads.
+    pub fn survey(&mut self, mut see: impl FnMut(GroupId, Option<RangeReport>)) {
+        let places = self.survey.walk.next(&self.ids);
+        let is_end = places.end == self.ids.len();
+        for place in places {
+            let group = self.ids[place];
+            let report = self.report(group);
+            if report.is_some()
+                && group != GroupId::META
+                && let Some(replica) = self.replicas.get(&group)
+            {
+                self.survey.so_far.0 += replica.store.len();
+                self.survey.so_far.1 += replica.store.expiring_len();
+            }
+            see(group, report);
+        }
+        if is_end {
+            self.survey.found = std::mem::take(&mut self.survey.so_far);
+        }
     }
 
     /// How a range that is led here is.

@@ -9,6 +9,7 @@ use oarlock_types::{GroupId, Lsn, Mono};
 use crate::replica::Replica;
 use crate::shard::Shard;
 use crate::support_changes::SupportChange;
+use crate::walk::Walk;
 
 /// Of each lapse, so much election delay per group concerned: ten thousand groups that wake at
 /// once stand for election over two seconds, not all in one turn.
@@ -27,6 +28,7 @@ pub(crate) struct Upkeep {
     /// Groups led here that hold expired keys.
     expired: VecDeque<GroupId>,
     swept_at: Mono,
+    walk: Walk,
     /// The newest durable frame when the log was last looked at.
     pub(crate) relieved_at: Lsn,
 }
@@ -67,17 +69,17 @@ impl Shard {
     }
 
     fn sweep(&mut self) {
-        for place in 0..self.ids.len() {
+        // Once a second is often enough to find them; those that are known are seen to at each tick.
+        let looks_for_expired = self.upkeep.expired.is_empty();
+        for place in self.upkeep.walk.next(&self.ids) {
             let group = self.ids[place];
             self.expire_outcomes(group);
+            if looks_for_expired && self.holds_expired(group) {
+                self.upkeep.expired.push_back(group);
+            }
         }
         self.forget_closed_lanes();
         self.expire_orders();
-        // Once a second is often enough to find them; those that are known are seen to at each tick.
-        if self.upkeep.expired.is_empty() {
-            let expired = self.ids.iter().copied().filter(|group| self.holds_expired(*group));
-            self.upkeep.expired = expired.collect();
-        }
     }
 
     fn holds_expired(&self, group: GroupId) -> bool {
