@@ -61,8 +61,9 @@ use crate::runtime;
 
 /// Letters that an inbox holds. A letter is a batch, so this is plenty; a full one pushes back.
 const INBOX_LETTERS: usize = 4096;
-/// Bytes of frames from other nodes that may wait for a core.
-const HUB_BYTES_MAX: usize = 32 << 20;
+/// Bytes of frames from other nodes that may wait for a core, and so what one turn takes: a turn over many
+/// thousand small messages would last for seconds.
+const HUB_BYTES_MAX: usize = 2 << 20;
 /// The most cores that a node may have: the bound of the tables that are made at the start.
 const CORES_MAX: u16 = 256;
 /// A frame of the log holds the largest entry and what goes around it.

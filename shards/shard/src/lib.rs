@@ -14,6 +14,7 @@ mod admission;
 mod checkpoints;
 pub mod due_splits;
 mod effects;
+mod elections;
 mod files;
 pub mod homes;
 mod load;

@@ -174,7 +174,8 @@ impl Shard {
         waiting.messages.retain(|(.., message)| message.group != group);
         waiting.acks.retain(|(_, of, _)| *of != group);
         self.splits.saved(group);
-        let Some(replica) = self.replicas.remove(&group) else { return Departure::Stays };
+        let Some(mut replica) = self.replicas.remove(&group) else { return Departure::Stays };
+        self.elections.left(&mut replica.election);
         if let Ok(place) = self.ids.binary_search(&group) {
             self.ids.remove(place);
         }

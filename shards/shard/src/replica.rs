@@ -8,6 +8,7 @@ use oarlock_store::{Request, Store};
 use oarlock_types::{CoreAddr, Index, Mono, WallMs};
 
 use crate::checkpoints::Making;
+use crate::elections::Election;
 use crate::load::RangeLoad;
 use crate::rebuild::{Origin, Rebuilt, SplitBase};
 use crate::requests::LaneKey;
@@ -27,13 +28,11 @@ pub(crate) struct Replica {
     pub(crate) heard_from: Vec<CoreAddr>,
     /// Set if a split made its state, which no checkpoint holds yet.
     pub(crate) base: Option<SplitBase>,
-    /// The deadline that the timers know of; never later than the group's own, unless its election waits
-    /// for its turn.
+    /// The deadline that the timers know of; never later than the group's own.
     pub(crate) armed: Mono,
     /// It is among those that the core counts as leading.
     pub(crate) counts_as_leader: bool,
-    /// Its turn to stand for election.
-    pub(crate) election_turn: Mono,
+    pub(crate) election: Election,
     /// What the store holds.
     pub(crate) applied: Index,
     /// Writes of this turn.
@@ -91,7 +90,7 @@ impl Replica {
             base,
             armed,
             counts_as_leader: false,
-            election_turn: Mono(0),
+            election: Election::None,
             applied,
             queued: Vec::new(),
             pending: VecDeque::new(),

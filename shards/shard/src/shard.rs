@@ -18,6 +18,7 @@ use oarlock_wal::Wal;
 use crate::admission::Admission;
 use crate::checkpoints::Mark;
 use crate::due_splits::Loads;
+use crate::elections::Elections;
 use crate::files::Files;
 use crate::moves::Departed;
 use crate::orders::Orders;
@@ -102,6 +103,7 @@ pub struct Shard {
     /// What must not be forgotten of replicas that have ended here.
     pub(crate) departed: FastMap<GroupId, Departed>,
     pub(crate) loads: Loads,
+    pub(crate) elections: Elections,
     /// Replicas that lead.
     pub(crate) led: usize,
     pub(crate) survey: Survey,
@@ -146,6 +148,7 @@ impl Shard {
             orders: Orders::default(),
             departed: FastMap::default(),
             loads: Loads::default(),
+            elections: Elections::default(),
             led: 0,
             survey: Survey::default(),
             writes_acknowledged: 0,
@@ -274,6 +277,7 @@ impl Shard {
         let result = step(&mut replica.raft, &ctx, &mut self.effects);
         #[cfg(debug_assertions)]
         replica.raft.check_invariants();
+        self.elections.stepped(&mut replica.election, replica.raft.role());
         let deadline = replica.raft.deadline();
         if deadline < replica.armed {
             replica.armed = deadline;
@@ -366,21 +370,13 @@ impl Shard {
             replica.armed = Mono::NEVER;
             let deadline = replica.raft.deadline();
             if deadline <= self.now {
-                if !replica.raft.is_leader() && replica.election_turn < deadline {
-                    replica.election_turn = self.timers.election_turn(self.now);
-                }
-                let turn = replica.election_turn;
-                if turn > self.now && !replica.raft.is_leader() {
-                    replica.armed = turn;
-                    self.timers.arm(turn, group);
-                } else {
-                    self.with_group(group, |raft, ctx, out| raft.timer(ctx, out));
-                }
+                self.run_timer(group);
             } else if deadline < Mono::NEVER {
                 replica.armed = deadline;
                 self.timers.arm(deadline, group);
             }
         }
+        self.go_on_with_elections();
     }
 
     /// The checkpoint that a fresh replica starts from: nothing, with its first configuration.

@@ -251,3 +251,40 @@ fn what_is_made_again_has_the_term_that_it_had() {
     }
     assert_eq!((shard.term(GROUP), shard.term(OTHER)), (Some(Term(5)), Some(Term(4))));
 }
+
+/// Groups that stood for election in turns from this second to that, each second several.
+fn stood(
+    shard: &mut Shard,
+    seconds: std::ops::Range<u64>,
+) -> Vec<std::collections::BTreeSet<GroupId>> {
+    let mut turns = Vec::new();
+    for ms in (seconds.start * 1000..seconds.end * 1000).step_by(100) {
+        shard.begin_turn(Mono::from_ms(ms), WallMs(1));
+        let mut output = Output::default();
+        shard.finish_turn(&mut output);
+        turns.push(output.messages.iter().map(|(_, message)| message.group).collect());
+    }
+    turns
+}
+
+/// However many lose their leader at once: a part stands at a time, and no failure of those keeps the others from it.
+#[test]
+fn thousands_of_groups_stand_for_election_some_at_a_time_and_each_in_its_turn() {
+    let mut shard = shard(1);
+    let groups: Vec<GroupId> = (10..3010).map(GroupId).collect();
+    groups.iter().for_each(|group| fresh(&mut shard, *group));
+    // Nobody answers them: each stands again when its time has passed.
+    let turns = stood(&mut shard, 61..120);
+    assert!(
+        turns.iter().all(|turn| turn.len() <= 512),
+        "{:?}",
+        turns.iter().map(|t| t.len()).max()
+    );
+    assert_eq!(turns[0].len(), 512);
+    let mut all: std::collections::BTreeSet<GroupId> = std::collections::BTreeSet::new();
+    let waits = turns.iter().position(|turn| {
+        all.extend(turn);
+        all.len() == groups.len()
+    });
+    assert!(waits.is_some_and(|turns| turns < 300), "{} of {} stood", all.len(), groups.len());
+}
