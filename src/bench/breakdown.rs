@@ -67,7 +67,8 @@ impl Nodes {
 }
 
 impl Breakdown {
-    fn ask(client: &mut Client) -> io::Result<Self> {
+    /// What one node has counted up to now.
+    pub(crate) fn ask(client: &mut Client) -> io::Result<Self> {
         let answer = client.call(&[b"OARLOCK", b"STAGES"])?;
         let counters = cluster_map::counters(client)?;
         let stages = stages(&answer).ok_or_else(|| {
@@ -80,7 +81,8 @@ impl Breakdown {
         })
     }
 
-    fn add(&mut self, other: &Self) -> io::Result<()> {
+    /// Adds another node's.
+    pub(crate) fn add(&mut self, other: &Self) -> io::Result<()> {
         for ((name, own), (other_name, others)) in self.stages.iter_mut().zip(&other.stages) {
             if name != other_name || own.add(others).is_err() {
                 return Err(io::Error::other("the nodes are of different versions"));
@@ -104,6 +106,13 @@ impl Breakdown {
         since.forwarded = self.forwarded.checked_sub(before.forwarded).ok_or_else(restarted)?;
         since.answered = self.answered.checked_sub(before.answered).ok_or_else(restarted)?;
         Ok(since)
+    }
+
+    /// How long writes took on the servers, in microseconds: so many of all took at most so long.
+    /// Nothing if there were none.
+    pub(crate) fn write_us(&self, quantile: f64) -> Option<u64> {
+        let total = self.stage(Stage::Total)?;
+        Some(total.value_at_quantile(quantile).min(total.max()))
     }
 
     fn stage(&self, stage: Stage) -> Option<&Histogram<u64>> {
@@ -251,6 +260,7 @@ pub(crate) mod tests {
         assert_eq!(since.stage(Stage::Parse).map(|all| (all.len(), all.max())), Some((1, 2)));
         assert!(since.stage(Stage::Commit).is_none());
         assert_eq!(since.forwarded_share(), 1.0);
+        assert_eq!((since.write_us(0.99), sample().write_us(0.99)), (None, Some(105)));
         let error = before.since(&after).unwrap_err().to_string();
         assert!(error.contains("started anew"), "{error}");
     }

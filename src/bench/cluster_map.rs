@@ -1,6 +1,7 @@
 //! What a node says of the cluster: its ranges (`OARLOCK RANGES`), its own state
 //! (`OARLOCK STATUS`), its counters (`INFO oarlock`). Reads only.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -74,10 +75,10 @@ pub struct CoreStatus {
     pub wal_frames: u64,
     /// Bytes written to its log.
     pub wal_bytes: u64,
-    /// Its replicas.
-    pub groups: u64,
-    /// Those of them that lead.
-    pub leaders: u64,
+    /// Requests that it answered as a leader, reads and writes.
+    pub requests_answered: u64,
+    /// Writes among them.
+    pub writes_acknowledged: u64,
 }
 
 /// One replica on a node.
@@ -86,6 +87,8 @@ pub struct CoreStatus {
 pub struct GroupStatus {
     /// Its group.
     pub group: u64,
+    /// The core that it is on.
+    pub core: u64,
     /// `leader`, `follower`, `candidate`…
     pub role: String,
     /// Its term.
@@ -102,6 +105,12 @@ pub struct GroupStatus {
     pub log_bytes: u64,
     /// Keys that it holds.
     pub keys: u64,
+    /// Their bytes and those of their values.
+    pub state_bytes: u64,
+    /// At a leader, how many reads it gets.
+    pub reads_per_s: u64,
+    /// At a leader, how many writes it gets.
+    pub writes_per_s: u64,
     /// A leader's view of all replicas.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -141,13 +150,15 @@ pub struct PeerStatus {
 }
 
 /// Where a node is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeAddress {
     /// Its number.
     pub node: u64,
     /// Where it serves clients.
     pub client_address: String,
+    /// Where it stands; empty: nothing is known.
+    pub zone: String,
 }
 
 /// Counters of one node's `INFO oarlock`.
@@ -280,6 +291,32 @@ pub fn status(client: &mut Client) -> io::Result<NodeStatus> {
         .map_err(|error| io::Error::other(format!("OARLOCK STATUS gave no such document: {error}")))
 }
 
+/// Asks which nodes are to be emptied (`draining`) or are given up (`removed`).
+///
+/// # Errors
+/// If the node does not answer, or not so: an older one does not know the question.
+pub fn duties(client: &mut Client) -> io::Result<BTreeMap<u64, String>> {
+    let answer = client.call(&[b"OARLOCK", b"DUTIES"])?;
+    let Answer::Array(entries) = &answer else { return Err(unexpected("OARLOCK DUTIES", &answer)) };
+    Ok(entries.chunks_exact(2).filter_map(duty).collect())
+}
+
+fn duty(entry: &[Answer]) -> Option<(u64, String)> {
+    let [Answer::Bulk(key), Answer::Bulk(duty)] = entry else { return None };
+    let node = std::str::from_utf8(key).ok()?.strip_prefix("node/")?.parse().ok()?;
+    Some((node, String::from_utf8_lossy(duty).into_owned()))
+}
+
+/// Asks what placement plans and does, in words.
+///
+/// # Errors
+/// If the node does not answer, or not so.
+pub fn placement(client: &mut Client) -> io::Result<String> {
+    let answer = client.call(&[b"OARLOCK", b"PLACEMENT"])?;
+    let text = bytes(&answer).ok_or_else(|| unexpected("OARLOCK PLACEMENT", &answer))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Asks a node for its counters.
 ///
 /// # Errors
@@ -384,6 +421,13 @@ mod tests {
         assert_eq!(range.key_inside("probe"), b"@\0probe");
         range.end = b"@\0a".to_vec();
         assert_eq!(range.key_inside("probe"), b"@\0");
+    }
+
+    #[test]
+    fn a_duty_is_read_and_what_is_odd_passed_over() {
+        let entry = |key: &[u8]| [key, b"draining"].map(|text| Answer::Bulk(text.to_vec()));
+        assert_eq!(duty(&entry(b"node/12")), Some((12, "draining".to_owned())));
+        assert_eq!(duty(&entry(b"node/x")), None);
     }
 
     #[test]

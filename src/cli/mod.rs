@@ -22,6 +22,7 @@ pub mod serve;
 pub mod settings;
 pub mod status;
 mod table;
+pub mod top;
 pub mod wal;
 
 use std::ffi::OsString;
@@ -51,6 +52,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Show a cluster's nodes, ranges, leaders and lag.
     Status(status::StatusArgs),
+    /// Watch a cluster: nodes, cores, the busiest ranges, what moves, throughput and latency.
+    Top(top::TopArgs),
     /// Show nodes, drain them, and say that one is gone for good.
     Node(node::NodeArgs),
     /// Show what placement plans, and why replicas are where they are.
@@ -85,6 +88,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(&args, crate::node::serve::serve).into(),
         Command::Bench(args) => bench::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
+        Command::Top(args) => top::run(&args).into(),
         Command::Node(args) => node::run(&args).into(),
         Command::Placement(args) => placement::run(&args).into(),
         Command::Range(args) => range::run(&args).into(),

@@ -63,7 +63,8 @@ fn look(address: SocketAddr, timeout: Duration) -> io::Result<Picture> {
     let asked = cluster_map::status(&mut client)?;
     let mut addresses = asked.nodes.clone();
     if !addresses.iter().any(|other| other.node == asked.node) {
-        addresses.push(NodeAddress { node: asked.node, client_address: address.to_string() });
+        let client_address = address.to_string();
+        addresses.push(NodeAddress { node: asked.node, client_address, ..NodeAddress::default() });
     }
     addresses.sort_by_key(|other| other.node);
     let nodes = addresses
@@ -257,7 +258,10 @@ mod tests {
     }
 
     fn picture() -> Picture {
-        let address = |node| NodeAddress { node, client_address: format!("127.0.0.1:{node}") };
+        let address = |node| {
+            let client_address = format!("127.0.0.1:{node}");
+            NodeAddress { node, client_address, ..NodeAddress::default() }
+        };
         let replica = |node, matched| ReplicaStatus { node, matched, state: String::new() };
         let group = GroupStatus {
             group: 7,

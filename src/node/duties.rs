@@ -28,8 +28,14 @@ pub fn key(node: NodeId) -> Bytes {
 /// Reads all duties.
 #[must_use]
 pub fn read() -> Request {
+    Request::one(all())
+}
+
+/// The command of [`read`].
+#[must_use]
+pub fn all() -> Command {
     let (start, end) = (Bytes::from_static(NODES.as_bytes()), Some(NODES_END));
-    Request::one(Command::Scan { start, end, limit: NODES_MAX, reverse: false, values: true })
+    Command::Scan { start, end, limit: NODES_MAX, reverse: false, values: true }
 }
 
 /// What [`read`] found; what this build does not know of is passed over.

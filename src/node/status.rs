@@ -80,6 +80,8 @@ fn group(core: CoreId, replica: &ReplicaStatus) -> Value {
         "log_bytes": replica.log_bytes,
         "keys": replica.keys,
         "state_bytes": replica.state_bytes,
+        "reads_per_s": replica.rates.reads_per_s,
+        "writes_per_s": replica.rates.writes_per_s,
         "lease": replica.lease,
         "replicas": followers.collect::<Vec<_>>(),
     })

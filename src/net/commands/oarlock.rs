@@ -19,6 +19,8 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 
 const HELP: &[&str] = &[
     "OARLOCK <subcommand> [<arg> ...]. Subcommands are:",
+    "DUTIES",
+    "    Return which nodes are to be emptied or are given up: pairs of node/<id> and draining or removed.",
     "PLACEMENT [<range>]",
     "    Return what placement plans and does, or why the replicas of <range> are where they are.",
     "PLACE <range> <node> [<node> ...]",
@@ -85,6 +87,9 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         let group = if input.len() == 3 { number(input, 2)? } else { 0 };
         let order = Order::Explain { group };
         Ok(Parsed::Group { group: GroupId::META, command: Command::Order(order) })
+    } else if input.is(1, "DUTIES") {
+        arity(input, "oarlock|duties", |len| len == 2)?;
+        Ok(Parsed::Group { group: GroupId::META, command: duties::all() })
     } else if input.is(1, "JOIN") {
         arity(input, "oarlock|join", |len| len == 3)?;
         let candidate = members::read(input.required(2)?).ok_or(CommandError::Syntax)?;
