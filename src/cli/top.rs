@@ -18,7 +18,7 @@ use super::asked::Asked;
 use super::exit::Exit;
 use crate::bench::run::resolve;
 use look::{Look, Looker};
-use picture::{Line, Picture};
+use picture::{Line, Picture, Size};
 use screen::{Screen, Wake};
 
 /// How long a node may take for an answer before it counts as down.
@@ -35,7 +35,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// 100 writes of its own clients took at most, from the read of the command to the reply (each node times one
 /// write in sixteen). A dash: nothing was counted between the looks.
 ///
-/// Under way: what `oarlock placement plan` says. Of the ranges the busiest: requests per second as their
+/// Placement: what `oarlock placement plan` says. Of the ranges the busiest: requests per second as their
 /// leaders count them, keys, and bytes of keys and values. `oarlock status` shows all ranges.
 ///
 /// Ends with 0, and with 1 if no node answers.
@@ -80,7 +80,7 @@ fn watch(args: &TopArgs) -> io::Result<()> {
     let screen = Screen::enter()?;
     let mut view = View::new(looker, first);
     loop {
-        screen.draw(&view.lines(&screen)?)?;
+        screen.draw(&view.lines(screen.size()?))?;
         match screen.wait(view.looked + interval, &|| ended.load(Ordering::Relaxed))? {
             Wake::Time => view.look(),
             Wake::Resized => {}
@@ -95,7 +95,7 @@ fn text(lines: &[Line]) -> String {
 }
 
 /// The newest two looks, and what went wrong since.
-struct View {
+pub(crate) struct View {
     looker: Looker,
     before: Look,
     now: Look,
@@ -104,13 +104,14 @@ struct View {
 }
 
 impl View {
-    fn new(looker: Looker, first: Look) -> Self {
+    /// Begins with a first look.
+    pub(crate) fn new(looker: Looker, first: Look) -> Self {
         let looked = Instant::now();
         Self { looker, before: first.clone(), now: first, looked, trouble: None }
     }
 
     /// Looks again. A cluster of which nobody answers may come back.
-    fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         match self.looker.look() {
             Ok(look) => {
                 self.before = std::mem::replace(&mut self.now, look);
@@ -121,11 +122,17 @@ impl View {
         self.looked = Instant::now();
     }
 
-    fn lines(&self, screen: &Screen) -> io::Result<Vec<Line>> {
-        let mut lines = Picture::new(&self.before, &self.now).lines(Some(screen.size()?));
+    /// When the newest look was over.
+    pub(crate) fn looked(&self) -> Instant {
+        self.looked
+    }
+
+    /// What is to be seen.
+    pub(crate) fn lines(&self, size: Size) -> Vec<Line> {
+        let mut lines = Picture::new(&self.before, &self.now).lines(Some(size));
         if let (Some(trouble), Some(first)) = (&self.trouble, lines.first_mut()) {
             first.text = format!("{trouble} (seen last {:.0?} ago)", self.now.at.elapsed());
         }
-        Ok(lines)
+        lines
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Probed {
     pub(super) ledger: Ledger,
     /// Of each range, when writes were acknowledged, in microseconds since the probers' start.
     acked_us: Vec<Vec<u64>>,
+    /// When the probers ended.
+    ended_us: u64,
 }
 
 impl Probed {
@@ -55,6 +57,20 @@ impl Probed {
         let mut gaps: Vec<Duration> = self.acked_us.iter().map(gap).collect();
         gaps.sort_unstable();
         gaps
+    }
+
+    /// The longest time for which a key took no write, of all such times of which the middle lies between
+    /// these: what begins with a fault begins with the last write before it.
+    pub(super) fn pause(&self, from_us: u64, to_us: u64) -> Duration {
+        let pause = |acked_us: &Vec<u64>| {
+            let last_us = std::iter::once(0).chain(acked_us.iter().copied());
+            let next_us = acked_us.iter().copied().chain([self.ended_us]);
+            let pauses = last_us.zip(next_us).filter(|(last_us, next_us)| {
+                (from_us..to_us).contains(&last_us.midpoint(*next_us))
+            });
+            pauses.map(|(last_us, next_us)| next_us.saturating_sub(last_us)).max().unwrap_or(0)
+        };
+        Duration::from_micros(self.acked_us.iter().map(pause).max().unwrap_or(0))
     }
 }
 
@@ -83,16 +99,21 @@ pub(super) struct Probers {
 }
 
 impl Probers {
-    /// Starts them on one key of each range, asking these nodes in turn.
-    pub(super) fn start(keys: Vec<Vec<u8>>, nodes: &[SocketAddr]) -> io::Result<Self> {
+    /// Starts them on one key of each range, each to be written to so often, asking these nodes in turn.
+    pub(super) fn start(
+        keys: Vec<Vec<u8>>,
+        nodes: &[SocketAddr],
+        period: Duration,
+    ) -> io::Result<Self> {
         let start = Instant::now();
         let ranges = keys.len();
-        let (period, count) = (period(ranges), u32::try_from(ranges).unwrap_or(u32::MAX));
+        let count = u32::try_from(ranges).unwrap_or(u32::MAX);
         // The first writes are spread over a period, and so are all that follow.
         let due = (0..count).map(|number| start + period * number / count).zip(0..).map(Reverse);
         let probed = Probed {
             acked_us: vec![Vec::new(); keys.len()],
             ledger: Ledger::new(Naming::Listed(keys), 0, ranges, VALUE_BYTES),
+            ended_us: 0,
         };
         let shared = Arc::new(Shared {
             start,
@@ -115,11 +136,6 @@ impl Probers {
         Ok(probers)
     }
 
-    /// How often each range is written to.
-    pub(super) fn period(&self) -> Duration {
-        self.shared.period
-    }
-
     /// Microseconds since the start.
     pub(super) fn now_us(&self) -> u64 {
         micros(self.shared.start.elapsed())
@@ -133,12 +149,14 @@ impl Probers {
 
     /// Ends them and gives what they found.
     pub(super) fn finish(self) -> io::Result<Probed> {
+        let ended_us = self.now_us();
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().map_err(|_| io::Error::other("a prober panicked"))?;
         }
         let shared = Arc::into_inner(self.shared).expect("invariant: the probers have ended");
-        Ok(shared.probed.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let probed = shared.probed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Probed { ended_us, ..probed })
     }
 }
 
@@ -210,10 +228,22 @@ mod tests {
     fn the_gap_is_the_longest_silence_that_ends_after_the_fault() {
         let ledger = Ledger::new(Naming::Spread, 0, 1, VALUE_BYTES);
         let acked_us = vec![0, 900_000, 910_000, 921_000, 1_500_000, 1_510_000];
-        let probed = Probed { ledger, acked_us: vec![acked_us, vec![915_000, 955_000]] };
+        let probed =
+            Probed { ledger, acked_us: vec![acked_us, vec![915_000, 955_000]], ended_us: 0 };
         // Killed at 920 ms; one reply was still on its way.
         assert_eq!(probed.gaps(920_000), [40, 579].map(Duration::from_millis));
         assert_eq!(probed.gaps(2_000_000), [Duration::ZERO; 2]);
+    }
+
+    #[test]
+    fn a_pause_belongs_to_where_its_middle_is() {
+        let ledger = Ledger::new(Naming::Spread, 0, 1, VALUE_BYTES);
+        let acked_us = vec![vec![10_000, 50_000, 90_000], vec![20_000, 120_000]];
+        let probed = Probed { ledger, acked_us, ended_us: 300_000 };
+        let pause = |from_us, to_us| probed.pause(from_us, to_us).as_millis();
+        assert_eq!([pause(0, 25_000), pause(25_000, 65_000), pause(65_000, 90_000)], [20, 40, 100]);
+        // Both were silent at the end, the first one for longer.
+        assert_eq!(pause(130_000, 300_000), 210);
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use toml::Table;
 
 use super::figures::Figures;
-use super::probe::Probers;
+use super::probe::{Probers, period};
+use super::read_back::ReadAll;
 use super::{DemoArgs, DemoError};
 use crate::bench::cluster_map::{self, Counters, RangeRow};
 use crate::bench::keys::Naming;
@@ -17,7 +19,7 @@ use crate::bench::ledger::Ledger;
 use crate::bench::processes::{ClusterOptions, LocalCluster};
 use crate::bench::run::{self, RunOptions, Running};
 use crate::bench::schedule::Arrival;
-use crate::bench::verify::{Findings, ReadBack, Recorded};
+use crate::bench::verify::Recorded;
 use crate::cli::bench::progress;
 
 const VALUE_BYTES: usize = 128;
@@ -30,8 +32,25 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the load runs undisturbed before the node is killed, and on after it is back.
 const CALM: Duration = Duration::from_secs(1);
 
+/// Runs it all. `told` gets the figures, however far it comes.
+pub(super) fn run(
+    args: &DemoArgs,
+    program: PathBuf,
+    folder: &Path,
+    interrupted: &dyn Fn() -> bool,
+    told: &mut Value,
+) -> Result<LocalCluster, DemoError> {
+    let mut figures = Figures::default();
+    let result = Stages::start(args, program, folder, interrupted)
+        .map_err(DemoError::from)
+        .and_then(|mut stages| stages.run(&mut figures).map(|()| stages.cluster));
+    figures.ok = result.is_ok();
+    *told = figures.json();
+    result
+}
+
 /// A running cluster and what the steps hand on.
-pub(super) struct Stages<'a> {
+struct Stages<'a> {
     args: &'a DemoArgs,
     interrupted: &'a dyn Fn() -> bool,
     cluster: LocalCluster,
@@ -40,7 +59,7 @@ pub(super) struct Stages<'a> {
 
 impl<'a> Stages<'a> {
     /// Starts the processes.
-    pub(super) fn start(
+    fn start(
         args: &'a DemoArgs,
         program: PathBuf,
         folder: &Path,
@@ -69,7 +88,7 @@ impl<'a> Stages<'a> {
     }
 
     /// All steps. A node that ended by itself is told before what failed because of it.
-    pub(super) fn run(&mut self, figures: &mut Figures) -> Result<(), DemoError> {
+    fn run(&mut self, figures: &mut Figures) -> Result<(), DemoError> {
         let result = self.steps(figures);
         if result.is_err() && !(self.interrupted)() {
             self.cluster.check_alive()?;
@@ -84,34 +103,20 @@ impl<'a> Stages<'a> {
         let recorded =
             Recorded::new(Ledger::new(Naming::Spread, 0, KEYS, VALUE_BYTES), READ_SHARE, 1);
         let recorded = self.load(recorded, figures)?;
-        let mut findings = Findings::default();
+        let (mut all, addresses) = (ReadAll::default(), self.cluster.addresses());
         let recorded = if self.args.nodes >= 3 {
             let (recorded, probed) = self.fault(recorded, figures)?;
-            findings.merge(self.read_back(probed, figures)?);
+            all.read(probed, addresses.clone(), self.interrupted)?;
             recorded
         } else {
             println!("with fewer than three nodes none can be missed: the fault is left out");
             recorded
         };
-        findings.merge(recorded.findings);
-        findings.merge(self.read_back(recorded.ledger, figures)?);
-        figures.violations = findings.count;
-        self.tell_end(figures, &findings)
-    }
-
-    fn tell_end(&self, figures: &Figures, findings: &Findings) -> Result<(), DemoError> {
-        if findings.count == 0 {
-            println!(
-                "read back: all {} acknowledged writes, over {} keys, are there or were \
-                 overwritten by later ones",
-                figures.acknowledged, figures.keys_read_back
-            );
-            return Ok(());
-        }
-        for violation in &findings.first {
-            println!("  wrong: {}: {}", violation.key, violation.what);
-        }
-        Err(DemoError::Lost(format!("{} keys or reads are wrong", findings.count)))
+        all.findings.merge(recorded.findings);
+        all.read(recorded.ledger, addresses, self.interrupted)?;
+        (figures.acknowledged, figures.keys_read_back) = (all.acknowledged, all.keys);
+        figures.violations = all.findings.count;
+        all.tell()
     }
 
     fn wait_for_leaders(&mut self) -> io::Result<Vec<RangeRow>> {
@@ -195,10 +200,10 @@ impl<'a> Stages<'a> {
             .map(|node| node.client_address)
             .collect();
         let running = run::start(&self.options(Some(Duration::from_secs(600))), vec![recorded])?;
-        let probers = Probers::start(keys, &survivors)?;
+        let period = period(keys.len());
+        let probers = Probers::start(keys, &survivors, period)?;
         let found = self.kill_and_restart(victim, led.len(), &probers, figures);
         running.stop();
-        let period = probers.period();
         let probed = probers.finish()?;
         let (mut workloads, measured) = running.join()?;
         let killed_us = found?;
@@ -263,50 +268,6 @@ impl<'a> Stages<'a> {
         self.cluster.wait_for("catching up", CATCH_UP_TIMEOUT, self.interrupted, |cluster| {
             cluster.has_applied(id, &committed)
         })
-    }
-
-    /// Reads all keys of a ledger back, through all nodes.
-    fn read_back(&mut self, ledger: Ledger, figures: &mut Figures) -> Result<Findings, DemoError> {
-        figures.acknowledged += ledger.acked_total();
-        figures.keys_read_back += ledger.acked_keys() as u64;
-        let clients = CONNECTIONS.min(ledger.len());
-        let options = RunOptions {
-            rate: None,
-            clients,
-            pipeline: 16,
-            warmup: Duration::ZERO,
-            ..self.options(None)
-        };
-        let running = run::start(&options, vec![ReadBack::new(ledger)])?;
-        while !running.is_finished() {
-            if (self.interrupted)() {
-                running.stop();
-                return Err(io::Error::from(io::ErrorKind::Interrupted).into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let (mut workloads, _) = running.join()?;
-        let read_back = workloads.remove(0);
-        if read_back.unread() > 0 {
-            let what = format!("{} keys could not be read back", read_back.unread());
-            return Err(io::Error::other(what).into());
-        }
-        Ok(read_back.findings)
-    }
-
-    /// How a person talks to the cluster.
-    pub(super) fn how_to_talk(&self) -> String {
-        let mut lines = Vec::new();
-        for node in &self.cluster.nodes {
-            let port = node.client_address.port();
-            lines.push(format!("  redis-cli -p {port}    # node {}", node.id));
-        }
-        if let Some(node) = self.cluster.nodes.first() {
-            let address = node.client_address;
-            lines.push(format!("  oarlock status --addr {address}"));
-            lines.push(format!("  oarlock bench --addr {address}"));
-        }
-        lines.join("\n")
     }
 }
 

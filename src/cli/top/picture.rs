@@ -10,9 +10,12 @@ use crate::bench::breakdown::Breakdown;
 use crate::bench::cluster_map::{CoreStatus, GroupStatus, RangeRow};
 use crate::cli::keys::shown;
 use crate::cli::table::render;
+use crate::hex;
 
 /// Ranges that are shown where there is no end of room.
 const RANGES_SHOWN: usize = 20;
+/// Longer bounds of ranges are cut.
+const BOUND_CHARS_MAX: usize = 14;
 /// Lines that are neither a node, nor a task, nor a range.
 const FIXED_LINES: usize = 10;
 
@@ -71,7 +74,7 @@ impl<'a> Picture<'a> {
         let mut lines = vec![head(self.summary(&leaders)), plain(String::new())];
         lines.extend(self.nodes(&leaders, room.nodes));
         lines.push(plain(String::new()));
-        lines.push(head("under way".to_owned()));
+        lines.push(head("placement".to_owned()));
         let (shown, rest) = tasks.split_at(tasks.len().min(room.tasks));
         lines.extend(shown.iter().map(|task| plain(format!("  {task}"))));
         lines.extend(more(rest.len()));
@@ -258,8 +261,8 @@ fn range_cells(range: &RangeRow, leaders: &Leaders<'_>) -> Vec<String> {
     let bytes = at.map_or_else(|| "?".to_owned(), |(_, group)| bytes(group.state_bytes));
     vec![
         format!("g{}", range.group),
-        shown(&range.start),
-        shown(&range.end),
+        bound(&range.start),
+        bound(&range.end),
         leader,
         replicas.join(" "),
         of(|group| group.writes_per_s),
@@ -284,6 +287,19 @@ fn cores(node: &NodeLook, leaders: &Leaders<'_>) -> String {
     let cores: Vec<String> = status.cores.iter().map(|of| core(of.core)).collect();
     // A letter first: a text, and not a number, in a table.
     format!("c {}", cores.join(" "))
+}
+
+/// The beginning of a range's bound, in characters that are each as wide as another.
+fn bound(key: &[u8]) -> String {
+    let mut text = shown(key);
+    if !text.is_ascii() {
+        text = format!("0x{}", hex::encode(key));
+    }
+    if text.len() > BOUND_CHARS_MAX {
+        text.truncate(BOUND_CHARS_MAX - 1);
+        text.push('…');
+    }
+    text
 }
 
 fn head(text: String) -> Line {

@@ -88,7 +88,7 @@ n1    127.0.0.1:7001  east  up                    3        1       400      200 
 n2    127.0.0.1:7002  -     up, draining          3        1       800      400  -       c 0/1 1/1
 n3    127.0.0.1:7003  -     down, removed         3        0  -         -        -       ?
 
-under way
+placement
   move one
   move two
   move three
@@ -113,7 +113,7 @@ n1    127.0.0.1:7001  east  up
 n2    127.0.0.1:7002  -     up, draining
   and 1 more
 
-under way
+placement
   move one
   and 3 more
 
@@ -142,6 +142,14 @@ fn what_nobody_could_tell_is_said() {
     let text = drawn(&before, &now, None);
     assert!(text.contains("up, duty unknown"), "{text}");
     assert!(text.contains("nobody leads the meta group just now"), "{text}");
+}
+
+#[test]
+fn a_long_bound_is_cut_and_an_odd_one_spelt() {
+    let long = ["", "user:1", "user:1234567890"].map(|key| bound(key.as_bytes()));
+    assert_eq!(long, ["-", "user:1", "user:12345678…"]);
+    assert_eq!(bound("é:1".as_bytes()), "0xc3a93a31");
+    assert_eq!(bound(&[0x80; 9]), "0x80808080808…");
 }
 
 #[test]
