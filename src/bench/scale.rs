@@ -28,6 +28,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a cluster of many ranges to come up.
 const START_MAX: Duration = Duration::from_secs(600);
 const SETTLE_MAX: Duration = Duration::from_secs(120);
+/// A cluster at rest carries out a few requests a second all the same: who leads the meta group reads there what nodes
+/// are to do.
+const QUIET_REQUESTS: u64 = 100;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -181,20 +184,23 @@ fn await_leaders(cluster: &LocalCluster, ranges: u32, patience: Duration) -> io:
     })
 }
 
-/// Waits until nothing is written to logs any more: the map has been written to the meta group.
+/// Waits until nothing is written to logs and nothing asked any more: the map has been written to the meta group,
+/// and whoever leads it has been told of all ranges.
 fn settle(cluster: &LocalCluster) -> io::Result<()> {
     let mut before = None;
     let mut quiet_since = Instant::now();
     poll("quiet", SETTLE_MAX, || {
         let mut frames = 0;
         for node in &cluster.nodes {
-            frames += cluster_map::gauge(&mut node.client()?, "wal_frames")?;
+            let mut client = node.client()?;
+            frames += cluster_map::gauge(&mut client, "wal_frames")?;
+            frames += cluster_map::gauge(&mut client, "requests_answered")? / QUIET_REQUESTS;
         }
         if before.replace(frames) != Some(frames) {
             quiet_since = Instant::now();
         }
         let is_quiet = quiet_since.elapsed() >= Duration::from_secs(3);
-        Ok(if is_quiet { Ok(()) } else { Err(format!("{frames} frames written")) })
+        Ok(if is_quiet { Ok(()) } else { Err(format!("{frames} frames and requests")) })
     })
 }
 
@@ -277,7 +283,9 @@ fn paced(
                 return Err(io::Error::other(format!("a write was answered by {answer}")));
             }
             let latency = due.elapsed().as_micros();
-            latencies.saturating_record(u64::try_from(latency).unwrap_or(u64::MAX));
+            latencies
+                .record(u64::try_from(latency).unwrap_or(u64::MAX))
+                .map_err(io::Error::other)?;
             due += each;
         }
         Ok(latencies)
@@ -332,7 +340,9 @@ fn die(
     figures.elected_s = elected?.as_secs_f64();
     let mut times = histogram();
     for time in back? {
-        times.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        times
+            .record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+            .map_err(io::Error::other)?;
     }
     (figures.back_p50_ms, figures.back_p99_ms) = (ms(&times, 0.5), ms(&times, 0.99));
     figures.back_max_ms = ms(&times, 1.0);
