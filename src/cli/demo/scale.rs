@@ -44,7 +44,7 @@ const RANGES_MIN: usize = 6;
 const CONNECTIONS: usize = 32;
 /// Keys of which it is measured for how long they take no write, spread over all keys, and how often.
 const PROBED: u16 = 16;
-const PROBE_PERIOD: Duration = Duration::from_millis(50);
+const PROBE_PERIOD_MS: u32 = 50;
 /// What is silent for so long is made up for.
 const GONE_AFTER_MS: i64 = 3_000;
 const LOAD_REST_MS: i64 = 2_000;
@@ -86,7 +86,7 @@ pub(super) fn run(
     let running = run::start(&load(args.rate, clients.clone()), vec![recorded])?;
     let begun = Instant::now();
     let keys = (0..PROBED).map(|at| [&(at << 12).to_be_bytes()[..], b":probe"].concat()).collect();
-    let probers = Probers::start(keys, &clients, PROBE_PERIOD)?;
+    let probers = Probers::start(keys, &clients, Duration::from_millis(PROBE_PERIOD_MS.into()))?;
     let board = Board::open(clients[0], interrupted)?;
     let mut scale = Scale {
         args,
@@ -139,10 +139,11 @@ fn settings(rate: u32) -> Table {
         let keys = keys.iter().map(|(key, number)| ((*key).to_owned(), (*number).into()));
         toml::Value::Table(keys.collect())
     };
+    let probes = u32::from(PROBED) * (1000 / PROBE_PERIOD_MS);
     let keys = i64::try_from(KEYS).expect("invariant: few keys") / i64::from(PARTS);
     let splits = [
         ("range_keys_max", keys),
-        ("range_requests_per_s_max", i64::from((rate / PARTS).max(1))),
+        ("range_requests_per_s_max", i64::from(rate.saturating_add(probes) / PARTS)),
         ("range_load_rest_ms", LOAD_REST_MS),
     ];
     Table::from_iter([
@@ -203,7 +204,11 @@ impl Scale<'_> {
         })?;
         self.stage("replicas and leaders spread", |_| Ok(()), is_spread)?;
         let drain = |cluster: &mut LocalCluster| order(cluster, DRAINED, b"DRAIN");
-        self.stage(&format!("node {DRAINED} is drained"), drain, |cluster| left(cluster, DRAINED))?;
+        self.stage(&format!("node {DRAINED} is drained"), drain, |cluster| {
+            let how = left(cluster, DRAINED)?;
+            // A move to a node that dies would hold up its range: the next stage kills one.
+            rests(cluster).map(|()| how)
+        })?;
         let kill = |cluster: &mut LocalCluster| {
             cluster.node_mut(KILLED).kill();
             Ok(())
@@ -281,8 +286,14 @@ fn is_spread(cluster: &LocalCluster) -> Result<String, String> {
     if counts.iter().any(|(held, led)| held + 1 < fair || *led == 0) {
         return Err(text);
     }
+    rests(cluster)?;
+    Ok(text)
+}
+
+/// Whether no move is under way or planned.
+fn rests(cluster: &LocalCluster) -> Result<(), String> {
     let plan = asked(cluster, cluster_map::placement)?;
-    if plan == "nothing to do\n" { Ok(text) } else { Err(plan) }
+    if plan == "nothing to do\n" { Ok(()) } else { Err(plan) }
 }
 
 fn held(ranges: &[RangeRow], node: u64) -> usize {
