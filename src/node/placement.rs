@@ -257,6 +257,7 @@ impl Placement {
     }
 
     fn plan_anew(&mut self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) {
+        self.give_up_tasks_of_lost_nodes(now, support, since);
         self.view = self.look(now, map, support, since);
         self.plan = plan(&self.view);
         if self.parts.moves_max == 0 {
@@ -270,6 +271,28 @@ impl Placement {
                 Running { task: task.clone(), order, begun, is_asked: false, rests_until };
             self.tasks.insert(task.group, running);
         }
+    }
+
+    /// What was to go to a node that has gone silent since is planned anew: the range may need another one.
+    fn give_up_tasks_of_lost_nodes(&mut self, now: Mono, support: &SharedSupport, since: Mono) {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        tasks.retain(|_, running| {
+            let target = match running.task.action {
+                Action::Add { to } | Action::Replace { to, .. } => Some(to.node),
+                Action::Transfer { to, .. } => Some(to),
+                Action::Remove { .. }
+                | Action::MoveCore { .. }
+                | Action::Split(_)
+                | Action::Merge { .. } => None,
+            };
+            let is_lost =
+                target.is_some_and(|node| self.silence(node, now, support, since) >= SILENCE);
+            if is_lost {
+                tracing::info!("placement: given up, its target is silent: {}", running.task);
+            }
+            !is_lost
+        });
+        self.tasks = tasks;
     }
 
     /// The order that a task comes to; `None` for what is not carried out by orders.
@@ -479,6 +502,37 @@ mod tests {
         let transfer = Action::Transfer { from: a, to: b };
         assert_eq!(order(transfer), Some(Order::Transfer { to: b.get() }));
         assert_eq!(order(Action::Split(oarlock_placement::SplitAt::HalfOfBytes)), None);
+    }
+
+    #[test]
+    fn a_move_to_a_node_that_has_died_since_does_not_hold_up_its_range() {
+        let map = formed();
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        placement.leads_since = Some(second(1));
+        let range = map.ranges().next().unwrap();
+        let to = oarlock_types::CoreAddr::new(NodeId(4), oarlock_types::CoreId(0));
+        let mut begin = |group: GroupId, action: Action| {
+            let reason = oarlock_placement::Reason::Draining(NodeId(2));
+            let task = Task { group, epoch: range.epoch, action, reason };
+            let order = placement.order_of(&task, &map).unwrap();
+            let (begun, rests_until) = (second(1), second(1));
+            let running = Running { task, order, begun, is_asked: true, rests_until };
+            placement.tasks.insert(group, running);
+        };
+        let from = range.replicas[1];
+        begin(range.group, Action::Replace { from, to });
+        begin(
+            GroupId::META,
+            Action::Remove { from: map.group(GroupId::META).unwrap().replicas[0] },
+        );
+        let support = support();
+        // Nobody has been heard of, which counts from when this node came to lead.
+        placement.give_up_tasks_of_lost_nodes(second(2), &support, second(1));
+        assert_eq!(placement.tasks.len(), 2, "silent for a second only");
+        placement.give_up_tasks_of_lost_nodes(second(3), &support, second(1));
+        let left: Vec<GroupId> = placement.tasks.keys().copied().collect();
+        assert_eq!(left, [GroupId::META], "what needs no target goes on");
     }
 
     #[test]
