@@ -55,6 +55,10 @@ impl Model<'_> {
         }
         match range.sample {
             LoadSample::Unknown => None,
+            // Requests for keys that are not there.
+            LoadSample::SplitPoint if range.keys < 2 => {
+                Some((Reason::Load(load), Err(Obstacle::SingleKey)))
+            }
             LoadSample::SplitPoint => Some((Reason::Load(load), Ok(SplitAt::HalfOfLoad))),
             LoadSample::HotKey => Some((Reason::Load(load), Err(Obstacle::HotKey))),
         }
