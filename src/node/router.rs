@@ -11,7 +11,7 @@
 //! stands still until all that were under way have come back, and then goes on in order.
 //!
 //! A request that a range refused because it has changed is found anew by its keys, with the newest map:
-//! [`map_change`] says how lanes keep their order meanwhile. What names several keys that lie in
+//! `map_change` says how lanes keep their order meanwhile. What names several keys that lie in
 //! different ranges by now ends with [`Refusal::StaleEpoch`].
 
 mod map_change;

@@ -1,6 +1,6 @@
 //! How long the stages of a write take: one distribution per stage and core.
 //!
-//! One write of [`SAMPLED`] is timed, on the core that has its connection and on the core that
+//! One write of `SAMPLED` is timed, on the core that has its connection and on the core that
 //! leads its range, each by its own count. It must never be read to decide anything.
 //!
 //! Follows one write: [`Stage::Parse`] and [`Stage::Reply`] are timed by the connection's core,

@@ -9,7 +9,7 @@
 //! gone as a whole; keys for which only such are known are a **hole** until the range that owns them
 //! is heard of.
 //!
-//! A map is a sorted row of packed chunks ([`chunk`]), each of which maps share: a clone costs a
+//! A map is a sorted row of packed chunks (`chunk`), each of which maps share: a clone costs a
 //! pointer for each, and a change packs those anew that it touches.
 
 mod chunk;
