@@ -1,4 +1,4 @@
-//! Bytes as hexadecimal digits, two for each. Pure.
+//! Bytes and identities as hexadecimal digits. Pure.
 
 /// The digits, in lower case.
 #[must_use]
@@ -19,9 +19,34 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks(2).map(byte).collect()
 }
 
+/// The 32 digits of an identity: TOML and JSON have no such number.
+#[must_use]
+pub fn encode_u128(number: u128) -> String {
+    format!("{number:032x}")
+}
+
+/// The identity that [`encode_u128`] wrote so; `None` for anything else.
+#[must_use]
+pub fn decode_u128(digits: &str) -> Option<u128> {
+    u128::from_str_radix(digits, 16).ok().filter(|&number| encode_u128(number) == digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_read_only_as_it_is_written() {
+        for number in [0, 0xabc, u128::MAX] {
+            assert_eq!(decode_u128(&encode_u128(number)), Some(number));
+        }
+        assert_eq!(encode_u128(0xabc), "00000000000000000000000000000abc");
+        for wrong in
+            ["", "abc", "00000000000000000000000000000ABC", "+0000000000000000000000000000abc"]
+        {
+            assert_eq!(decode_u128(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn every_byte_is_two_digits_that_are_read_back() {

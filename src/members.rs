@@ -5,6 +5,7 @@ use oarlock_types::{DiskId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::NodeEntry;
+use crate::hex::{decode_u128, encode_u128};
 
 /// A node that has joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ struct Text {
 /// The text of a node.
 #[must_use]
 pub fn write(member: &Member) -> String {
-    let text = Text { node: member.entry.clone(), disk: format!("{:032x}", member.disk.get()) };
+    let text = Text { node: member.entry.clone(), disk: encode_u128(member.disk.get()) };
     serde_json::to_string(&text).expect("invariant: numbers and texts")
 }
 
@@ -50,7 +51,7 @@ pub fn write(member: &Member) -> String {
 #[must_use]
 pub fn read(text: &[u8]) -> Option<Member> {
     let text: Text = serde_json::from_slice(text).ok()?;
-    let disk = DiskId(u128::from_str_radix(&text.disk, 16).ok()?);
+    let disk = DiskId(decode_u128(&text.disk)?);
     Some(Member { entry: text.node, disk })
 }
 
@@ -69,8 +70,7 @@ pub fn all_nodes<'a>(
 /// Those of them that can be reached: where a lost node was, its successor may be, with a higher id.
 pub fn reachable(nodes: &[NodeEntry]) -> impl Iterator<Item = &NodeEntry> {
     let is_taken = |node: &&NodeEntry| {
-        let others = nodes.iter().filter(|other| other.id > node.id);
-        !others.into_iter().any(|other| other.peer_address == node.peer_address)
+        !nodes.iter().any(|other| other.id > node.id && other.peer_address == node.peer_address)
     };
     nodes.iter().filter(is_taken)
 }

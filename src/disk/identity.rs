@@ -5,6 +5,7 @@ use oarlock_types::{ClusterId, DiskId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::atomic_file::{seal, unseal};
+use crate::hex::{decode_u128, encode_u128};
 
 /// The format of the data directory that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -58,9 +59,9 @@ impl Identity {
         let Self { cluster, node, disk, incarnation, cores } = self;
         let text = Text {
             format_version: FORMAT_VERSION,
-            cluster: to_hex(cluster.get()),
+            cluster: encode_u128(cluster.get()),
             node: node.get(),
-            disk: to_hex(disk.get()),
+            disk: encode_u128(disk.get()),
             incarnation: incarnation.get(),
             cores: *cores,
         };
@@ -80,24 +81,15 @@ impl Identity {
         let parsed = || {
             let text: Text = toml::from_str(unseal(text)?).ok()?;
             Some(Self {
-                cluster: ClusterId(from_hex(&text.cluster)?),
+                cluster: ClusterId(decode_u128(&text.cluster)?),
                 node: NodeId(text.node),
-                disk: DiskId(from_hex(&text.disk)?),
+                disk: DiskId(decode_u128(&text.disk)?),
                 incarnation: Incarnation(text.incarnation),
                 cores: text.cores,
             })
         };
         parsed().ok_or(IdentityFault::Damaged)
     }
-}
-
-/// 128 bits as 32 digits: TOML has no such number.
-pub(super) fn to_hex(number: u128) -> String {
-    format!("{number:032x}")
-}
-
-pub(super) fn from_hex(digits: &str) -> Option<u128> {
-    u128::from_str_radix(digits, 16).ok().filter(|&number| to_hex(number) == digits)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic_file::{replace, seal, unseal};
 use super::data_dir::DataDirError;
-use super::identity::{from_hex, to_hex};
+use crate::hex::{decode_u128, encode_u128};
 
 const NAME: &str = "peers";
 
@@ -74,8 +74,10 @@ impl PeerDisks {
 }
 
 fn to_text(known: &BTreeMap<NodeId, DiskId>) -> String {
-    let disks =
-        known.iter().map(|(node, disk)| (node.get().to_string(), to_hex(disk.get()))).collect();
+    let disks = known
+        .iter()
+        .map(|(node, disk)| (node.get().to_string(), encode_u128(disk.get())))
+        .collect();
     seal(&toml::to_string(&Text { disks }).expect("invariant: a table of strings"))
 }
 
@@ -83,6 +85,6 @@ fn parse(text: &str) -> Option<BTreeMap<NodeId, DiskId>> {
     let text: Text = toml::from_str(unseal(text)?).ok()?;
     text.disks
         .iter()
-        .map(|(node, disk)| Some((NodeId(node.parse().ok()?), DiskId(from_hex(disk)?))))
+        .map(|(node, disk)| Some((NodeId(node.parse().ok()?), DiskId(decode_u128(disk)?))))
         .collect()
 }

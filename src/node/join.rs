@@ -13,6 +13,7 @@ use crate::bench::client::{Answer, Client};
 use crate::config::{Config, NodeEntry};
 use crate::disk::atomic_file::{replace, seal, unseal};
 use crate::disk::data_dir::{DataDirError, draw_disk_id, make_directory, peek_identity};
+use crate::hex::{decode_u128, encode_u128};
 use crate::members::{self, Member};
 use crate::range_text;
 
@@ -178,15 +179,15 @@ fn read(directory: &Path) -> Result<Option<Kept>, JoinError> {
 }
 
 fn write(directory: &Path, disk: DiskId, admission: Option<Admission>) -> Result<(), JoinError> {
-    let kept = Kept { disk: format!("{:032x}", disk.get()), admission };
+    let kept = Kept { disk: encode_u128(disk.get()), admission };
     let body = serde_json::to_string(&kept).expect("invariant: numbers and texts");
     replace(directory, NAME, seal(&(body + "\n")).as_bytes())
         .map_err(|source| JoinError::Io { path: path(directory), source })
 }
 
 fn disk_of(directory: &Path, kept: &Kept) -> Result<DiskId, JoinError> {
-    let disk = u128::from_str_radix(&kept.disk, 16);
-    disk.map(DiskId).map_err(|_| JoinError::Damaged { path: path(directory) })
+    let disk = decode_u128(&kept.disk).map(DiskId);
+    disk.ok_or_else(|| JoinError::Damaged { path: path(directory) })
 }
 
 /// Who is not let in before it is ended asks as the same one when it is started again.

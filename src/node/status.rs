@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::front::NodeFacts;
 use crate::config::NodeEntry;
+use crate::hex::encode_u128;
 
 /// What one core says: its replicas, and those that are lost or being rebuilt.
 pub type CoreStatus = (CoreId, Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>);
@@ -48,7 +49,7 @@ pub fn document(
     });
     json!({
         "node": facts.node.get(),
-        "cluster": format!("{:032x}", facts.cluster.get()),
+        "cluster": encode_u128(facts.cluster.get()),
         "incarnation": facts.incarnation.get(),
         "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         "cores": cores.collect::<Vec<_>>(),

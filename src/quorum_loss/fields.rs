@@ -100,17 +100,18 @@ pub mod digits {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use super::Digits;
+    use crate::hex::{decode_u128, encode_u128};
 
     /// Writes it.
     pub fn serialize<T: Digits, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{:032x}", value.bits()))
+        to.serialize_str(&encode_u128(value.bits()))
     }
 
     /// Reads it.
     pub fn deserialize<'de, T: Digits, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
         let text = String::deserialize(from)?;
-        let bits = u128::from_str_radix(&text, 16).map_err(D::Error::custom)?;
-        Ok(T::of(bits))
+        let bits = decode_u128(&text);
+        bits.map(T::of).ok_or_else(|| D::Error::custom(format!("{text} is not 32 digits 0-9a-f")))
     }
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::backend::{NodeInfo, RangeInfo};
 use super::{Host, Session};
+use crate::hex::encode_u128;
 use crate::net::commands::connection::{Client, ReplyMode};
 use crate::net::commands::{Local, describe, glob};
 use crate::net::resp::{Protocol, Value};
@@ -194,7 +195,7 @@ fn keyspace_section(info: &NodeInfo) -> Vec<(String, String)> {
 fn status_pairs(info: &NodeInfo) -> Vec<(String, String)> {
     let lines = [
         ("node", info.node.get().to_string()),
-        ("cluster", format!("{:032x}", info.cluster.get())),
+        ("cluster", encode_u128(info.cluster.get())),
         ("incarnation", info.incarnation.get().to_string()),
         ("core", info.core.get().to_string()),
         ("cores", info.cores.to_string()),
