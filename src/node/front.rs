@@ -204,8 +204,7 @@ impl Front {
     }
 
     /// The nodes that the cluster was formed of, by their ids.
-    #[must_use]
-    pub fn formed_of(&self) -> Vec<NodeId> {
+    fn formed_of(&self) -> Vec<NodeId> {
         self.facts.formed_of.iter().map(|node| node.id).collect()
     }
 

@@ -71,7 +71,7 @@ pub struct MapKeeper {
     /// Since when there are only proposals that would leave a hole.
     stuck_since: Option<Mono>,
     value_bytes_max: usize,
-    /// The ids of the nodes that the cluster was formed of, once one wants to join.
+    /// The ids of the nodes that the cluster was formed of.
     formed_of: Vec<NodeId>,
     /// The largest id of a group at the formation.
     formed: GroupId,
@@ -85,13 +85,13 @@ pub struct MapKeeper {
 }
 
 impl MapKeeper {
-    /// The keeper of a node that begins with `map` and `members`. `formation` is the map at the cluster's formation,
+    /// The keeper of a node that begins with `map` and `members`. `formation` is the map at the cluster's formation, of the nodes `formed_of`,
     /// and `addr` this core: the one with the meta group's replica writes it. No text longer than
     /// `value_bytes_max` can be written.
     #[must_use]
     pub fn new(
         (map, members): (&RangeMap, Vec<Member>),
-        formation: &RangeMap,
+        (formation, formed_of): (&RangeMap, Vec<NodeId>),
         addr: CoreAddr,
         value_bytes_max: usize,
     ) -> Self {
@@ -117,7 +117,7 @@ impl MapKeeper {
             rest_until: Mono(0),
             stuck_since: None,
             value_bytes_max,
-            formed_of: Vec::new(),
+            formed_of,
             formed: formation.ranges().map(|range| range.group).max().unwrap_or(GroupId::META),
             ids_wanted: VecDeque::new(),
             ids: Vec::new(),
@@ -151,25 +151,20 @@ impl MapKeeper {
     }
 
     /// A node wants to join. If it has, its id is returned; else it will have been let in when it asks again.
-    /// `taken` are the ids of the nodes that the cluster was formed of.
     ///
     /// # Errors
     /// Why it can not have the id that it wants.
-    pub fn join(
-        &mut self,
-        candidate: &Member,
-        taken: &[NodeId],
-    ) -> Result<Option<NodeId>, JoinRefusal> {
+    pub fn join(&mut self, candidate: &Member) -> Result<Option<NodeId>, JoinRefusal> {
         let wanted = candidate.entry.id;
         let has_joined = self.members.iter().find(|member| member.disk == candidate.disk);
         if let Some(member) = has_joined {
             return Ok(Some(member.entry.id));
         }
-        if taken.contains(&wanted) || self.members.iter().any(|member| member.entry.id == wanted) {
+        if self.formed_of.contains(&wanted)
+            || self.members.iter().any(|member| member.entry.id == wanted)
+        {
             return Err(JoinRefusal::IdTaken(wanted));
         }
-        self.formed_of.clear();
-        self.formed_of.extend_from_slice(taken);
         if !self.candidates.iter().any(|known| known.disk == candidate.disk) {
             self.candidates.push(candidate.clone());
         }

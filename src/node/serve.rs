@@ -477,7 +477,13 @@ fn open_front(shared: &Shared, core: CoreId, bell: Doorbell) -> Front {
 
 fn map_keeper(shared: &Shared, addr: CoreAddr) -> MapKeeper {
     let Known { formation, map, members, .. } = &*shared.known;
-    MapKeeper::new((map, members.clone()), formation, addr, shared.limits.value_bytes_max)
+    let formed_of = shared.facts.formed_of.iter().map(|node| node.id).collect();
+    MapKeeper::new(
+        (map, members.clone()),
+        (formation, formed_of),
+        addr,
+        shared.limits.value_bytes_max,
+    )
 }
 
 /// Zero stands for no bound at all.

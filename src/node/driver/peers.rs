@@ -47,7 +47,7 @@ impl Driver {
         if !(1..=cores_max).contains(&candidate.entry.cores) {
             return Err(JoinRefusal::Cores { cores: candidate.entry.cores, cores_max });
         }
-        keeper.join(candidate, &self.front.borrow().formed_of())
+        keeper.join(candidate)
     }
 
     pub(super) fn take_events(&mut self) {

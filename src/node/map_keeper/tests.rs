@@ -60,7 +60,12 @@ fn formation(ranges: u32) -> RangeMap {
 }
 
 fn keeper(map: &RangeMap) -> MapKeeper {
-    MapKeeper::new((map, Vec::new()), map, CoreAddr::new(NodeId(1), CoreId(0)), VALUE_BYTES_MAX)
+    MapKeeper::new(
+        (map, Vec::new()),
+        (map, FORMED_OF.to_vec()),
+        CoreAddr::new(NodeId(1), CoreId(0)),
+        VALUE_BYTES_MAX,
+    )
 }
 
 /// Carries out what the keeper asks for until it asks for nothing; time passes by a second at most.
@@ -389,10 +394,10 @@ fn nodes_that_join_get_ids_that_nobody_has_had() {
     let (mut meta, mut now) = (Meta::new(), Mono(0));
     settle(&mut one, &mut meta, &mut now);
     // Two nodes let newcomers in at once; one comes to both, and one wants an id of its own.
-    assert_eq!(one.join(&candidate(7, 0), &FORMED_OF), Ok(None));
-    assert_eq!(one.join(&candidate(8, 0), &FORMED_OF), Ok(None));
-    assert_eq!(two.join(&candidate(8, 0), &FORMED_OF), Ok(None));
-    assert_eq!(two.join(&candidate(9, 20), &FORMED_OF), Ok(None));
+    assert_eq!(one.join(&candidate(7, 0)), Ok(None));
+    assert_eq!(one.join(&candidate(8, 0)), Ok(None));
+    assert_eq!(two.join(&candidate(8, 0)), Ok(None));
+    assert_eq!(two.join(&candidate(9, 20)), Ok(None));
     one.propose(split(&map, b"a", 9));
     for _ in 0..3 {
         settle(&mut one, &mut meta, &mut now);
@@ -400,7 +405,7 @@ fn nodes_that_join_get_ids_that_nobody_has_had() {
         settle(&mut two, &mut meta, &mut now);
         one.heard(two.version());
     }
-    let id = |keeper: &mut MapKeeper, disk| keeper.join(&candidate(disk, 0), &FORMED_OF).unwrap();
+    let id = |keeper: &mut MapKeeper, disk| keeper.join(&candidate(disk, 0)).unwrap();
     let mut ids: Vec<NodeId> = [7, 8, 9].map(|disk| id(&mut one, disk).unwrap()).to_vec();
     assert_eq!(ids, [7, 8, 9].map(|disk| id(&mut two, disk).unwrap()));
     assert_eq!(ids[2], NodeId(20));
@@ -416,8 +421,8 @@ fn nodes_that_join_get_ids_that_nobody_has_had() {
     settle(&mut one, &mut meta, &mut now);
     assert_eq!(id(&mut one, 10), Some(NodeId(21)));
     let taken = |wanted| JoinRefusal::IdTaken(NodeId(wanted));
-    assert_eq!(one.join(&candidate(11, 2), &FORMED_OF), Err(taken(2)));
-    assert_eq!(one.join(&candidate(11, 20), &FORMED_OF), Err(taken(20)));
+    assert_eq!(one.join(&candidate(11, 2)), Err(taken(2)));
+    assert_eq!(one.join(&candidate(11, 20)), Err(taken(20)));
 }
 
 #[test]
@@ -425,7 +430,7 @@ fn who_reads_the_whole_map_reads_the_nodes_too() {
     let map = formation(3);
     let (mut one, mut meta, mut now) = (keeper(&map), Meta::new(), Mono(0));
     settle(&mut one, &mut meta, &mut now);
-    assert_eq!(one.join(&candidate(7, 0), &FORMED_OF), Ok(None));
+    assert_eq!(one.join(&candidate(7, 0)), Ok(None));
     settle(&mut one, &mut meta, &mut now);
     // What the operator has nodes do stands between nodes and ranges.
     let (key, value) = (super::super::duties::key(NodeId(1)), Bytes::from_static(b"draining"));
