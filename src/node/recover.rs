@@ -13,14 +13,16 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, Lost};
+use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up, may_hide};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::range_map::Range;
-use oarlock_types::{CoreAddr, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap,
+};
 use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
 use crate::disk::buffer::AlignedBytes;
@@ -59,8 +61,9 @@ pub struct RecoverParts {
     pub map: Arc<RangeMap>,
     /// Which core of the node has what.
     pub homes: SharedHomes,
-    /// Passed by each core once it has read its log.
-    pub logs_read: Arc<Barrier>,
+    /// Where each core waits for the others: once it has said what its log has, and once it knows what is
+    /// lost. Before both nothing is made or taken up.
+    pub all_cores: Arc<Barrier>,
     /// The node's support.
     pub support: SharedSupport,
     /// Decides every random choice of the core.
@@ -94,6 +97,19 @@ pub enum RecoverError {
         /// The newest that this build reads.
         known: u16,
     },
+    /// Two cores have a replica of one group: each may have voted without the other.
+    #[error(
+        "the logs of {} and {} of {node} both have a replica of {group}, which may have voted twice: \
+         remove {node} from the cluster and add it as a new node", cores[0], cores[1]
+    )]
+    TwoReplicas {
+        /// The group.
+        group: GroupId,
+        /// The cores.
+        cores: [CoreId; 2],
+        /// Their node.
+        node: NodeId,
+    },
 }
 
 /// Why a checkpoint can not be loaded.
@@ -123,10 +139,19 @@ pub enum CheckpointError {
 /// When the directory can not be read. Damage is no error: it is logged, and the replicas that it
 /// concerns are left out.
 pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
-    let recovered = read_log(parts)?;
-    let held: Vec<Range<'_>> = parts.map.groups_on(parts.addr).collect();
-    let (lost, destroyed) = lost_groups(parts, &recovered, &held)?;
-    claim_homes(parts, recovered.groups.keys().chain(lost.keys()), &held);
+    let mut recovered = read_log(parts)?;
+    let lost_before = lost::read(&parts.directory)?;
+    let claimed = claim_logged(&parts.homes, parts.addr.core, &recovered, &lost_before);
+    parts.all_cores.wait();
+    claimed.map_err(|(group, other)| RecoverError::TwoReplicas {
+        group,
+        cores: [other, parts.addr.core],
+        node: parts.addr.node,
+    })?;
+    let (lost, destroyed) = lost_groups(parts, &mut recovered, lost_before)?;
+    parts.all_cores.wait();
+    let is_held = |range: &Range<'_>| parts.homes.claim(range.group, parts.addr.core);
+    let held: Vec<Range<'_>> = parts.map.groups_on(parts.addr).filter(is_held).collect();
     let Recovered { wal, groups, .. } = recovered;
     let mut random = Random::new(parts.seed);
     let mut shard = new_shard(parts, wal, random.next_u64());
@@ -195,21 +220,6 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     shard.sweep_checkpoints(files);
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
-}
-
-/// Sees to it that no other core makes a replica of what is, or was, on this one. Ends when all cores have
-/// done so.
-fn claim_homes<'a>(
-    parts: &RecoverParts,
-    groups: impl Iterator<Item = &'a GroupId>,
-    held: &[Range<'_>],
-) {
-    for group in groups.copied().chain(held.iter().map(|range| range.group)) {
-        if !parts.homes.claim(group, parts.addr.core) {
-            tracing::debug!("{}: {group} has its replica on another core", parts.addr);
-        }
-    }
-    parts.logs_read.wait();
 }
 
 fn lost_replica(
@@ -289,15 +299,25 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
 /// those of them that the log shall forget. They are written down before the log goes on.
 fn lost_groups(
     parts: &RecoverParts,
-    recovered: &Recovered,
-    held: &[Range<'_>],
+    recovered: &mut Recovered,
+    lost_before: Lost,
 ) -> Result<(Lost, Vec<GroupId>), RecoverError> {
-    let before = lost::read(&parts.directory)?;
-    let held: Vec<GroupId> = held.iter().map(|range| range.group).collect();
+    let mut before = lost_before.clone();
+    let given_up = give_up(&parts.homes, parts.addr.core, recovered, &mut before);
+    for group in &given_up {
+        tracing::warn!("{}: {group} is forgotten here: another core has it by now", parts.addr);
+    }
+    let had_begun = parts.directory.has_begun();
+    let mut held: Vec<GroupId> = Vec::new();
+    if may_hide(recovered, had_begun) {
+        // The map may have a replica on another core than the one that made it.
+        let by_map = parts.map.groups_of(parts.addr.node).map(|range| range.group);
+        held.extend(by_map.filter(|group| parts.homes.claim_lost(*group, parts.addr.core)));
+    }
     let losses = Losses::judge(&Evidence {
         recovered,
         held: &held,
-        had_begun: parts.directory.has_begun(),
+        had_begun,
         before: &before,
         incarnation: parts.incarnation,
     });
@@ -321,10 +341,10 @@ fn lost_groups(
     if !losses.news.is_empty() {
         tell_lost(parts, "not served from this log are", &losses.news);
     }
-    if losses.lost != before {
+    if losses.lost != lost_before {
         lost::write(&parts.directory, &losses.lost)?;
     }
-    Ok((losses.lost, losses.destroyed))
+    Ok((losses.lost, [losses.destroyed, given_up].concat()))
 }
 
 fn tell_lost(parts: &RecoverParts, what: &str, groups: &[GroupId]) {

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oarlock_types::{CoreId, FastMap, GroupId};
+use oarlock_types::{CoreId, FastMap, GroupId, Guard, Incarnation};
 
 /// The directory.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub type SharedHomes = Arc<Homes>;
 struct Inner {
     cores: FastMap<GroupId, CoreId>,
     counts: BTreeMap<CoreId, usize>,
+    /// The lives in which replicas were last found lost or were rebuilt.
+    given_up: FastMap<GroupId, Incarnation>,
     /// A log has lost replicas that nobody can name.
     has_unknown_losses: bool,
 }
@@ -50,10 +52,49 @@ impl Homes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The group's replica of this node shall be on this core. False if it is on another.
+    /// A core's log has the group, or it is known to be lost there. All cores say so of all that they have
+    /// before any of them claims more or takes a replica up: the map may believe a replica on another core
+    /// than the one that made it. `since` is the life of the node in which it was last found lost or was
+    /// rebuilt there, if ever: of two cores the later one is right, since the other's replica was given up then.
+    ///
+    /// # Errors
+    /// When another core has it as well, and neither has given it up: that core.
+    pub fn claim_logged(
+        &self,
+        group: GroupId,
+        core: CoreId,
+        since: Incarnation,
+    ) -> Result<(), CoreId> {
+        if !Guard::LogsClaimFirst.is_on() {
+            return Ok(());
+        }
+        let mut inner = self.inner();
+        let home = inner.claim(group, core);
+        let before = inner.given_up.get(&group).copied().unwrap_or_default();
+        if home != core && before == since {
+            return Err(home);
+        }
+        if since > before {
+            inner.given_up.insert(group, since);
+            inner.bring(group, core);
+        }
+        Ok(())
+    }
+
+    /// Claims for a core a group that may have been in what its log has lost. False if another core has claimed
+    /// it.
+    #[must_use]
+    pub fn claim_lost(&self, group: GroupId, core: CoreId) -> bool {
+        self.inner().claim(group, core) == core
+    }
+
+    /// Claims for a core a group that has its replica there by the map, or by a split of one of its own. False
+    /// if another core has claimed it, or it may be one that is lost.
     #[must_use]
     pub fn claim(&self, group: GroupId, core: CoreId) -> bool {
-        self.inner().claim(group, core)
+        let mut inner = self.inner();
+        let is_known = inner.cores.contains_key(&group);
+        (is_known || !inner.has_unknown_losses) && inner.claim(group, core) == core
     }
 
     /// Claims a group that another node's word wants a replica of, for the core that has the fewest.
@@ -70,8 +111,7 @@ impl Homes {
         }
         let emptiest = inner.counts.iter().min_by_key(|(core, count)| (**count, **core));
         let core = emptiest.map_or(CoreId(0), |(core, _)| *core);
-        inner.claim(group, core);
-        Ok(core)
+        Ok(inner.claim(group, core))
     }
 
     /// The core that has the group's replica, or had it and has lost it.
@@ -80,20 +120,27 @@ impl Homes {
         self.inner().cores.get(&group).copied()
     }
 
-    /// A core has lost replicas that nobody can name: from now on none is made by another's word, since it
-    /// might promise against what it has forgotten.
+    /// A core has lost replicas that nobody can name: from now on none is made that the directory does not
+    /// have, since it might promise against what that one has forgotten.
     pub fn note_unknown_losses(&self) {
         self.inner().has_unknown_losses = true;
     }
 }
 
 impl Inner {
-    fn claim(&mut self, group: GroupId, core: CoreId) -> bool {
-        let home = *self.cores.entry(group).or_insert_with(|| {
+    /// The group's home: this core, if it has none yet.
+    fn claim(&mut self, group: GroupId, core: CoreId) -> CoreId {
+        *self.cores.entry(group).or_insert_with(|| {
             *self.counts.entry(core).or_default() += 1;
             core
-        });
-        home == core
+        })
+    }
+
+    fn bring(&mut self, group: GroupId, core: CoreId) {
+        if let Some(before) = self.cores.insert(group, core) {
+            *self.counts.entry(before).or_default() -= 1;
+        }
+        *self.counts.entry(core).or_default() += 1;
     }
 }
 
@@ -121,6 +168,39 @@ mod tests {
         assert_eq!(homes.claim_any(GroupId(4)), Ok(CoreId(0)));
         homes.note_unknown_losses();
         assert_eq!(homes.claim_any(GroupId(5)), Err(NoHome::MayBeLost));
+        assert!(!homes.claim(GroupId(5), CoreId(0)), "it may be lost");
+        assert!(homes.claim(GroupId(1), CoreId(0)), "what is known is not lost");
         assert_eq!(homes.core_of(GroupId(5)), None);
+    }
+
+    #[test]
+    fn what_logs_have_goes_before_what_the_map_says() {
+        let homes = Homes::new(2);
+        let (one, two, three) = (GroupId(1), GroupId(2), GroupId(3));
+        let (first, second) = (CoreId(0), CoreId(1));
+        let logged = |group, core, since| homes.claim_logged(group, core, Incarnation(since));
+        assert_eq!(logged(one, first, 0), Ok(()));
+        assert_eq!(logged(two, second, 0), Ok(()));
+        assert_eq!(logged(one, second, 0), Err(first), "neither was given up");
+        let held = [one, two, three].map(|group| homes.claim(group, CoreId(0)));
+        assert_eq!(held, [true, false, true]);
+        assert!(homes.claim_lost(two, CoreId(1)) && !homes.claim_lost(three, CoreId(1)));
+    }
+
+    #[test]
+    fn the_core_that_has_lost_or_rebuilt_it_last_is_right() {
+        for order in [[(0, 0), (1, 7), (2, 4)], [(1, 7), (2, 4), (0, 0)], [(2, 4), (0, 0), (1, 7)]]
+        {
+            let homes = Homes::new(3);
+            for (core, since) in order {
+                assert_eq!(
+                    homes.claim_logged(GroupId(1), CoreId(core), Incarnation(since)),
+                    Ok(())
+                );
+            }
+            assert_eq!(homes.core_of(GroupId(1)), Some(CoreId(1)));
+            let emptiest: Vec<_> = (2..5).map(|group| homes.claim_any(GroupId(group))).collect();
+            assert_eq!(emptiest, [Ok(CoreId(0)), Ok(CoreId(2)), Ok(CoreId(0))], "each counts once");
+        }
     }
 }

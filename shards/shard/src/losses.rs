@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oarlock_types::{GroupId, Incarnation, Index};
+use oarlock_types::{CoreId, GroupId, Incarnation, Index};
 use oarlock_wal::{Affected, Recovered, RecoveredGroup};
 
+use crate::homes::Homes;
 use crate::rebuild::{Origin, SplitBase};
 use crate::seed::base_of;
 
@@ -20,7 +21,8 @@ pub type Lost = BTreeMap<GroupId, Incarnation>;
 pub struct Evidence<'a> {
     /// What the log gives back.
     pub recovered: &'a Recovered,
-    /// The groups that have a replica on this core.
+    /// The groups that have a replica on this node and are in no other core's log: each may have been in
+    /// this one. Needed only where [`may_hide`] holds.
     pub held: &'a [GroupId],
     /// The log had begun: without a segment it is gone.
     pub had_begun: bool,
@@ -47,6 +49,43 @@ pub struct Losses {
     pub has_unnamed: bool,
 }
 
+/// Says in the node's directory which replicas a core's log has, or has lost: the first step of a start.
+///
+/// # Errors
+/// When another core has one of them as well, and neither has given it up: that one and its core.
+pub fn claim_logged(
+    homes: &Homes,
+    core: CoreId,
+    recovered: &Recovered,
+    before: &Lost,
+) -> Result<(), (GroupId, CoreId)> {
+    let rebuilt = |found: &RecoveredGroup| {
+        let rebuilt = Origin::from_details(&found.details).rebuilt;
+        rebuilt.map_or(Incarnation(0), |rebuilt| rebuilt.incarnation)
+    };
+    let has = recovered.groups.iter().map(|(group, found)| (*group, rebuilt(found)));
+    let misses = before.iter().map(|(group, lost_in)| (*group, *lost_in));
+    has.chain(misses).try_for_each(|(group, since)| {
+        homes.claim_logged(group, core, since).map_err(|other| (group, other))
+    })
+}
+
+/// Takes out what another core has by now, which all cores have said: those that the log shall forget.
+pub fn give_up(
+    homes: &Homes,
+    core: CoreId,
+    recovered: &mut Recovered,
+    before: &mut Lost,
+) -> Vec<GroupId> {
+    let is_elsewhere = |group: &GroupId| homes.core_of(*group).is_some_and(|home| home != core);
+    before.retain(|group, _| !is_elsewhere(group));
+    recovered
+        .groups
+        .extract_if(.., |group, _| is_elsewhere(group))
+        .map(|(group, _)| group)
+        .collect()
+}
+
 impl Losses {
     /// Judges the evidence.
     #[must_use]
@@ -62,7 +101,7 @@ impl Losses {
         let is_suspect = |group: &GroupId| {
             !recovered.groups.contains_key(group) && recovered.suspicion.of_unlisted(*group)
         };
-        let is_log_missing = recovered.segments.is_empty() && evidence.had_begun;
+        let is_log_missing = is_log_missing(recovered, evidence.had_begun);
         let held = held.iter().copied();
         found.extend(held.filter(|group| is_log_missing || is_suspect(group)));
         // What an earlier start has written down is no news, though the log may still show it.
@@ -72,9 +111,19 @@ impl Losses {
         lost.extend(found.into_iter().map(|group| (group, incarnation)));
         let is_whole_core = recovered.damage.iter().any(|damage| damage.affected == Affected::All);
         let destroyed = if is_whole_core { Vec::new() } else { damaged };
-        let has_unnamed = is_log_missing || recovered.suspicion.has_unnamed();
+        let has_unnamed = may_hide(recovered, evidence.had_begun);
         Self { lost, known, news, destroyed, is_log_missing, has_unnamed }
     }
+}
+
+/// Whether replicas may be lost from a log of which it shows nothing.
+#[must_use]
+pub fn may_hide(recovered: &Recovered, had_begun: bool) -> bool {
+    is_log_missing(recovered, had_begun) || recovered.suspicion.has_unnamed()
+}
+
+fn is_log_missing(recovered: &Recovered, had_begun: bool) -> bool {
+    recovered.segments.is_empty() && had_begun
 }
 
 /// Adds the replicas whose state a split made and the cut range's log can not make again.

@@ -195,8 +195,8 @@ impl Shard {
             || self.departed.contains_key(&child)
             || !self.homes.claim(child, self.addr.core)
         {
-            // It has more than this already, is to be rebuilt, has been here and left, or another core was
-            // asked for it first.
+            // It has more than this already, is to be rebuilt, has been here and left, another core was
+            // asked for it first, or it may be one that is lost.
             self.graveyard.push(store);
         } else {
             let checkpoint = base_meta(entry.configuration);

@@ -57,6 +57,8 @@ pub(crate) struct Disk {
     pub(crate) begun: Option<SegmentId>,
     /// The replicas here that have lost a part of their log.
     pub(crate) lost: Lost,
+    /// It may have lost replicas that nobody can name.
+    pub(crate) has_unnamed_losses: bool,
     /// Frames on their way, by their number; of a process that has ended, too: until they have
     /// landed the next one does not start.
     pub(crate) writes: BTreeMap<u64, Writing>,
@@ -74,6 +76,7 @@ impl Disk {
             removed: Vec::new(),
             begun: None,
             lost: Lost::new(),
+            has_unnamed_losses: false,
             writes: BTreeMap::new(),
             trouble: DiskTrouble::default(),
         }

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use oarlock_codec::Lane;
+use oarlock_codec::{GroupMessage, Lane};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
-use oarlock_shard::{FileDone, FileJob, JobToken, Output, Shard, SharedSupport, Wanted};
+use oarlock_shard::{
+    FileDone, FileJob, JobToken, Output, Shard, SharedHomes, SharedSupport, Wanted,
+};
 use oarlock_store::Request;
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Lsn, Mono, NodeId,
@@ -117,7 +119,13 @@ pub(crate) enum Job {
 /// A running core.
 #[derive(Debug)]
 pub(crate) struct Core {
+    pub(crate) id: CoreId,
     pub(crate) shard: Shard,
+    pub(crate) homes: SharedHomes,
+    /// Messages that another core took for this one's.
+    pub(crate) posted: Vec<(CoreAddr, GroupMessage)>,
+    /// Messages that came here and are another core's.
+    pub(crate) strays: Vec<(CoreAddr, GroupMessage)>,
     pub(crate) links: Vec<(NodeId, bool)>,
     pub(crate) frames: Vec<Arrived>,
     pub(crate) asks: Vec<Ask>,
@@ -145,9 +153,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(shard: Shard) -> Self {
+    pub(crate) fn new(id: CoreId, shard: Shard, homes: SharedHomes) -> Self {
         Self {
+            id,
             shard,
+            homes,
+            posted: Vec::new(),
+            strays: Vec::new(),
             links: Vec::new(),
             frames: Vec::new(),
             asks: Vec::new(),
@@ -175,6 +187,8 @@ impl Core {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) table: SharedSupport,
+    /// Which core has the replica of which group.
+    pub(crate) homes: SharedHomes,
     pub(crate) agent: PulseAgent,
     pub(crate) cores: Vec<Core>,
     /// Pulses that wait in the socket.
@@ -248,6 +262,18 @@ impl Node {
             Disk::new(WalConfig { owner, segment_bytes, frame_bytes_max })
         };
         self.disks = (0..config.cores).map(CoreId).map(fresh).collect();
+    }
+
+    /// The core that has its replica of a group, or else that which the map has for it.
+    pub(crate) fn home(&self, config: &Config, group: GroupId) -> CoreAddr {
+        let known = self.process.as_ref().and_then(|process| process.homes.core_of(group));
+        CoreAddr::new(self.id, known.unwrap_or_else(|| config.core_of(group)))
+    }
+
+    /// The running core that has its replica of a group, if it has one.
+    pub(crate) fn core(&self, config: &Config, group: GroupId) -> Option<&Core> {
+        let core = usize::from(self.home(config, group).core.get());
+        self.process.as_ref().map(|process| &process.cores[core])
     }
 
     pub(crate) fn addr(&self, core: usize) -> CoreAddr {

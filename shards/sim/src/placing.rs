@@ -100,9 +100,8 @@ impl World {
         }
         let mut left = Vec::new();
         for node in &self.nodes {
-            let Some(process) = &node.process else { continue };
             for (group, (configured, members)) in &self.placing.members {
-                let core = &process.cores[usize::from(self.config.core_of(*group).get())];
+                let Some(core) = node.core(&self.config, *group) else { continue };
                 if !members.contains(&node.id) && core.shard.has_replica(*group) {
                     left.push((node.id, *group, *configured));
                 }

@@ -4,12 +4,12 @@ use oarlock_raft::SPLIT_BASE;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{Homes, SharedHomes, SharedSupport};
-use oarlock_types::{GroupId, Guard, Incarnation, Mono, NodeId};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Guard, Incarnation, Mono, NodeId};
 
 use crate::node::{Ask, CLUSTER, Core, Process};
 use crate::oracle::{Breach, Seen};
 use crate::ranges::family;
-use crate::recover::{Parts, recover};
+use crate::recover::{Logged, Parts, judge_losses, read_log, recover};
 use crate::trace::What;
 use crate::turn::came_back;
 use crate::world::{BEAT_US, Event, World};
@@ -52,11 +52,13 @@ impl World {
         let pulse_seed = if self.config.pulses_in_phase { 0 } else { seed };
         let pulses = PulseConfig::new(CLUSTER, &self.config.limits, pulse_seed);
         let agent = PulseAgent::new(pulses, &table, mono);
-        let (running, told) = self.recover_cores(n, &table, seed, mono);
+        let homes = Homes::new(cores);
+        let (running, told) = self.recover_cores(n, &table, &homes, (seed, mono));
         let node = &mut self.nodes[n];
         let first_pulse = node.clock.real(agent.next_due()).max(now + 1);
         node.process = Some(Process {
             table,
+            homes,
             agent,
             cores: running,
             pulses: Vec::new(),
@@ -84,28 +86,32 @@ impl World {
         &mut self,
         n: usize,
         table: &SharedSupport,
-        seed: u64,
-        mono: Mono,
+        homes: &SharedHomes,
+        (seed, mono): (u64, Mono),
     ) -> (Vec<Core>, Vec<String>) {
+        let config = &self.config;
         let node = &mut self.nodes[n];
-        let homes = Homes::new(self.config.cores);
+        let parts = |c: usize| Parts {
+            config,
+            addr: CoreAddr::new(node.id, CoreId(u16::try_from(c).expect("invariant: few cores"))),
+            is_new: node.incarnation == Incarnation(1),
+            support: SharedSupport::clone(table),
+            homes: SharedHomes::clone(homes),
+            seed: seed ^ (c as u64) << 32,
+            now: mono,
+            incarnation: node.incarnation,
+        };
+        let parts: Vec<Parts<'_>> = (0..usize::from(config.cores)).map(parts).collect();
+        let disks = &mut node.disks;
+        let mut logs: Vec<Logged> =
+            parts.iter().zip(&*disks).map(|(parts, disk)| read_log(parts, disk)).collect();
+        for ((parts, disk), logged) in parts.iter().zip(&mut *disks).zip(&mut logs) {
+            judge_losses(parts, disk, logged, &node.placed);
+        }
         let mut running = Vec::new();
         let mut told = Vec::new();
-        for c in 0..usize::from(self.config.cores) {
-            let addr = node.addr(c);
-            let is_held = |group: &GroupId| self.config.core_of(*group) == addr.core;
-            let parts = Parts {
-                config: &self.config,
-                addr,
-                is_new: node.incarnation == Incarnation(1),
-                support: SharedSupport::clone(table),
-                homes: SharedHomes::clone(&homes),
-                seed: seed ^ (c as u64) << 32,
-                now: mono,
-                held: node.placed.iter().copied().filter(is_held).collect(),
-                incarnation: node.incarnation,
-            };
-            let back = recover(&parts, &mut node.disks[c]);
+        for ((parts, disk), logged) in parts.iter().zip(disks).zip(logs) {
+            let back = recover(parts, disk, logged, &node.placed);
             assert!(
                 back.told.is_empty() || node.is_spoiled,
                 "a sound disk is not called damaged: {}: {:?} at {} us",
@@ -114,7 +120,7 @@ impl World {
                 self.now
             );
             told.extend(back.told);
-            running.push(Core::new(back.shard));
+            running.push(Core::new(parts.addr.core, back.shard, SharedHomes::clone(homes)));
         }
         (running, told)
     }
@@ -147,7 +153,8 @@ impl World {
         let node = &self.nodes[n];
         let Some(process) = &node.process else { return };
         for group in self.ranges.groups() {
-            let core = &process.cores[usize::from(self.config.core_of(group).get())];
+            let at = node.home(&self.config, group);
+            let core = &process.cores[usize::from(at.core.get())];
             let (raft, state) = (core.shard.raft(group), core.shard.applied_state(group));
             let (Some(raft), Some(state)) = (raft, state) else {
                 let is_known = core.shard.rebuild_stages().any(|(lost, _)| lost == group);
@@ -176,7 +183,6 @@ impl World {
             if let Err(Breach { property, text }) = self.oracle.look(node.id, group, raft, state) {
                 panic!("{property}: {text} (at the start, {} us)", self.now);
             }
-            let at = node.addr(usize::from(self.config.core_of(group).get()));
             self.trace.replica(self.now, at, group, raft);
         }
     }

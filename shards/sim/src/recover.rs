@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses};
+use oarlock_shard::losses::{Evidence, Losses, claim_logged, give_up, may_hide};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
 use oarlock_types::{CoreAddr, GroupId, Incarnation, Mono, Random, RangeBounds, WallMs};
-use oarlock_wal::Recovery;
+use oarlock_wal::{Recovered, Recovery};
 
 use crate::config::Config;
 use crate::disk::Disk;
@@ -33,10 +33,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) homes: SharedHomes,
     pub(crate) seed: u64,
     pub(crate) now: Mono,
-    /// The groups that have a replica on this core.
-    pub(crate) held: Vec<GroupId>,
     /// This life of the node.
     pub(crate) incarnation: Incarnation,
+}
+
+/// A core's log as it was read, and what follows from it.
+pub(crate) struct Logged {
+    recovered: Recovered,
+    destroyed: Vec<GroupId>,
 }
 
 /// A core brought back, and what was wrong with its disk, in words.
@@ -45,8 +49,8 @@ pub(crate) struct Back {
     pub(crate) told: Vec<String>,
 }
 
-pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
-    let Parts { config, addr, .. } = *parts;
+/// Reads a core's log and says which replicas are there: the first step of all cores.
+pub(crate) fn read_log(parts: &Parts<'_>, disk: &Disk) -> Logged {
     let mut recovery = Recovery::new(disk.config);
     if let Some(newest) = disk.begun {
         recovery.expect_up_to(newest);
@@ -55,18 +59,58 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         recovery.feed(*id, bytes);
     }
     let recovered = recovery.finish();
-    let mut told: Vec<String> = recovered.damage.iter().map(ToString::to_string).collect();
+    let claimed = claim_logged(&parts.homes, parts.addr.core, &recovered, &disk.lost);
+    if let Err((group, core)) = claimed {
+        panic!("a group has one replica on a node: {group} is on {} and on {core}", parts.addr);
+    }
+    Logged { recovered, destroyed: Vec::new() }
+}
+
+/// Judges what is lost: the second step of all cores. What the map has on the node and no log shows may have
+/// been in any that is damaged.
+pub(crate) fn judge_losses(
+    parts: &Parts<'_>,
+    disk: &mut Disk,
+    logged: &mut Logged,
+    by_map: &BTreeSet<GroupId>,
+) {
+    let (core, had_begun) = (parts.addr.core, disk.begun.is_some());
+    let given_up = give_up(&parts.homes, core, &mut logged.recovered, &mut disk.lost);
+    let mut held: Vec<GroupId> = Vec::new();
+    if may_hide(&logged.recovered, had_begun) {
+        held.extend(by_map.iter().filter(|group| parts.homes.claim_lost(**group, core)));
+    }
     let losses = Losses::judge(&Evidence {
-        recovered: &recovered,
-        held: &parts.held,
-        had_begun: disk.begun.is_some(),
+        recovered: &logged.recovered,
+        held: &held,
+        had_begun,
         before: &disk.lost,
         incarnation: parts.incarnation,
     });
     disk.lost = losses.lost;
+    disk.has_unnamed_losses |= losses.has_unnamed;
+    if disk.has_unnamed_losses {
+        parts.homes.note_unknown_losses();
+    }
+    logged.destroyed = [losses.destroyed, given_up].concat();
+}
+
+/// Takes up what the core has: its last step.
+pub(crate) fn recover(
+    parts: &Parts<'_>,
+    disk: &mut Disk,
+    logged: Logged,
+    by_map: &BTreeSet<GroupId>,
+) -> Back {
+    let Parts { config, addr, .. } = *parts;
+    let Logged { recovered, destroyed } = logged;
+    let by_map = by_map.iter().copied().filter(|group| config.core_of(*group) == addr.core);
+    let held: BTreeSet<GroupId> =
+        by_map.filter(|group| parts.homes.claim(*group, addr.core)).collect();
+    let mut told: Vec<String> = recovered.damage.iter().map(ToString::to_string).collect();
     let mut random = Random::new(parts.seed);
     let mut shard = new_shard(parts, recovered.wal, random.next_u64());
-    for group in losses.destroyed {
+    for group in destroyed {
         shard.forget_replica(group);
     }
     let ours: Vec<GroupId> =
@@ -100,7 +144,7 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         }
     }
     for group in ours {
-        if !known.contains(&group) && !disk.lost.contains_key(&group) {
+        if held.contains(&group) && !known.contains(&group) && !disk.lost.contains_key(&group) {
             shard.add_replica(form(parts, group, spread, &mut random), true);
         }
     }
@@ -108,7 +152,7 @@ pub(crate) fn recover(parts: &Parts<'_>, disk: &mut Disk) -> Back {
         shard.note_lost(lost_replica(config, addr, disk, group));
         told.push(format!("{group} is lost on {addr}"));
     };
-    for group in parts.held.iter().copied().filter(|group| unserved.contains(group)) {
+    for group in unserved {
         lose(&mut shard, group);
     }
     for (group, _) in shard.restore_split_states() {

@@ -18,20 +18,18 @@ impl World {
     /// Who leads a group in the highest term in which somebody does, among processes that run.
     #[must_use]
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
-        let core = usize::from(self.config.core_of(group).get());
-        let leads = |node: &&crate::node::Node| {
-            let raft = node.process.as_ref().and_then(|p| p.cores[core].shard.raft(group));
+        let leads = |node: &&Node| {
+            let raft = node.core(&self.config, group).and_then(|core| core.shard.raft(group));
             raft.is_some_and(|raft| raft.is_leader())
         };
-        let term = |node: &&crate::node::Node| self.oracle.seen(node.id, group).map(|s| s.term);
+        let term = |node: &&Node| self.oracle.seen(node.id, group).map(|s| s.term);
         self.nodes.iter().filter(leads).max_by_key(term).map(|node| node.id)
     }
 
     /// A node's replica of a group, if it is served.
     #[must_use]
     pub fn replica(&self, node: NodeId, group: GroupId) -> Option<&Group> {
-        let core = usize::from(self.config.core_of(group).get());
-        self.nodes[self.place(node)].process.as_ref()?.cores[core].shard.raft(group)
+        self.nodes[self.place(node)].core(&self.config, group)?.shard.raft(group)
     }
 
     /// When each node that runs sends its next pulse.
@@ -142,7 +140,6 @@ impl World {
         let Some(leader) = self.leader(group) else { return vec![format!("{group}: no leader")] };
         let Some(configuration) = self.configuration(leader, group) else { return Vec::new() };
         let committed = self.committed(group);
-        let core = usize::from(self.config.core_of(group).get());
         let mut behind = Vec::new();
         if configuration.is_joint() {
             behind.push(format!("{group}: still in {configuration:?}"));
@@ -152,8 +149,13 @@ impl World {
             if node.is_outcast {
                 continue;
             }
-            let shard = node.process.as_ref().map(|process| &process.cores[core].shard);
-            let applied = shard.and_then(|shard| shard.applied_state(group)).map(|(at, _)| at);
+            let core = node.core(&self.config, group);
+            // It may be one that the node has lost and nobody can name: it is not made there again.
+            let may_be_lost = node.disks.iter().any(|disk| disk.has_unnamed_losses);
+            if may_be_lost && core.is_none_or(|core| core.shard.raft(group).is_none()) {
+                continue;
+            }
+            let applied = core.and_then(|core| core.shard.applied_state(group)).map(|(at, _)| at);
             if applied != Some(committed) {
                 behind.push(format!("{member} {group}: applied {applied:?} of {committed}"));
             }
@@ -198,10 +200,9 @@ impl World {
     fn tell_group(&self, group: GroupId) -> String {
         use std::fmt::Write;
         let mut text = String::new();
-        let core = usize::from(self.config.core_of(group).get());
         for node in &self.nodes {
             let now = node.clock.mono(self.now);
-            let replica = node.process.as_ref().and_then(|p| p.cores[core].shard.raft(group));
+            let replica = node.core(&self.config, group).and_then(|core| core.shard.raft(group));
             let Some(raft) = replica else {
                 let _ = write!(text, "\n  {} {group}: no replica", node.id);
                 continue;

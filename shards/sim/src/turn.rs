@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use oarlock_codec::{GroupMessage, frame};
+use oarlock_shard::homes::NoHome;
 use oarlock_shard::moves::{Departure, MoveStep};
 use oarlock_shard::rebuild::RebuildStage;
-use oarlock_shard::{Output, Shard, Split};
+use oarlock_shard::{Output, Shard, Split, Wanted};
 use oarlock_types::{GroupId, Mono, NodeId, RangeBounds, WallMs};
 
 use crate::config::Config;
@@ -42,7 +43,15 @@ impl Core {
             let bytes_max = config.limits.frame_bytes_max;
             let messages = frame::decode_datagram::<Vec<GroupMessage>>(&arrived.bytes, bytes_max);
             let messages = messages.unwrap_or_else(|error| panic!("a frame of ours: {error}"));
-            self.shard.messages(arrived.from, messages);
+            let is_own = |message: &GroupMessage| {
+                self.homes.core_of(message.group).is_none_or(|core| core == self.id)
+            };
+            let (own, strays): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_own);
+            self.shard.messages(arrived.from, own);
+            self.strays.extend(strays.into_iter().map(|message| (arrived.from, message)));
+        }
+        for (from, message) in self.posted.drain(..) {
+            self.shard.messages(from, vec![message]);
         }
         for ask in std::mem::take(&mut self.asks) {
             self.ask(ask);
@@ -171,12 +180,40 @@ impl World {
             self.tell(NodeId(n as u64 + 1), || text);
         }
         placed.iter().for_each(|group| self.placing.done(*group));
+        self.post_strays(n, c);
         self.note_destroyed(n, &destroyed);
         self.note_splits(n, &turned.output.splits);
         self.note_settled(n, c, &turned.output.settled);
         self.look(n, c);
         self.carry_out(n, c, turned);
         self.wake_at(n, c, now + BEAT_US);
+    }
+
+    /// Hands messages to the cores that have their groups' replicas.
+    fn post_strays(&mut self, n: usize, c: usize) {
+        let Some(process) = &mut self.nodes[n].process else { return };
+        let mut woken = Vec::new();
+        for (from, message) in std::mem::take(&mut process.cores[c].strays) {
+            let home = process.homes.core_of(message.group);
+            let home = usize::from(home.expect("invariant: it is another core's").get());
+            process.cores[home].posted.push((from, message));
+            woken.push(home);
+        }
+        woken.dedup();
+        woken.into_iter().for_each(|home| self.wake(n, home));
+    }
+
+    /// Another node wants a replica here: one core makes it, unless one has it or may have lost it.
+    fn find_home(&mut self, n: usize, wanted: Wanted) {
+        let node = &mut self.nodes[n];
+        let Some(process) = &node.process else { return };
+        match process.homes.claim_any(wanted.group) {
+            Ok(_) | Err(NoHome::Taken(_)) => {
+                let (id, _) = (node.id, node.placed.insert(wanted.group));
+                self.ask(id, wanted.group, Ask::Create(wanted));
+            }
+            Err(NoHome::MayBeLost) => {}
+        }
     }
 
     /// Replicas of new ranges are made here.
@@ -264,7 +301,7 @@ impl World {
         output.splits.clear();
         output.settled.clear();
         for wanted in output.wanted.drain(..) {
-            self.ask(id, wanted.group, Ask::Create(wanted));
+            self.find_home(n, wanted);
         }
         for group in output.unreadable.drain(..) {
             self.tell(id, || format!("cannot read back its log of {group}, and writes it anew"));
@@ -335,10 +372,7 @@ impl World {
     /// Asks a core for something, as an operator or a scenario does.
     pub(crate) fn ask(&mut self, node: NodeId, group: GroupId, ask: Ask) {
         let n = self.place(node);
-        let c = usize::from(self.config.core_of(group).get());
-        if matches!(ask, Ask::Create(_)) {
-            self.nodes[n].placed.insert(group);
-        }
+        let c = usize::from(self.nodes[n].home(&self.config, group).core.get());
         if let Some(process) = &mut self.nodes[n].process {
             process.cores[c].asks.push(ask);
             self.wake(n, c);

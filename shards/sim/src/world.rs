@@ -322,11 +322,10 @@ impl World {
         }
         let groups: Vec<GroupId> = self.oracle.contested.iter().copied().collect();
         for group in groups {
-            let core = usize::from(self.config.core_of(group).get());
             let newest = self.oracle.newest_term(group);
             for node in &self.nodes {
-                let Some(process) = &node.process else { continue };
-                let shard = &process.cores[core].shard;
+                let Some(core) = node.core(&self.config, group) else { continue };
+                let shard = &core.shard;
                 let holds = shard.holds_lease(group, node.clock.mono(self.now));
                 let term = shard.raft(group).map(|raft| raft.term()).unwrap_or_default();
                 assert!(

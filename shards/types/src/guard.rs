@@ -128,6 +128,8 @@ pub enum Guard {
     SplitHoldsProposals,
     /// What a split made is on disk before the log lets go of the split. (24)
     LogKeepsSplit,
+    /// A replica is on the core whose log has it, whatever the map says. (12)
+    LogsClaimFirst,
 }
 
 #[cfg(not(feature = "removed-guards"))]

@@ -338,6 +338,12 @@ impl RangeMap {
         all.filter(move |range| range.replicas.contains(&addr))
     }
 
+    /// The groups that have a replica on any core of a node.
+    pub fn groups_of(&self, node: NodeId) -> impl Iterator<Item = Range<'_>> {
+        let all = self.meta.iter().map(RangeDescriptor::as_range).chain(self.ranges());
+        all.filter(move |range| range.core_on(node).is_some())
+    }
+
     /// Takes a whole change: ranges that are new or have a higher epoch, with the version that the
     /// change has made.
     pub fn apply(&mut self, version: u64, changed: &[RangeDescriptor]) {

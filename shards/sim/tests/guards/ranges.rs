@@ -45,3 +45,32 @@ fn log_keeps_split() {
         world.settle();
     });
 }
+
+/// Only the leader has applied a split when power fails everywhere. It stands for election in the new range
+/// before the others have applied the split, which are so asked for a replica, and make it on the core that
+/// has the fewest; the map believes it on the other, where the split is applied, at the next start, too.
+#[test]
+fn logs_claim_first() {
+    finds(Guard::LogsClaimFirst, 40, &["what was served comes back"], |seed| {
+        let mut config = quiet(3);
+        config.cores = 2;
+        let mut world = serving(seed, config);
+        let first = leader(&world);
+        let slow: Vec<Trouble> = others(&world, first)
+            .into_iter()
+            .map(|node| Trouble::SlowLink(first, node, 100_000))
+            .collect();
+        slow.iter().for_each(|trouble| world.trouble(trouble, 0));
+        let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+        let is_made = world.run_till(SECOND, |world| world.replica(first, child).is_some());
+        assert!(is_made, "the leader applies it");
+        world.run_for(10 * MS);
+        slow.iter().for_each(|trouble| world.relief(trouble));
+        for _ in 0..3 {
+            world.trouble(&Trouble::PowerLossAll, 0);
+            world.relief(&Trouble::PowerLossAll);
+            world.run_for(2 * SECOND);
+        }
+        world.settle();
+    });
+}
