@@ -32,6 +32,11 @@ enum RangeCommand {
     /// No data is copied and clients see nothing of it. Ends with 0 once the map shows the new range, with 1 if it
     /// cannot be cut there or is not in time.
     Split(SplitArgs),
+    /// Bring a small range into the one before it.
+    ///
+    /// Clients see nothing of it but a short wait. Ends with 0 once the map shows it, with 1 if it is too large
+    /// or is not in time; then it may still come to pass.
+    Merge(MergeArgs),
     /// Bring the replicas of a range to these nodes and no others.
     ///
     /// New nodes learn first, then the voters change, then what has left is ended; clients see nothing of it.
@@ -53,6 +58,18 @@ struct ListArgs {
 #[derive(Args, Clone, Debug)]
 struct SplitArgs {
     /// The first key of the new range, as text or as 0x and hexadecimal digits.
+    #[arg(value_name = "KEY")]
+    key: SplitPoint,
+    #[command(flatten)]
+    asked: Asked,
+    /// How long to wait until the map shows it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    timeout_s: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+struct MergeArgs {
+    /// The first key of the range that is to end, as text or as 0x and hexadecimal digits.
     #[arg(value_name = "KEY")]
     key: SplitPoint,
     #[command(flatten)]
@@ -98,6 +115,7 @@ pub fn run(args: &RangeArgs) -> Exit {
     let (name, asked, done) = match &args.command {
         RangeCommand::List(args) => ("list", &args.asked, list(args)),
         RangeCommand::Split(args) => ("split", &args.asked, split(args)),
+        RangeCommand::Merge(args) => ("merge", &args.asked, merge(args)),
         RangeCommand::Move(args) => ("move", &args.asked, bring(args)),
         RangeCommand::Transfer(args) => ("transfer", &args.asked, transfer(args)),
     };
@@ -171,6 +189,41 @@ fn split(args: &SplitArgs) -> io::Result<String> {
     })?;
     let (from, to) = (shown(&range.start), shown(&range.end));
     Ok(format!("group {group} has the keys from {from} to {to} now\n"))
+}
+
+fn merge(args: &MergeArgs) -> io::Result<String> {
+    let mut client = args.asked.client()?;
+    let SplitPoint(key) = &args.key;
+    let mut last = "it was not asked yet".to_owned();
+    poll("the range to be merged", Duration::from_secs(args.timeout_s), || {
+        let ranges = cluster_map::ranges(&mut client)?;
+        let Some(at) = ranges.iter().position(|range| range.start == *key) else {
+            if let Some(range) = ranges.iter().rfind(|range| range.start < *key)
+                && last != "it was not asked yet"
+            {
+                let (from, to) = (shown(&range.start), shown(&range.end));
+                return Ok(Ok(format!(
+                    "group {} has the keys from {from} to {to} now\n",
+                    range.group
+                )));
+            }
+            let text = "no range begins at that key: `oarlock range list` shows where they begin";
+            return Err(io::Error::other(text));
+        };
+        let Some(into) = at.checked_sub(1).map(|before| &ranges[before]) else {
+            return Err(io::Error::other("it is the first range: there is none before it"));
+        };
+        let epoch = into.epoch.to_string();
+        let answer = client.call(&[b"OARLOCK", b"MERGE", key, &into.start, epoch.as_bytes()])?;
+        last = answer.to_string();
+        // What is only busy, or open, is looked at again.
+        match answer.error_kind() {
+            Some(kind) if kind != "BUSY" && kind != "UNKNOWN" => {
+                Err(io::Error::other(last.clone()))
+            }
+            Some(_) | None => Ok(Err(last.clone())),
+        }
+    })
 }
 
 fn bring(args: &MoveArgs) -> io::Result<String> {

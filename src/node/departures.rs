@@ -1,4 +1,5 @@
-//! The end of replicas that are no members any more, by the map. One per core.
+//! The end of replicas that are no members any more, or whose range another one has taken, by the map. One
+//! per core.
 
 use std::time::Duration;
 
@@ -49,10 +50,23 @@ impl Departures {
         self.made.retain(|(_, at)| now.since(*at) < YOUNG);
         let left = self.groups.len().saturating_sub(LOOKS_PER_TICK);
         for group in self.groups.split_off(left) {
-            let Some(range) = map.group(group).filter(|range| range.core_on(own.node).is_none())
-            else {
+            let Some(range) = map.group(group) else {
+                if is_taken(map, shard, group) {
+                    match shard.end_merged(group) {
+                        Departure::Ended => {
+                            tracing::info!(
+                                "{own}: {group} was merged into its neighbour, and ends"
+                            );
+                        }
+                        Departure::Later => self.later.push(group),
+                        Departure::Stays => {}
+                    }
+                }
                 continue;
             };
+            if range.core_on(own.node).is_some() {
+                continue;
+            }
             if self.made.iter().any(|(made, _)| *made == group) {
                 self.later.push(group);
                 continue;
@@ -66,4 +80,12 @@ impl Departures {
             }
         }
     }
+}
+
+/// Whether another group's range has the first key of one that is here, in a newer version.
+fn is_taken(map: &RangeMap, shard: &Shard, group: GroupId) -> bool {
+    let bounds = shard.bounds(group).filter(|bounds| bounds.epoch.get() > 0);
+    bounds.is_some_and(|bounds| {
+        map.owner(&bounds.start).is_some_and(|(_, epoch)| epoch > bounds.epoch)
+    })
 }

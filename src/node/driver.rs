@@ -315,6 +315,9 @@ impl Driver {
                 Hop::Done(Asker::Placement(name), outcome) => {
                     self.placement.outcome(self.kept.now, name, &outcome);
                 }
+                Hop::Done(Asker::Range(group, epoch), outcome) => {
+                    self.shard.merge_answered(group, epoch, &outcome);
+                }
                 Hop::Done(Asker::Node, outcome) => {
                     if let Some(keeper) = &mut self.map_keeper {
                         keeper.outcome(self.kept.now, outcome);
@@ -419,6 +422,12 @@ impl Driver {
         }
         for group in output.settled.drain(..) {
             self.tell_range(group);
+        }
+        for group in output.reshaped.drain(..) {
+            self.tell_reshaped(group);
+        }
+        for merging in output.merges.drain(..) {
+            self.ask_neighbour(merging);
         }
         self.kept.output = output;
         // Outcomes of this turn go out with this turn, but last: other nodes and cores have work to

@@ -53,6 +53,8 @@ pub enum Asker {
     Reporter,
     /// Placement, with its name for the request.
     Placement(u64),
+    /// A range of this core that is frozen for its neighbour, in this version.
+    Range(GroupId, RangeEpoch),
 }
 
 impl Asker {
@@ -61,7 +63,7 @@ impl Asker {
     pub const fn timed(&self) -> Option<Timed> {
         match self {
             Self::Client { timed, .. } => *timed,
-            Self::Node | Self::Reporter | Self::Placement(_) => None,
+            Self::Node | Self::Reporter | Self::Placement(_) | Self::Range(..) => None,
         }
     }
 }
@@ -232,7 +234,11 @@ impl Router {
             Asker::Client { connection, .. } if !request.is_read() => {
                 Some((connection, if self.is_held(connection) { UNKNOWN } else { group }))
             }
-            Asker::Client { .. } | Asker::Node | Asker::Reporter | Asker::Placement(_) => None,
+            Asker::Client { .. }
+            | Asker::Node
+            | Asker::Reporter
+            | Asker::Placement(_)
+            | Asker::Range(..) => None,
         };
         let group = lane.map_or(group, |(_, group)| group);
         let id = self.register(asker, (group, epoch), lane, request);

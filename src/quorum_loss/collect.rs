@@ -235,7 +235,8 @@ fn replica(
                     seen.epoch = seen.epoch.next();
                 }
             }
-            Payload::Noop | Payload::Config(_) => {}
+            // A step of a merge is applied again by whoever goes on: its version is not told of before.
+            Payload::Noop | Payload::Config(_) | Payload::Merge(_) => {}
         }
         index = index.next();
     }

@@ -6,7 +6,8 @@
 //! group. `docs/FORMAT.md` draws every layout byte by byte.
 //!
 //! Map: [`peer`] is what nodes say to each other, [`frame`] gives it a header and a checksum,
-//! [`record`] is what a core's log holds, [`split`] what an entry says that cuts a range, `archive` the one place that calls rkyv.
+//! [`record`] is what a core's log holds, [`split`] what an entry says that cuts or merges a range,
+//! `archive` the one place that calls rkyv.
 
 mod archive;
 pub mod frame;
@@ -20,4 +21,4 @@ pub use peer::{
     LinkProbe, Refusal,
 };
 pub use record::{BadRecord, RawRecord, Record, RecordKind};
-pub use split::SplitEntry;
+pub use split::{MergeEntry, SplitEntry};

@@ -156,7 +156,7 @@ impl Group {
                 Payload::Config(configuration) => {
                     configurations.push((index, configuration.clone()))
                 }
-                Payload::Split(_) => split_at = index,
+                Payload::Split(_) | Payload::Merge(_) => split_at = index,
                 Payload::Noop | Payload::Commands(_) => {}
             }
             index = index.next();
@@ -347,7 +347,7 @@ impl Group {
                 self.configurations.push((entry.at.index, configuration.clone()));
                 out.status_changed = true;
             }
-            Payload::Split(_) => self.split_at = entry.at.index,
+            Payload::Split(_) | Payload::Merge(_) => self.split_at = entry.at.index,
             Payload::Noop | Payload::Commands(_) => {}
         }
         self.log.append(entry.clone());

@@ -53,7 +53,7 @@ impl Entry {
     pub fn size_bytes(&self) -> usize {
         32 + match &self.payload {
             Payload::Noop => 0,
-            Payload::Commands(bytes) | Payload::Split(bytes) => bytes.len(),
+            Payload::Commands(bytes) | Payload::Split(bytes) | Payload::Merge(bytes) => bytes.len(),
             Payload::Config(config) => 8 * config.members().count(),
         }
     }
@@ -71,6 +71,9 @@ pub enum Payload {
     /// Cuts the range in two, in the shard's words; Raft does not look inside. Nothing is proposed
     /// behind it before it is applied.
     Split(Bytes),
+    /// A step of bringing the range into its neighbour, in the shard's words. Nothing is proposed behind it
+    /// before it is applied.
+    Merge(Bytes),
 }
 
 /// A message of one group from one replica to another. Sender and receiver stand in the envelope.

@@ -40,8 +40,24 @@ impl Group {
         Ok(at)
     }
 
-    /// Whether the log holds an entry that cuts the range and is not applied yet. Until then nothing is
-    /// proposed: what follows the entry in the log was accepted by the bounds that it leaves.
+    /// Appends a step of bringing the range into its neighbour.
+    ///
+    /// # Errors
+    /// When this replica does not lead or may not start a change now.
+    pub fn propose_merge(
+        &mut self,
+        ctx: &Context<'_>,
+        step: Bytes,
+        out: &mut Effects,
+    ) -> Result<LogPosition, ChangeError> {
+        self.may_change()?;
+        let at = self.append_own(ctx, Payload::Merge(step), out);
+        self.finish(ctx, Duration::ZERO);
+        Ok(at)
+    }
+
+    /// Whether the log holds an entry that changes the range's bounds or version and is not applied yet.
+    /// Until then nothing is proposed: what follows the entry in the log was accepted by what it leaves.
     #[must_use]
     pub fn is_splitting(&self) -> bool {
         self.split_at > self.commit && Guard::SplitHoldsProposals.is_on()

@@ -151,20 +151,27 @@ impl Shard {
     /// word of a member that has not heard of that entry.
     pub fn destroy(&mut self, group: GroupId, configured: Index) -> Departure {
         let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
-        let knows_newer = replica.raft.configured() > configured;
-        let is_rebuilt = self.rebuild_stages().any(|(rebuilt, _)| rebuilt == group);
-        if knows_newer {
+        if replica.raft.configured() > configured {
             return Departure::Stays;
         }
         // One that somebody leads may be just joining: it knows no members yet, and the map not this one.
         let is_joining = replica.raft.configured() == Index(0) && replica.raft.leader().is_some();
-        if self.splits.needs_log_of(group) || is_rebuilt || is_joining {
+        if is_joining || replica.raft.is_leader() {
+            return Departure::Later;
+        }
+        self.end(group)
+    }
+
+    /// Ends a replica, unless it has something to do first.
+    pub(crate) fn end(&mut self, group: GroupId) -> Departure {
+        let is_rebuilt = self.rebuild_stages().any(|(rebuilt, _)| rebuilt == group);
+        if self.splits.needs_log_of(group) || is_rebuilt {
             return Departure::Later;
         }
         self.abandon_checkpoint(group);
         let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
         let is_receiving = replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
-        if replica.making.is_some() || is_receiving || replica.raft.is_leader() {
+        if replica.making.is_some() || is_receiving {
             return Departure::Later;
         }
         self.drop_incoming(group);
@@ -175,6 +182,10 @@ impl Shard {
         waiting.acks.retain(|(_, of, _)| *of != group);
         self.splits.saved(group);
         let Some(mut replica) = self.replicas.remove(&group) else { return Departure::Stays };
+        self.note_frozen(group);
+        if replica.counts_as_leader {
+            self.led -= 1;
+        }
         self.elections.left(&mut replica.election);
         if let Ok(place) = self.ids.binary_search(&group) {
             self.ids.remove(place);

@@ -92,6 +92,9 @@ impl Shard {
                 self.go_on_cutting();
                 return Ok(());
             }
+            Order::Merge { start, into_start, into_epoch } => {
+                return self.merge_order(token, group, start, (into_start, *into_epoch));
+            }
             Order::Place { voters } => self.place_order(group, voters)?,
             Order::Transfer { to } => self.transfer_order(group, NodeId(*to))?,
         };
@@ -180,6 +183,8 @@ fn refused(error: &SplitError) -> Outcome {
             Err(Refusal::NotLeader { leader: *leader })
         }
         SplitError::OutOfRange(_) => Ok(Reply::Error(ErrorReply::NothingToSplit)),
-        SplitError::Change(_) | SplitError::Taken => Ok(Reply::Error(ErrorReply::RangeIsChanging)),
+        SplitError::Change(_) | SplitError::Taken | SplitError::Frozen => {
+            Ok(Reply::Error(ErrorReply::RangeIsChanging))
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! What a turn asks the driver to do, and the words in which the driver answers.
 
+use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Refusal};
 use oarlock_raft::{Configuration, LogPosition};
-use oarlock_store::{Order, Reply};
-use oarlock_types::{GroupId, NodeId, RangeBounds, Term};
+use oarlock_store::{Order, Reply, Request};
+use oarlock_types::{GroupId, NodeId, RangeBounds, RangeEpoch, Term};
 use oarlock_wal::FrameSpan;
 
 /// What became of a request.
@@ -31,6 +32,12 @@ pub struct Output {
     pub settled: Vec<GroupId>,
     /// Replicas that others want made here: [`crate::Shard::create`].
     pub wanted: Vec<Wanted>,
+    /// What frozen ranges ask their neighbours: to be sent to whoever leads the range that has the key, in
+    /// its newest version. [`crate::Shard::merge_answered`] takes the outcome.
+    pub merges: Vec<Merging>,
+    /// Ranges that have other bounds, or another version, than before, though they were not cut:
+    /// [`crate::Shard::range`] tells them.
+    pub reshaped: Vec<GroupId>,
     /// Ranges wait to be cut for ids of new groups: [`crate::Shard::give_ids`].
     pub wants_ids: bool,
 }
@@ -47,6 +54,19 @@ pub struct Split {
     pub members: Configuration,
     /// This replica led the one and now leads the other.
     pub leads: bool,
+}
+
+/// What a frozen range asks the neighbour before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merging {
+    /// The group of the range that is frozen.
+    pub group: GroupId,
+    /// Its version.
+    pub epoch: RangeEpoch,
+    /// The neighbour's first key.
+    pub into_start: Bytes,
+    /// What the neighbour is asked.
+    pub request: Request,
 }
 
 /// A replica that another one wants a member to make.
@@ -72,6 +92,8 @@ impl Output {
             && self.splits.is_empty()
             && self.settled.is_empty()
             && self.placement.is_empty()
+            && self.merges.is_empty()
+            && self.reshaped.is_empty()
             && self.wanted.is_empty()
             && !self.wants_ids
     }

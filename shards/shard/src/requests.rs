@@ -8,6 +8,7 @@ use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
 use oarlock_store::{Batch, Request, decode, encode};
 use oarlock_types::{CoreAddr, GroupId, Guard, Index, RangeEpoch, WallMs};
 
+use crate::merges::serves;
 use crate::orders::order_of;
 use crate::replica::{PendingEntry, Queued};
 use crate::shard::Shard;
@@ -95,6 +96,9 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let replica = self.replicas.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
         if replica.store.bounds().epoch != epoch && Guard::EpochIsChecked.is_on() {
+            return Err(Refusal::StaleEpoch);
+        }
+        if !serves(&replica.store) {
             return Err(Refusal::StaleEpoch);
         }
         if !replica.raft.is_leader() {
@@ -232,18 +236,24 @@ impl Shard {
     /// Carries out a committed entry and answers whoever proposed it here.
     // WRITE 8/9: the store applies, the same on every replica.
     pub(crate) fn apply(&mut self, group: GroupId, entry: &Entry) {
-        if let Payload::Split(bytes) = &entry.payload {
-            self.cut(group, entry.at, bytes);
+        match &entry.payload {
+            Payload::Split(bytes) => self.cut(group, entry.at, bytes),
+            Payload::Merge(bytes) => self.apply_merge(group, entry.at, bytes),
+            Payload::Noop | Payload::Config(_) | Payload::Commands(_) => {}
         }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let mut replies = std::mem::take(&mut self.replies);
         match &entry.payload {
             Payload::Commands(bytes) => {
                 let batch = decoded(group, entry.at, bytes);
+                let before = replica.store.bounds().epoch;
                 replica.store.apply(entry.at.index, batch, &mut replies);
+                if replica.store.bounds().epoch != before {
+                    self.out.reshaped.push(group); // it has taken its neighbour
+                }
             }
             Payload::Noop | Payload::Config(_) => replica.store.pass(entry.at.index),
-            Payload::Split(_) => {}
+            Payload::Split(_) | Payload::Merge(_) => {}
         }
         assert_eq!(replica.applied.next(), entry.at.index, "invariant: applied once, in order");
         replica.applied = entry.at.index;

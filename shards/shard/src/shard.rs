@@ -20,6 +20,7 @@ use crate::checkpoints::Mark;
 use crate::due_splits::Loads;
 use crate::elections::Elections;
 use crate::files::Files;
+use crate::merges::Merges;
 use crate::moves::Departed;
 use crate::orders::Orders;
 use crate::output::Output;
@@ -100,6 +101,7 @@ pub struct Shard {
     pub(crate) rebuilding: Rebuilding,
     pub(crate) splits: Splits,
     pub(crate) orders: Orders,
+    pub(crate) merges: Merges,
     /// What must not be forgotten of replicas that have ended here.
     pub(crate) departed: FastMap<GroupId, Departed>,
     pub(crate) loads: Loads,
@@ -146,6 +148,7 @@ impl Shard {
             rebuilding: Rebuilding::default(),
             splits: Splits::default(),
             orders: Orders::default(),
+            merges: Merges::default(),
             departed: FastMap::default(),
             loads: Loads::default(),
             elections: Elections::default(),
@@ -202,6 +205,7 @@ impl Shard {
         }
         let replica = Replica { left, ..Replica::new(raft, store, base, checkpoint) };
         self.replicas.insert(group, replica);
+        self.note_frozen(group);
         if let Err(place) = self.ids.binary_search(&group) {
             self.ids.insert(place, group);
         }

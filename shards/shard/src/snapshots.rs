@@ -266,6 +266,7 @@ impl Shard {
         let meta = incoming.meta;
         self.graveyard.push(std::mem::replace(&mut replica.store, *store));
         replica.applied = meta.position.index;
+        self.note_frozen(group);
         self.replace_checkpoint(group, meta.clone());
         self.forget_outcomes(group, meta.position.index);
         let installed =

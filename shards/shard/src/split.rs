@@ -33,6 +33,8 @@ pub enum SplitError {
     Taken,
     /// The group can not change now.
     Change(ChangeError),
+    /// The range is being brought into its neighbour.
+    Frozen,
 }
 
 impl fmt::Display for SplitError {
@@ -49,6 +51,7 @@ impl fmt::Display for SplitError {
             }
             Self::Taken => f.write_str("the new range's group exists already"),
             Self::Change(error) => error.fmt(f),
+            Self::Frozen => f.write_str("the range is being merged into its neighbour"),
         }
     }
 }
@@ -123,6 +126,9 @@ impl Shard {
         if !bounds.can_split_at(&at) {
             return Err(SplitError::OutOfRange(bounds.clone()));
         }
+        if replica.store.frozen().is_some() {
+            return Err(SplitError::Frozen);
+        }
         if self.knows_replica(child) {
             return Err(SplitError::Taken);
         }
@@ -155,7 +161,7 @@ impl Shard {
     }
 
     /// What was accepted by other bounds than the range has now is routed anew.
-    fn refuse_queued(&mut self, group: GroupId) {
+    pub(crate) fn refuse_queued(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let queued = std::mem::take(&mut replica.queued);
         for write in queued {

@@ -45,6 +45,7 @@ impl Shard {
         self.upkeep.changes = changes;
         self.push_rebuilding();
         self.save_split_states();
+        self.push_merges();
         if self.now.since(self.upkeep.swept_at) >= SWEEP_INTERVAL {
             self.upkeep.swept_at = self.now;
             self.sweep();
@@ -84,7 +85,8 @@ impl Shard {
 
     fn holds_expired(&self, group: GroupId) -> bool {
         let replica = self.replicas.get(&group);
-        replica.is_some_and(|r| r.raft.is_leader() && r.store.has_expired(self.wall))
+        let may_change = |r: &&Replica| r.raft.is_leader() && r.store.frozen().is_none();
+        replica.filter(may_change).is_some_and(|r| r.store.has_expired(self.wall))
     }
 
     /// Proposes entries without a request: the store removes what has expired with any entry, but

@@ -7,6 +7,7 @@ use oarlock_store::{Command, Request};
 use oarlock_types::{CoreAddr, GroupId, NodeId, RangeEpoch};
 
 use crate::clients::Sending;
+use crate::merging::MERGES;
 use crate::node::Ask;
 use crate::trace::{Phase, What};
 use crate::world::{Event, World};
@@ -75,6 +76,10 @@ impl World {
     }
 
     pub(crate) fn hear(&mut self, token: u64, from: NodeId, outcome: Outcome) {
+        if token >= MERGES {
+            self.merge_heard(token, &outcome);
+            return;
+        }
         if token >= PROBES {
             let before = self.outcomes.insert(token, outcome);
             assert!(before.is_none(), "each request has one outcome: {token} has two");

@@ -136,6 +136,7 @@ pub struct Config {
 pub fn small_limits() -> Limits {
     Limits {
         entry_bytes_max: 16 << 10,
+        value_bytes_max: 8 << 10,
         frame_bytes_max: 256 << 10,
         append_bytes_max: 2 << 10,
         inflight_bytes_max: 8 << 10,

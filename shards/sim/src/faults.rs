@@ -90,6 +90,8 @@ pub enum Trouble {
     Members(GroupId),
     /// A group's range is cut in two.
     Cut(GroupId),
+    /// A range that was cut goes back into the one before it.
+    Merge(GroupId),
     /// A replica of a group moves to another node.
     Move(GroupId),
 }
@@ -137,6 +139,7 @@ impl Trouble {
             | Self::Transfer(_)
             | Self::Members(_)
             | Self::Move(_)
+            | Self::Merge(_)
             | Self::Cut(_) => None,
         }
     }

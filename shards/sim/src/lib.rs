@@ -18,6 +18,7 @@ mod disk;
 pub mod faults;
 pub mod linearizability;
 mod links;
+mod merging;
 mod node;
 pub mod oracle;
 pub mod page;

@@ -8,7 +8,7 @@ use oarlock_codec::{GroupMessage, Lane};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
 use oarlock_shard::{
-    FileDone, FileJob, JobToken, Output, Shard, SharedHomes, SharedSupport, Wanted,
+    FileDone, FileJob, JobToken, Outcome, Output, Shard, SharedHomes, SharedSupport, Wanted,
 };
 use oarlock_store::Request;
 use oarlock_types::{
@@ -106,6 +106,14 @@ pub(crate) enum Ask {
     },
     /// A replica that is no member any more.
     Destroy(GroupId, Index),
+    /// What a frozen range's neighbour has answered.
+    Answer {
+        group: GroupId,
+        epoch: RangeEpoch,
+        outcome: Outcome,
+    },
+    /// A replica whose range was taken.
+    End(GroupId),
 }
 
 /// A job of the disk's worker.

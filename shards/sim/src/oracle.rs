@@ -110,6 +110,8 @@ pub struct Oracle {
     groups: BTreeMap<GroupId, Known>,
     /// Groups in which more than one replica thinks that it leads.
     pub(crate) contested: BTreeSet<GroupId>,
+    /// Groups whose ranges others have taken: of what they had committed their replicas hold nothing any more.
+    ended: BTreeSet<GroupId>,
     /// Elections that were won.
     pub elections: u64,
     /// Entries that were committed.
@@ -119,7 +121,9 @@ pub struct Oracle {
 fn hash(entry: &Entry) -> u32 {
     match &entry.payload {
         Payload::Noop => 1,
-        Payload::Commands(bytes) | Payload::Split(bytes) => crc32fast::hash(bytes),
+        Payload::Commands(bytes) | Payload::Split(bytes) | Payload::Merge(bytes) => {
+            crc32fast::hash(bytes)
+        }
         Payload::Config(configuration) => crc32fast::hash(format!("{configuration:?}").as_bytes()),
     }
 }
@@ -144,6 +148,12 @@ impl Oracle {
         known.base = index;
     }
 
+    /// A group's range was taken by another, for good.
+    pub(crate) fn end(&mut self, group: GroupId) {
+        self.ended.insert(group);
+        self.contested.remove(&group);
+    }
+
     /// Looks at a replica after a turn that touched it. Gives what it was before, where its role
     /// is another now.
     pub(crate) fn look(
@@ -154,6 +164,9 @@ impl Oracle {
         applied: (Index, u64),
     ) -> Result<(), Breach> {
         group.check_invariants();
+        if self.ended.contains(&id) {
+            return Ok(());
+        }
         let known = self.groups.entry(id).or_default();
         let at = format_args!("{node} {id}").to_string();
         let (elections, committed) = (known.leaders.len(), known.committed.len());
@@ -178,6 +191,9 @@ impl Oracle {
         id: GroupId,
         message: &Message,
     ) -> Result<(), Breach> {
+        if self.ended.contains(&id) {
+            return Ok(());
+        }
         let known = self.groups.entry(id).or_default();
         let candidate = match &message.body {
             Body::VoteReply(reply) if reply.granted => to,

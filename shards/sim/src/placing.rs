@@ -18,6 +18,8 @@ const STEPS_MAX: u32 = 100;
 pub(crate) struct Placing {
     wanted: BTreeMap<GroupId, (Vec<NodeId>, u32)>,
     has_begun: bool,
+    /// Replicas have been asked to move.
+    has_moves: bool,
     is_over: bool,
     /// The members of each group by the newest entry that has committed, as far as anybody told.
     members: BTreeMap<GroupId, (Index, Vec<NodeId>)>,
@@ -47,6 +49,11 @@ impl World {
     /// Begins to bring a group to these voters.
     pub fn bring_to(&mut self, group: GroupId, voters: Vec<NodeId>) {
         self.placing.wanted.insert(group, (voters, STEPS_MAX));
+        self.placing.has_moves = true;
+        self.begin_placing();
+    }
+
+    pub(crate) fn begin_placing(&mut self) {
         if !std::mem::replace(&mut self.placing.has_begun, true) {
             self.at(self.now + PLACE_INTERVAL_US, Event::Place);
         }
@@ -97,6 +104,10 @@ impl World {
             if let Some(leader) = self.leader(group) {
                 self.ask(leader, group, Ask::Place { group, voters });
             }
+        }
+        self.end_taken();
+        if !self.placing.has_moves {
+            return;
         }
         let mut left = Vec::new();
         for node in &self.nodes {

@@ -4,7 +4,7 @@
 //! Each group of the formation has a keyspace of its own, and the groups that splits make of it are its
 //! family: a history is judged by family, since each key was always somebody's in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use oarlock_shard::Split;
@@ -27,12 +27,14 @@ pub fn family(group: GroupId) -> GroupId {
 pub struct Ranges {
     bounds: BTreeMap<GroupId, BTreeMap<GroupId, RangeBounds>>,
     cuts: u64,
+    /// Groups whose ranges others have taken.
+    ended: BTreeSet<GroupId>,
 }
 
 impl Ranges {
     pub(crate) fn new(config: &Config) -> Self {
         let alone = |group| (group, BTreeMap::from([(group, RangeBounds::everything())]));
-        Self { bounds: config.group_ids().map(alone).collect(), cuts: 0 }
+        Self { bounds: config.group_ids().map(alone).collect(), cuts: 0, ended: BTreeSet::new() }
     }
 
     /// A new group's id.
@@ -41,17 +43,59 @@ impl Ranges {
         GroupId(family(group).get() + self.cuts * FAMILY_IDS)
     }
 
-    /// A replica tells of a split. True if the new group was not known yet.
-    pub(crate) fn note(&mut self, split: &Split) -> bool {
-        let family = self.bounds.entry(family(split.parent.0)).or_default();
-        let is_new = !family.contains_key(&split.child.0);
-        for (group, bounds) in [&split.parent, &split.child] {
-            let known = family.entry(*group).or_default();
-            if bounds.epoch > known.epoch {
-                known.clone_from(bounds);
-            }
+    /// A replica tells of a split, perhaps late. True if the new group was not known yet, and the groups whose
+    /// ranges the cut one has taken since.
+    pub(crate) fn note(&mut self, split: &Split) -> (bool, Vec<GroupId>) {
+        let mut taken = self.note_bounds(split.parent.0, &split.parent.1);
+        let (child, bounds) = &split.child;
+        let family = self.bounds.entry(family(*child)).or_default();
+        if family.contains_key(child) || self.ended.contains(child) {
+            return (false, taken);
         }
-        is_new
+        let has_taken =
+            |known: &RangeBounds| known.contains(&bounds.start) && known.epoch > bounds.epoch;
+        if family.values().any(has_taken) {
+            self.ended.insert(*child);
+            taken.push(*child);
+        } else {
+            family.insert(*child, bounds.clone());
+        }
+        (true, taken)
+    }
+
+    /// A replica tells of a group's bounds. Gives the groups whose ranges it has taken.
+    pub(crate) fn note_bounds(&mut self, group: GroupId, bounds: &RangeBounds) -> Vec<GroupId> {
+        let family = self.bounds.entry(family(group)).or_default();
+        let is_news = family.get(&group).is_some_and(|known| known.epoch < bounds.epoch);
+        if !is_news {
+            return Vec::new();
+        }
+        family.insert(group, bounds.clone());
+        let is_taken = |other: &GroupId, known: &mut RangeBounds| {
+            *other != group && bounds.contains(&known.start) && known.epoch < bounds.epoch
+        };
+        let taken: Vec<GroupId> = family.extract_if(.., is_taken).map(|(group, _)| group).collect();
+        self.ended.extend(&taken);
+        taken
+    }
+
+    /// Groups whose ranges others have taken.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.ended.iter().copied()
+    }
+
+    /// The bounds of the range before a group's.
+    pub(crate) fn left_of(&self, group: GroupId) -> Option<RangeBounds> {
+        let start = self.bounds(group).start;
+        let ends_there = |bounds: &&RangeBounds| bounds.end.as_ref() == Some(&start);
+        let lefts = self.bounds.get(&family(group))?.values().filter(ends_there);
+        lefts.max_by_key(|bounds| bounds.epoch).cloned()
+    }
+
+    /// The group of a family that has a key.
+    pub(crate) fn holder(&self, family: GroupId, key: &[u8]) -> Option<(GroupId, RangeEpoch)> {
+        let holders = self.bounds.get(&family)?.iter().filter(|(_, b)| b.contains(key));
+        holders.max_by_key(|(_, bounds)| bounds.epoch).map(|(group, b)| (*group, b.epoch))
     }
 
     /// All groups.

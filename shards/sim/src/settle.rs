@@ -2,6 +2,8 @@
 //! every client has its answer, every queue is empty, every member has all that is committed; then
 //! the histories are judged. What does not come to pass is told with who waits for what.
 
+use std::collections::BTreeSet;
+
 use oarlock_raft::{Configuration, Group};
 use oarlock_types::{GroupId, Index, NodeId};
 
@@ -82,7 +84,9 @@ impl World {
                 waiting.iter().map(|(group, _)| self.tell_group(*group)).collect::<String>()
             );
             let mut left = Vec::new();
-            for (group, asked) in waiting {
+            // A range that is taken by another is served there.
+            let groups: BTreeSet<GroupId> = self.ranges.groups().collect();
+            for (group, asked) in waiting.into_iter().filter(|(group, _)| groups.contains(group)) {
                 let outcome = asked.and_then(|(_, token)| self.take_outcome(token));
                 if let Some(Ok(_)) = outcome {
                     continue;

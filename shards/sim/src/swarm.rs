@@ -49,8 +49,29 @@ pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
     draw_cuts(config, until_us, seed, &mut faults);
     if !spoils {
         draw_moves(config, until_us, seed, &mut faults);
+        draw_merges(config, until_us, seed, &mut faults);
     }
     faults
+}
+
+/// In half of the seeds whose ranges are cut, and whose disks stay what they are, some go back into the ones
+/// before them. Drawn apart from the rest, too.
+fn draw_merges(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault>) {
+    let mut random = Stream::new(seed, 9);
+    let is_cut = faults.iter().any(|fault| matches!(fault.trouble, Trouble::Cut(_)));
+    if !is_cut || random.per_mille(500) {
+        return;
+    }
+    let interval_us = [20_000, 100_000, 500_000][random.place(3)];
+    let mut at_us = 300_000;
+    for _ in 0..CUTS_MAX {
+        at_us += random.within(1, 2 * interval_us);
+        if at_us >= until_us {
+            break;
+        }
+        let trouble = Trouble::Merge(GroupId(1 + random.below(config.groups)));
+        faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
+    }
 }
 
 /// In half of the seeds with a node to spare, and disks that stay what they are, replicas move to other

@@ -108,6 +108,7 @@ impl World {
                 self.change_members(group);
             }
             Trouble::Cut(group) => self.cut_somewhere(*group),
+            Trouble::Merge(group) => self.merge_somewhere(*group),
             Trouble::Move(group) => {
                 let group = self.relative(*group);
                 self.move_somewhere(group);
@@ -163,6 +164,7 @@ impl World {
             | Trouble::Transfer(_)
             | Trouble::Members(_)
             | Trouble::Move(_)
+            | Trouble::Merge(_)
             | Trouble::Cut(_) => {}
         }
     }

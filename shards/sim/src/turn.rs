@@ -111,6 +111,15 @@ impl Core {
                     self.granted.push(format!("{group} has no replica here any more"));
                 }
             }
+            Ask::Answer { group, epoch, outcome } => {
+                self.shard.merge_answered(group, epoch, &outcome);
+            }
+            Ask::End(group) => {
+                if self.shard.end_merged(group) == Departure::Ended {
+                    self.destroyed.push(group);
+                    self.granted.push(format!("{group} was taken, and ends here"));
+                }
+            }
             Ask::Rebuild(group) => {
                 let result = self.shard.rebuild(group);
                 self.granted.push(format!("{group} is rebuilt: {result:?}"));
@@ -184,6 +193,13 @@ impl World {
         self.note_destroyed(n, &destroyed);
         self.note_splits(n, &turned.output.splits);
         self.note_settled(n, c, &turned.output.settled);
+        let led = |(group, leader): &(GroupId, Option<NodeId>)| {
+            (*leader == Some(NodeId(n as u64 + 1))).then_some(*group)
+        };
+        let leads = turned.output.leaders.iter().filter_map(led);
+        let told = turned.output.reshaped.iter().chain(&turned.output.settled).copied();
+        let reshaped: Vec<GroupId> = told.chain(leads).collect();
+        self.note_reshaped(n, c, &reshaped);
         self.look(n, c);
         self.carry_out(n, c, turned);
         self.wake_at(n, c, now + BEAT_US);
@@ -221,7 +237,9 @@ impl World {
         for split in splits {
             let (parent, child) = (split.parent.0, split.child.0);
             self.nodes[n].placed.insert(child);
-            if self.ranges.note(split) {
+            let (is_new, taken) = self.ranges.note(split);
+            self.note_taken(n, parent, &taken);
+            if is_new {
                 self.oracle.form_by_split(child, split.members.clone());
                 let id = self.nodes[n].id;
                 self.tell(id, || format!("{parent} is cut: {child} has {:?}", split.child.1));
@@ -300,6 +318,10 @@ impl World {
         output.leaders.clear();
         output.splits.clear();
         output.settled.clear();
+        output.reshaped.clear();
+        for merging in output.merges.drain(..) {
+            self.ask_neighbour(n, merging);
+        }
         for wanted in output.wanted.drain(..) {
             self.find_home(n, wanted);
         }

@@ -2,7 +2,7 @@
 //! Made for traces only: nothing here may be asked while a run is not traced.
 
 use bytes::Bytes;
-use oarlock_codec::SplitEntry;
+use oarlock_codec::{MergeEntry, SplitEntry};
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_store::{Batch, Command, Reply};
 use oarlock_types::{NodeId, Pulse};
@@ -132,6 +132,13 @@ fn entry(entry: &Entry) -> String {
             }
             text
         }
+        Payload::Merge(bytes) => match MergeEntry::decode(bytes) {
+            Some(MergeEntry::Freeze { into_epoch, .. }) => {
+                format!("freeze for the neighbour in {into_epoch}")
+            }
+            Some(MergeEntry::Thaw { .. }) => "thaw".to_owned(),
+            None => "an unreadable step of a merge".to_owned(),
+        },
         Payload::Split(bytes) => match SplitEntry::decode(bytes) {
             Some(split) => format!("cut at {}: {}", short(&split.at), split.child),
             None => "no split".to_owned(),
@@ -270,6 +277,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::Transfer(group) => format!("{group} is asked to change its leader"),
         Trouble::Members(group) => format!("{group} is asked to change its members"),
         Trouble::Cut(group) => format!("{group} is asked to cut its range in two"),
+        Trouble::Merge(group) => format!("a range of {group} is asked to go into its neighbour"),
         Trouble::Move(group) => format!("a replica of {group} is asked to move to another node"),
     }
 }
@@ -304,8 +312,10 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::LoseFiles(at) => ("disk", vec![at.node]),
         Trouble::DiskFull(node) => ("disk", vec![*node]),
         Trouble::ClockRate(node, _) | Trouble::WallJump(node, _) => ("clock", vec![*node]),
-        Trouble::Transfer(_) | Trouble::Members(_) | Trouble::Cut(_) | Trouble::Move(_) => {
-            ("order", Vec::new())
-        }
+        Trouble::Transfer(_)
+        | Trouble::Members(_)
+        | Trouble::Cut(_)
+        | Trouble::Merge(_)
+        | Trouble::Move(_) => ("order", Vec::new()),
     }
 }

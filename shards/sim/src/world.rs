@@ -16,6 +16,7 @@ use oarlock_types::{CoreAddr, GroupId, NodeId};
 use crate::clients::{Clients, Sending};
 use crate::config::{Config, Weather};
 use crate::links::Network;
+use crate::merging::Question;
 use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::placing::Placing;
@@ -133,6 +134,9 @@ pub struct World {
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     pub(crate) next_probe: u64,
     pub(crate) are_faults_over: bool,
+    /// What frozen ranges have asked and not heard yet, by token.
+    pub(crate) questions: BTreeMap<u64, Question>,
+    pub(crate) next_merge: u64,
 }
 
 impl World {
@@ -169,6 +173,8 @@ impl World {
             outcomes: BTreeMap::new(),
             next_probe: 1 << 62,
             are_faults_over: false,
+            questions: BTreeMap::new(),
+            next_merge: 0,
             config,
         };
         world.begin();

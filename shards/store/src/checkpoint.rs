@@ -6,14 +6,17 @@
 //! before it is kept as it was (a pre-image) until the cursor comes by. So a checkpoint costs at
 //! most the memory of the keys that are changed or removed while it runs.
 //!
-//! # Format, version 2
+//! # Format, version 3
+//!
+//! A state that was never frozen for its neighbour and never took one is written as version 2, which older
+//! builds read, and is the same but for the records that it lacks.
 //!
 //! All integers are little-endian. A file is a header, then chunks, the last of them marked.
 //!
 //! ```text
 //! header, 60 bytes
 //!    0  8  magic, "OARLOCKC"
-//!    8  2  format version, 2
+//!    8  2  format version, 2 or 3
 //!   10  2  zero
 //!   12  4  number of ONCE ids
 //!   16  8  index of the newest entry that the state has passed
@@ -47,6 +50,14 @@
 //!    9  8  epoch
 //!   17  1  1: the range has an end; 0: it has none
 //!   18  …  both keys
+//!
+//! frozen, behind the bounds             taken, behind that
+//!    0  1  4                               0  1  5
+//!    1  4  length of the neighbour's       1  8  zero
+//!          first key                       9  8  group of the range
+//!    5  4  zero                           17  8  its epoch
+//!    9  8  the neighbour's epoch
+//!   17  …  the key
 //! ```
 //!
 //! The reply's layout is that of `reply_bytes`. Because each CRC goes on from the one before, a
@@ -62,12 +73,15 @@ use oarlock_types::RangeBounds;
 
 use crate::key::Key;
 use crate::map::Slot;
+use crate::merge::Frozen;
 use crate::once::OnceRecord;
 use crate::store::Store;
 
 pub(crate) const MAGIC: [u8; 8] = *b"OARLOCKC";
 /// The version of checkpoints that this build writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
+/// The version of a state that has nothing to do with merges.
+const VERSION_UNMERGED: u16 = 2;
 pub(crate) const HEADER_BYTES: usize = 60;
 pub(crate) const CHUNK_HEAD_BYTES: usize = 8;
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
@@ -75,9 +89,13 @@ pub(crate) const CHUNK_LAST: u32 = 1 << 31;
 pub(crate) const TAG_KEY: u8 = 1;
 pub(crate) const TAG_ONCE: u8 = 2;
 pub(crate) const TAG_BOUNDS: u8 = 3;
+pub(crate) const TAG_FROZEN: u8 = 4;
+pub(crate) const TAG_TAKEN: u8 = 5;
 pub(crate) const KEY_HEAD_BYTES: usize = 25;
 pub(crate) const ONCE_HEAD_BYTES: usize = 17;
 pub(crate) const BOUNDS_HEAD_BYTES: usize = 18;
+pub(crate) const FROZEN_HEAD_BYTES: usize = 17;
+pub(crate) const TAKEN_BYTES: usize = 25;
 
 /// A record longer than this is written in pieces, so that one value does not outgrow a slice.
 const PIECE_BYTES: usize = 16 << 10;
@@ -97,6 +115,7 @@ pub enum CheckpointProgress {
 /// What the header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub(crate) version: u16,
     pub(crate) once_count: u32,
     pub(crate) applied: u64,
     pub(crate) stamp: u64,
@@ -107,7 +126,9 @@ pub(crate) struct Header {
 
 impl Header {
     fn of(store: &Store) -> Self {
+        let is_unmerged = store.frozen.is_none() && store.taken.is_empty();
         Self {
+            version: if is_unmerged { VERSION_UNMERGED } else { VERSION },
             once_count: u32::try_from(store.once.len())
                 .expect("invariant: memory bounds the ids below 2^32"),
             applied: store.applied.0,
@@ -121,7 +142,7 @@ impl Header {
     /// The header without its CRC.
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.version.to_le_bytes());
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&self.once_count.to_le_bytes());
         for field in [self.applied, self.stamp, self.revision, self.key_count, self.state_hash] {
@@ -196,7 +217,7 @@ impl Store {
 }
 
 impl Checkpoint {
-    fn new(store: &Store) -> Self {
+    pub(crate) fn new(store: &Store) -> Self {
         Self {
             header: Some(Header::of(store)),
             once_next: 0,
@@ -229,13 +250,19 @@ impl Checkpoint {
         }
     }
 
-    fn slice(&mut self, store: &Store, budget: usize, out: &mut Vec<u8>) -> CheckpointProgress {
+    pub(crate) fn slice(
+        &mut self,
+        store: &Store,
+        budget: usize,
+        out: &mut Vec<u8>,
+    ) -> CheckpointProgress {
         if let Some(header) = self.header.take() {
             let start = out.len();
             header.write(out);
             self.crc.update(&out[start..]);
             out.extend_from_slice(&self.crc.clone().finalize().to_le_bytes());
             self.write_bounds(&store.bounds, out);
+            self.write_merges(store, out);
         }
         let mut spent = 0;
         let done = self.write_partial(&mut spent, budget, out)
@@ -261,6 +288,24 @@ impl Checkpoint {
         head[17] = u8::from(bounds.end.is_some());
         for part in [&head, &bounds.start[..], end] {
             self.push(part, out);
+        }
+    }
+
+    /// A range takes few others: no slice becomes long by them.
+    fn write_merges(&mut self, store: &Store, out: &mut Vec<u8>) {
+        if let Some(Frozen { into_start, into_epoch }) = &store.frozen {
+            let mut head = [0; FROZEN_HEAD_BYTES];
+            write_head(&mut head, TAG_FROZEN, into_start, &[]);
+            head[9..17].copy_from_slice(&into_epoch.get().to_le_bytes());
+            self.push(&head, out);
+            self.push(into_start, out);
+        }
+        for (group, epoch) in &store.taken {
+            let mut record = [0; TAKEN_BYTES];
+            record[0] = TAG_TAKEN;
+            record[9..17].copy_from_slice(&group.get().to_le_bytes());
+            record[17..25].copy_from_slice(&epoch.get().to_le_bytes());
+            self.push(&record, out);
         }
     }
 

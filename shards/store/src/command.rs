@@ -4,7 +4,7 @@
 #![allow(missing_docs, reason = "rkyv gives the fields that it derives no documentation")]
 
 use bytes::Bytes;
-use oarlock_types::WallMs;
+use oarlock_types::{GroupId, RangeEpoch, WallMs};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The payload of one log entry: what one turn proposed to the group.
@@ -250,6 +250,23 @@ pub enum Command {
     },
     /// Asks something of the range itself. It stands alone in its request, and in no log entry.
     Order(Order),
+    /// Brings the range behind this one into it: 1 once it is there, 0 if it never will be. No client's.
+    Absorb(Absorb),
+}
+
+/// A range that is frozen, for the neighbour before it.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Absorb {
+    /// The neighbour's first key.
+    pub start: Bytes,
+    /// The neighbour's version: in another one it does not take the range.
+    pub epoch: RangeEpoch,
+    /// The group of the range that ends.
+    pub group: GroupId,
+    /// The version that it has while it is frozen.
+    pub frozen: RangeEpoch,
+    /// All that it holds: [`crate::Store::contents`].
+    pub contents: Bytes,
 }
 
 /// What is asked of a range.
@@ -280,6 +297,15 @@ pub enum Order {
     Explain {
         /// About this group; zero: what is planned for all.
         group: u64,
+    },
+    /// To be brought into the neighbour before it: `OK` once that has its keys.
+    Merge {
+        /// The first key of the range that is to end.
+        start: Bytes,
+        /// The neighbour's first key.
+        into_start: Bytes,
+        /// The neighbour's version.
+        into_epoch: RangeEpoch,
     },
 }
 
@@ -329,6 +355,8 @@ impl Command {
             Self::Order(Order::Place { voters }) => 8 * voters.len(),
             Self::Order(Order::Transfer { .. } | Order::Explain { .. }) => 8,
             Self::Order(Order::Report { ranges }) => 64 * ranges.len(),
+            Self::Order(Order::Merge { start, into_start, .. }) => start.len() + into_start.len(),
+            Self::Absorb(absorb) => absorb.start.len() + absorb.contents.len(),
             Self::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
             Self::Set { key, value, .. }
             | Self::SetNx { key, value }
@@ -372,7 +400,8 @@ impl Command {
             | Self::Expire { .. }
             | Self::Persist { .. }
             | Self::Cas { .. }
-            | Self::Order(_) => false,
+            | Self::Order(_)
+            | Self::Absorb(_) => false,
         }
     }
 }

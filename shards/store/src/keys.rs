@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::command::{Command, Order};
+use crate::command::{Absorb, Command, Order};
 
 /// The keys that a command names, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,8 @@ impl Command {
             | Self::Expire { key, .. }
             | Self::Persist { key }
             | Self::Cas { key, .. }
-            | Self::Order(Order::Split { at: key }) => Keys::One(key),
+            | Self::Order(Order::Split { at: key } | Order::Merge { start: key, .. })
+            | Self::Absorb(Absorb { start: key, .. }) => Keys::One(key),
             Self::Count
             | Self::Scan { .. }
             | Self::Order(

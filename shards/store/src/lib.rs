@@ -7,7 +7,7 @@
 //! that names, [`reply`] what it may hear, [`batch`] how an entry carries commands. [`store`] holds the
 //! state and `apply` changes it: by `write` and `read` for commands, `numbers` for Redis's arithmetic,
 //! `once` for request ids, `expiry`, `map` and `key` underneath. [`checkpoint`] writes the state out in slices, [`load`] reads it
-//! back, [`split`] cuts a range in two and frees what is no longer needed.
+//! back, [`split`] cuts a range in two and frees what is no longer needed, [`merge`] brings one into its neighbour.
 
 mod apply;
 pub mod batch;
@@ -18,6 +18,7 @@ mod key;
 pub mod keys;
 pub mod load;
 mod map;
+pub mod merge;
 mod numbers;
 mod once;
 mod read;
@@ -30,10 +31,12 @@ mod write;
 pub use batch::{DecodeError, decode, encode};
 pub use checkpoint::CheckpointProgress;
 pub use command::{
-    Batch, Command, ExpireCondition, Expiry, Order, RangeReport, Request, SetCondition, Watch,
+    Absorb, Batch, Command, ExpireCondition, Expiry, Order, RangeReport, Request, SetCondition,
+    Watch,
 };
 pub use keys::Keys;
 pub use load::{LoadError, Loader};
+pub use merge::Frozen;
 pub use reply::{ErrorReply, Reply};
 pub use split::{SplitPoint, SplitSearch};
 pub use store::{Store, StoreLimits};

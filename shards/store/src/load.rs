@@ -7,14 +7,16 @@ use std::fmt;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
-use oarlock_types::{Guard, Index, RangeBounds, RangeEpoch, WallMs};
+use oarlock_types::{GroupId, Guard, Index, RangeBounds, RangeEpoch, WallMs};
 
 use crate::checkpoint::{
-    BOUNDS_HEAD_BYTES, CHUNK_BYTES, CHUNK_HEAD_BYTES, CHUNK_LAST, HEADER_BYTES, Header,
-    KEY_HEAD_BYTES, MAGIC, ONCE_HEAD_BYTES, TAG_BOUNDS, TAG_KEY, TAG_ONCE, VERSION,
+    BOUNDS_HEAD_BYTES, CHUNK_BYTES, CHUNK_HEAD_BYTES, CHUNK_LAST, FROZEN_HEAD_BYTES, HEADER_BYTES,
+    Header, KEY_HEAD_BYTES, MAGIC, ONCE_HEAD_BYTES, TAG_BOUNDS, TAG_FROZEN, TAG_KEY, TAG_ONCE,
+    TAG_TAKEN, TAKEN_BYTES, VERSION,
 };
 use crate::key::Key;
 use crate::map::Slot;
+use crate::merge::Frozen;
 use crate::once::OnceRecord;
 use crate::reply_bytes::read_reply;
 use crate::store::{Store, StoreLimits, slot_bytes};
@@ -159,6 +161,7 @@ impl Loader {
             store: Store::new(limits),
             ends_with: None,
             header: Header {
+                version: VERSION,
                 once_count: 0,
                 applied: 0,
                 stamp: 0,
@@ -268,6 +271,7 @@ impl Loader {
         let found = reader.u16();
         let reserved = reader.u16();
         self.header = Header {
+            version: found,
             once_count: reader.u32(),
             applied: reader.u64(),
             stamp: reader.u64(),
@@ -341,7 +345,9 @@ fn record_length(bytes: &[u8], offset: u64) -> Result<Option<usize>, LoadError> 
         TAG_KEY => KEY_HEAD_BYTES,
         TAG_ONCE => ONCE_HEAD_BYTES,
         TAG_BOUNDS => BOUNDS_HEAD_BYTES,
-        0 | 4..=u8::MAX => return Err(LoadError::Record { offset }),
+        TAG_FROZEN => FROZEN_HEAD_BYTES,
+        TAG_TAKEN => TAKEN_BYTES,
+        0 | 6..=u8::MAX => return Err(LoadError::Record { offset }),
     };
     if bytes.len() < head {
         return Ok(None);
@@ -370,6 +376,16 @@ fn take_record(store: &mut Store, record: &[u8]) -> bool {
             store.bounds.epoch.get() == 0 && store.map.len() == 0 && store.once.len() == 0;
         store.bounds = RangeBounds { epoch: RangeEpoch(number), start, end };
         return is_first && number > 0 && has_end <= 1 && (has_end == 1 || second == 0);
+    }
+    if tag == TAG_FROZEN || tag == TAG_TAKEN {
+        let is_early = store.map.len() == 0 && store.once.len() == 0 && second == 0;
+        if tag == TAG_TAKEN {
+            store.taken.push((GroupId(number), RangeEpoch(reader.u64())));
+            return is_early && first == 0;
+        }
+        let (into_start, into_epoch) = (reader.bytes(first), RangeEpoch(number));
+        let is_first = store.frozen.replace(Frozen { into_start, into_epoch }).is_none();
+        return is_early && is_first && store.taken.is_empty();
     }
     let expires = Some(WallMs(reader.u64())).filter(|at| at.0 != 0);
     let (key, value) = (reader.bytes(first), reader.bytes(second));

@@ -66,7 +66,8 @@ impl Store {
             | Command::Expire { .. }
             | Command::Persist { .. }
             | Command::Cas { .. }
-            | Command::Order(_) => return None,
+            | Command::Order(_)
+            | Command::Absorb(_) => return None,
         };
         Some(reply)
     }

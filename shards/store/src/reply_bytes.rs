@@ -13,7 +13,7 @@ use crate::reply::{ErrorReply, Reply};
 /// A transaction's array holds arrays of single commands; nothing nests deeper.
 const DEPTH_MAX: usize = 4;
 
-const ERRORS: [ErrorReply; 11] = [
+const ERRORS: [ErrorReply; 13] = [
     ErrorReply::NotAnInteger,
     ErrorReply::NotAFloat,
     ErrorReply::Overflow,
@@ -25,6 +25,8 @@ const ERRORS: [ErrorReply; 11] = [
     ErrorReply::NothingToSplit,
     ErrorReply::RangeIsChanging,
     ErrorReply::NoSuchNode,
+    ErrorReply::NothingToMerge,
+    ErrorReply::TooLargeToMerge,
 ];
 
 /// Appends `reply` to `out`.

@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::expiry::ExpiryIndex;
 use crate::key::Key;
 use crate::map::{Map, Slot};
+use crate::merge::{Frozen, Taken};
 use crate::once::OnceTable;
 
 /// What a key costs beside its bytes and its value's: 32 bytes of key handle and 64 of slot at the
@@ -56,6 +57,10 @@ pub struct Store {
     pub(crate) map: Map,
     pub(crate) expiry: ExpiryIndex,
     pub(crate) once: OnceTable,
+    /// It is to be brought into its neighbour.
+    pub(crate) frozen: Option<Frozen>,
+    /// The ranges that it has taken, and those that it was cut from before.
+    pub(crate) taken: Vec<Taken>,
     pub(crate) applied: Index,
     pub(crate) stamp: WallMs,
     /// Grows with every change of a key; a key's version is the revision that wrote it.
@@ -79,6 +84,8 @@ impl Store {
             map: Map::default(),
             expiry: ExpiryIndex::default(),
             once: OnceTable::default(),
+            frozen: None,
+            taken: Vec::new(),
             applied: Index(0),
             stamp: WallMs(0),
             revision: 0,
@@ -142,6 +149,12 @@ impl Store {
         self.once.len()
     }
 
+    /// Bytes of remembered `ONCE` ids and their replies.
+    #[must_use]
+    pub fn once_bytes(&self) -> u64 {
+        self.once.bytes()
+    }
+
     /// Keys that may be read as of `now`, expired ones not counted.
     #[must_use]
     pub fn live_count(&self, now: WallMs) -> usize {
@@ -160,7 +173,9 @@ impl Store {
     #[must_use]
     pub fn state_hash(&self) -> u64 {
         let parts = [self.hash, self.once.hash(), self.revision, self.stamp.0];
-        parts.iter().fold(0, |hash: u64, part| {
+        let frozen = self.frozen.as_ref().map(|frozen| frozen.into_epoch.get());
+        let taken = self.taken.iter().flat_map(|(group, epoch)| [group.get(), epoch.get()]);
+        parts.into_iter().chain(frozen).chain(taken).fold(0, |hash: u64, part| {
             (hash.rotate_left(23) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         })
     }

@@ -41,6 +41,7 @@ impl Store {
             Command::Expire { key, expiry, condition } => self.expire(key, expiry, condition),
             Command::Persist { key } => Ok(self.persist(key)),
             Command::Cas { key, expected, new } => self.cas(key, expected.as_deref(), new),
+            Command::Absorb(absorb) => Ok(self.absorb(&absorb)),
             Command::Order(_) => Err(ErrorReply::OrderNotAlone),
             read @ (Command::Get { .. }
             | Command::GetRange { .. }

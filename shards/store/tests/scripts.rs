@@ -379,6 +379,8 @@ fn name(error: ErrorReply) -> &'static str {
         ErrorReply::OnceTableFull => "BUSY the range holds as many ONCE ids as it may",
         ErrorReply::OrderNotAlone => "ERR what is asked of a range stands alone",
         ErrorReply::NothingToSplit => "ERR a range begins there already",
+        ErrorReply::NothingToMerge => "ERR nothing ends where the range begins",
+        ErrorReply::TooLargeToMerge => "ERR the range is too large",
         ErrorReply::RangeIsChanging => "BUSY the range is changing already",
         ErrorReply::NoSuchNode => "ERR no such node",
     }

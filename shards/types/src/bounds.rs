@@ -35,6 +35,16 @@ impl RangeBounds {
         self.contains(key) && self.start.as_ref() != key
     }
 
+    /// Takes over the keys of the range behind, in a version that is newer than both.
+    ///
+    /// # Panics
+    /// If that one does not begin where this one ends.
+    pub fn join(&mut self, right: Self) {
+        assert_eq!(self.end.as_ref(), Some(&right.start), "invariant: neighbours are merged");
+        self.epoch = self.epoch.max(right.epoch).next();
+        self.end = right.end;
+    }
+
     /// Leaves the keys before `at` and gives the bounds of the others, both in the next version.
     ///
     /// # Panics
@@ -67,5 +77,9 @@ mod tests {
         }
         assert!(!right.can_split_at(b"m") && !right.can_split_at(b"t"));
         assert!(right.can_split_at(b"m\0"));
+        right.join(last);
+        assert_eq!((right.epoch, right.end.as_ref()), (RangeEpoch(4), None));
+        left.join(right);
+        assert_eq!(left, RangeBounds { epoch: RangeEpoch(5), ..RangeBounds::everything() });
     }
 }

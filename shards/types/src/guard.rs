@@ -130,6 +130,10 @@ pub enum Guard {
     LogKeepsSplit,
     /// A replica is on the core whose log has it, whatever the map says. (12)
     LogsClaimFirst,
+    /// A range that is frozen for its neighbour serves nothing. (26)
+    FrozenServesNothing,
+    /// What a neighbour has taken is remembered: asked again, it says so. (26)
+    MergeIsRemembered,
 }
 
 #[cfg(not(feature = "removed-guards"))]

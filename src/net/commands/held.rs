@@ -38,5 +38,6 @@ pub fn held_bytes(command: &Command) -> usize {
             | Command::Expire { .. }
             | Command::Persist { .. }
             | Command::Order(_) => 0,
+            Command::Absorb(absorb) => absorb.contents.len(),
         }
 }

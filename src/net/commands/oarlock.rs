@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use oarlock_store::{Command, Expiry, Order, SetCondition};
-use oarlock_types::{GroupId, NodeId};
+use oarlock_types::{GroupId, NodeId, RangeEpoch};
 
 use super::connection::{arity, unknown_subcommand};
 use super::{CommandError, Input, Local, Parsed, RangeScanArgs, lookup, parse};
@@ -46,6 +46,7 @@ const HELP: &[&str] = &[
     "REBUILD <range> <node>",
     "    Begin to rebuild the damaged replica of <range> on <node>, which must be the node that is asked.",
     "    OARLOCK STATUS shows under `damaged` how far it is; it is done when it is no longer there.",
+    "MERGE <first key> <first key of the range before> <epoch of that>",
     "SPLIT <key>",
     "    Cut the range of <key> in two, so that a range begins there; return the new range's group.",
     "STAGES",
@@ -76,6 +77,11 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else if input.is(1, "SPLIT") {
         arity(input, "oarlock|split", |len| len == 3)?;
         Ok(Parsed::Order(Order::Split { at: input.key(2)? }))
+    } else if input.is(1, "MERGE") {
+        arity(input, "oarlock|merge", |len| len == 5)?;
+        let (start, into_start) = (input.key(2)?, input.key(3)?);
+        let into_epoch = RangeEpoch(number(input, 4)?);
+        Ok(Parsed::Order(Order::Merge { start, into_start, into_epoch }))
     } else if input.is(1, "PLACE") {
         arity(input, "oarlock|place", |len| len >= 4)?;
         let voters = (3..input.len()).map(|at| number(input, at)).collect::<Result<_, _>>()?;

@@ -169,8 +169,15 @@ pub const fn store_error(error: ErrorReply) -> &'static str {
         ErrorReply::NoSuchNode => {
             "ERR the cluster has no such node; nothing was changed (OARLOCK STATUS shows the nodes)"
         }
+        ErrorReply::NothingToMerge => {
+            "ERR no range ends where that one begins; nothing was changed (OARLOCK RANGES shows them)"
+        }
+        ErrorReply::TooLargeToMerge => {
+            "ERR the range is too large to be merged: with 176 bytes for each key, and its ONCE ids, it may \
+             hold half of value_bytes_max"
+        }
         ErrorReply::RangeIsChanging => {
-            "BUSY the range is being split or moved, or has just changed leaders; try again"
+            "BUSY the range is being split, merged or moved, or has just changed leaders; try again"
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
-use oarlock_shard::{DueSplit, Split, Wanted};
+use oarlock_shard::{DueSplit, Merging, Split, Wanted};
 use oarlock_store::{Order, Reply};
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Index, RangeBounds, RangeDescriptor, RangeMap, Term,
@@ -98,7 +98,10 @@ impl Driver {
                 Reply::Int(i64::try_from(term).unwrap_or(i64::MAX))
             }
             Order::Explain { group } => Reply::Bulk(self.placement.explain(group).into()),
-            Order::Split { .. } | Order::Place { .. } | Order::Transfer { .. } => {
+            Order::Split { .. }
+            | Order::Place { .. }
+            | Order::Transfer { .. }
+            | Order::Merge { .. } => {
                 unreachable!("the shard answers these")
             }
         };
@@ -124,16 +127,38 @@ impl Driver {
         self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
     }
 
+    /// A range has taken its neighbour, or serves again: this node routes by that at once, and the map shall
+    /// have it.
+    pub(super) fn tell_reshaped(&mut self, group: GroupId) {
+        if let Some(bounds) = self.shard.bounds(group) {
+            let end =
+                bounds.end.as_ref().map_or("-".to_owned(), |end| end.escape_ascii().to_string());
+            tracing::info!("{}: {group} ends at {end} now, in {}", self.addr, bounds.epoch);
+        }
+        self.tell(group, self.shard.leads(group));
+    }
+
+    /// Asks the neighbour of a frozen range to take it.
+    pub(super) fn ask_neighbour(&mut self, merging: Merging) {
+        let Merging { group, epoch, into_start, request } = merging;
+        let router = &mut self.front.borrow_mut().router;
+        router.submit(Asker::Range(group, epoch), &into_start, request);
+    }
+
     /// A range tells of itself if the map has an older version of it: whoever led it before may not have
     /// come to it.
     pub(super) fn tell_range(&mut self, group: GroupId) {
+        self.tell(group, true);
+    }
+
+    fn tell(&mut self, group: GroupId, propose: bool) {
         let Some((bounds, configured, members)) = self.shard.range(group) else { return };
         if !self.is_news(group, bounds, configured) {
             return;
         }
         let (bounds, replicas) = (bounds.clone(), self.places(group, members));
         let change = vec![RangeDescriptor::of_bounds(group, bounds, configured, replicas)];
-        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose: true });
+        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
     }
 
     pub(super) fn is_news(&self, group: GroupId, bounds: &RangeBounds, configured: Index) -> bool {

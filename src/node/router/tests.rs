@@ -408,7 +408,10 @@ impl World {
                     assert!(self.ended.insert(ticket.slot), "an outcome each");
                 }
                 Hop::Core(..)
-                | Hop::Done(Asker::Node | Asker::Reporter | Asker::Placement(_), _) => {
+                | Hop::Done(
+                    Asker::Node | Asker::Reporter | Asker::Placement(_) | Asker::Range(..),
+                    _,
+                ) => {
                     unreachable!()
                 }
             }

@@ -51,6 +51,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         blob().prop_map(Payload::Commands),
         configuration().prop_map(Payload::Config),
         blob().prop_map(Payload::Split),
+        blob().prop_map(Payload::Merge),
     ]
 }
 

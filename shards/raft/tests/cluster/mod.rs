@@ -528,6 +528,7 @@ pub fn payload_text(payload: &Payload) -> String {
     match payload {
         Payload::Noop => "noop".into(),
         Payload::Commands(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Payload::Merge(bytes) => format!("merge {}", String::from_utf8_lossy(bytes)),
         Payload::Split(bytes) => format!("split {}", String::from_utf8_lossy(bytes)),
         Payload::Config(configuration) => show::configuration(configuration),
     }

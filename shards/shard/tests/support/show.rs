@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use oarlock_codec::SplitEntry;
 use oarlock_codec::{GroupMessage, Record};
+use oarlock_codec::{MergeEntry, SplitEntry};
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_shard::{CheckpointFile, FileJob, Outcome, Split};
 use oarlock_store::{Command, Reply, decode};
@@ -111,6 +111,7 @@ fn entry(entry: &Entry) -> String {
     match &entry.payload {
         Payload::Noop => format!("{} noop", entry.at),
         Payload::Config(_) => format!("{} config", entry.at),
+        Payload::Merge(bytes) => format!("{:?}", MergeEntry::decode(bytes)),
         Payload::Split(bytes) => {
             let split = SplitEntry::decode(bytes).expect("a split");
             format!("{} split at {:?} for {}", entry.at, split.at, split.child)

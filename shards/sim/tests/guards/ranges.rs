@@ -74,3 +74,46 @@ fn logs_claim_first() {
         world.settle();
     });
 }
+
+/// A write comes to a range that is frozen, by the version that it has then: what its neighbour is given does
+/// not hold it.
+#[test]
+fn frozen_serves_nothing() {
+    finds(Guard::FrozenServesNothing, 3, &["a frozen range takes no write"], |seed| {
+        let mut world = serving(seed, quiet(3));
+        let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+        world.run_for(SECOND);
+        let first = world.leader(child).unwrap();
+        for node in world.config.node_ids() {
+            world.trouble(&Trouble::WalSlow(CoreAddr::new(node, CoreId(0)), 100), 0);
+        }
+        let frozen = world.committed(child).next();
+        world.merge(child).unwrap();
+        assert!(world.run_till(SECOND, |world| world.committed(child) == frozen), "it freezes");
+        let token = world.request_routed(first, child, (RangeEpoch(3), None), set("z", "1"));
+        let outcome = outcome(&mut world, token, 10 * SECOND);
+        assert!(outcome == Some(Err(Refusal::StaleEpoch)), "a frozen range takes no write");
+        world.settle();
+        assert!(!world.ranges.groups().any(|group| group == child), "it is taken in the end");
+    });
+}
+
+/// A frozen range asks again though its neighbour has taken it, before it has heard that from the map.
+#[test]
+fn merge_is_remembered() {
+    finds(Guard::MergeIsRemembered, 3, &["a range that was taken serves no more"], |seed| {
+        let mut world = serving(seed, quiet(3));
+        let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+        world.run_for(SECOND);
+        let first = world.leader(child).unwrap();
+        world.stop_placing();
+        world.merge(child).unwrap();
+        let is_taken = world.run_till(SECOND, |w| !w.ranges.groups().any(|group| group == child));
+        assert!(is_taken, "it is taken");
+        world.run_for(2 * SECOND);
+        let token = world.request_routed(first, child, (RangeEpoch(4), None), set("z", "1"));
+        let outcome = outcome(&mut world, token, 10 * SECOND);
+        assert!(outcome == Some(Err(Refusal::StaleEpoch)), "a range that was taken serves no more");
+        world.settle();
+    });
+}

@@ -150,13 +150,13 @@ fn a_foreign_file_a_newer_version_and_a_tail_are_named() {
     let bytes = sample(3);
     assert_eq!(load(&[b'x'; 100], 100).err(), Some(LoadError::NotACheckpoint));
     let mut newer = bytes.clone();
-    newer[8] = 3;
+    newer[8] = 4;
     assert_eq!(load(&newer, 100).err(), Some(LoadError::Header), "no checksum vouches for it");
     let crc = crc32fast::hash(&newer[..HEADER_BYTES - 4]);
     newer[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     let error = load(&newer, 100).expect_err("it is newer");
-    assert_eq!(error, LoadError::Version { found: 3 });
-    assert!(error.to_string().contains("version 3, this program reads 2"), "{error}");
+    assert_eq!(error, LoadError::Version { found: 4 });
+    assert!(error.to_string().contains("version 4, this program reads 3"), "{error}");
     let offset = bytes.len() as u64;
     let tail = [&bytes[..], b"x"].concat();
     assert_eq!(load(&tail, 7).err(), Some(LoadError::TrailingBytes { offset }));
