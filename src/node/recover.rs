@@ -141,13 +141,7 @@ pub enum CheckpointError {
 pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let mut recovered = read_log(parts)?;
     let lost_before = lost::read(&parts.directory)?;
-    let claimed = claim_logged(&parts.homes, parts.addr.core, &recovered, &lost_before);
-    parts.all_cores.wait();
-    claimed.map_err(|(group, other)| RecoverError::TwoReplicas {
-        group,
-        cores: [other, parts.addr.core],
-        node: parts.addr.node,
-    })?;
+    claim(parts, &recovered, &lost_before)?;
     let (lost, destroyed) = lost_groups(parts, &mut recovered, lost_before)?;
     parts.all_cores.wait();
     let is_held = |range: &Range<'_>| parts.homes.claim(range.group, parts.addr.core);
@@ -202,15 +196,32 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         }
     }
     // A group of the formation that the log does not know has never spoken: it is made now.
-    for range in &held {
-        let is_formed = parts.formation.group(range.group).is_some_and(|formed| formed == *range);
-        if is_formed && !known.contains(&range.group) && !lost.contains_key(&range.group) {
-            let wait = first_election(range, parts.addr.node, spread, &mut random);
-            shard.add_replica(create(parts, range, wait), true);
-        }
+    let is_new = |range: &&Range<'_>| {
+        let is_formed = parts.formation.group(range.group).is_some_and(|formed| formed == **range);
+        is_formed && !known.contains(&range.group) && !lost.contains_key(&range.group)
+    };
+    for range in held.iter().filter(is_new) {
+        let wait = first_election(range, parts.addr.node, spread, &mut random);
+        shard.add_replica(create(parts, range, wait), true);
     }
+    note_lost(parts, &mut shard, &unserved);
+    tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
+    Ok(shard)
+}
+
+/// Says which replicas the core's log has, and waits until all cores have.
+fn claim(parts: &RecoverParts, recovered: &Recovered, lost: &Lost) -> Result<(), RecoverError> {
+    let (core, node) = (parts.addr.core, parts.addr.node);
+    let claimed = claim_logged(&parts.homes, core, recovered, lost);
+    parts.all_cores.wait();
+    let twice = |(group, other)| RecoverError::TwoReplicas { group, cores: [other, core], node };
+    claimed.map_err(twice)
+}
+
+/// Tells the shard which replicas it does not serve, and which files it has.
+fn note_lost(parts: &RecoverParts, shard: &mut Shard, unserved: &BTreeMap<GroupId, Configuration>) {
     let files = checkpoint_files(parts);
-    for (group, members) in &unserved {
+    for (group, members) in unserved {
         shard.note_lost(lost_replica(parts, *group, members, &files));
     }
     for (group, members) in shard.restore_split_states() {
@@ -218,8 +229,6 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         shard.note_lost(lost_replica(parts, group, &members, &files));
     }
     shard.sweep_checkpoints(files);
-    tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
-    Ok(shard)
 }
 
 fn lost_replica(
