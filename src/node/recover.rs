@@ -21,7 +21,7 @@ use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::range_map::Range;
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap,
+    CoreAddr, CoreId, FeatureLevels, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap,
 };
 use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
@@ -96,6 +96,19 @@ pub enum RecoverError {
         found: u16,
         /// The newest that this build reads.
         known: u16,
+    },
+    /// The same, of a record.
+    #[error(
+        "frame {lsn} in {path} has a record that this build does not know, which understands feature {}: start the \
+         newer build again",
+        FeatureLevels::BUILD,
+        path = path.display()
+    )]
+    UnknownRecord {
+        /// The file.
+        path: PathBuf,
+        /// The frame.
+        lsn: u64,
     },
     /// Two cores have a replica of one group: each may have voted without the other.
     #[error(
@@ -298,6 +311,9 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
         let path = parts.directory.segment(damage.segment);
         if let DamageKind::NewerVersion { found } = damage.kind {
             return Err(RecoverError::NewerVersion { path, found, known: layout::VERSION });
+        }
+        if let DamageKind::UnknownRecord { lsn } = damage.kind {
+            return Err(RecoverError::UnknownRecord { path, lsn: lsn.get() });
         }
         tracing::error!("{}: {}: {damage}", parts.addr, path.display());
     }

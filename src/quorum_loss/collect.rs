@@ -50,6 +50,14 @@ pub enum CollectError {
         /// Its version.
         found: u16,
     },
+    /// A newer build wrote a record.
+    #[error("{path}: {found}", path = path.display())]
+    UnknownRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
     /// A log is damaged, and no start has written down what that costs.
     #[error(
         "the log in {path} is damaged, and no start has written down which replicas that costs: start \
@@ -140,6 +148,10 @@ pub(super) fn read_core(
                 path: directory.segment(damage.segment),
                 found,
             });
+        }
+        if let DamageKind::UnknownRecord { .. } = damage.kind {
+            let path = directory.segment(damage.segment);
+            return Err(CollectError::UnknownRecord { path, found: damage.kind.to_string() });
         }
     }
     let before = lost::read(directory)?;

@@ -236,6 +236,12 @@ pub enum Step<'a> {
         /// The group that it belongs to.
         group: GroupId,
     },
+    /// A record whose checksums are right, of a kind or with flags that this build does not know: a newer one
+    /// wrote it. What follows it can be read.
+    Unknown {
+        /// The group that it belongs to.
+        group: GroupId,
+    },
     /// A record's head changed: the rest of the row can not be cut into records.
     Lost,
 }
@@ -267,6 +273,7 @@ impl<'a> Iterator for Records<'a> {
                 let body = &row[HEAD_BYTES..body_end];
                 Step::Record(RawRecord { group, kind, moved: flags == FLAG_MOVED, body })
             }
+            Some(_) | None if whole => Step::Unknown { group },
             Some(_) | None => Step::Bad { group },
         })
     }

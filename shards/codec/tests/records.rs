@@ -57,6 +57,7 @@ proptest! {
                     prop_assert!(n == hit && !in_head);
                     prop_assert_eq!(*group, list[n].group());
                 }
+                Step::Unknown { .. } => prop_assert!(false, "what changed does not check"),
                 Step::Lost => prop_assert!(n == hit && in_head),
             }
         }
@@ -68,6 +69,29 @@ proptest! {
     fn rubbish_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
         prop_assert!(Records::new(&bytes).all(|step| !matches!(step, Step::Record(_))));
     }
+}
+
+/// What a newer build wrote is told from damage: a kind and a flag that this one does not have.
+#[test]
+fn a_record_of_an_unknown_kind_is_told_and_costs_no_other() {
+    let mut row = Vec::new();
+    for group in [3, 4, 5].map(GroupId) {
+        record::encode(&Record::Destroy { group }, false, &mut row);
+    }
+    let seal = |record: &mut [u8], at: usize, value: u8| {
+        record[at] = value;
+        let crc = crc32fast::hash(&record[..20]);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
+    };
+    seal(&mut row[..HEAD_BYTES], 16, 6);
+    seal(&mut row[HEAD_BYTES..], 18, 2);
+    let steps: Vec<Step<'_>> = Records::new(&row).collect();
+    let [Step::Unknown { group: one }, Step::Unknown { group: two }, Step::Record(three)] =
+        steps[..]
+    else {
+        panic!("{steps:?}")
+    };
+    assert_eq!([one, two, three.group], [3, 4, 5].map(GroupId));
 }
 
 /// Borrowed entries are archived as owned ones.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use oarlock_types::{GroupId, Lsn, SegmentId};
+use oarlock_types::{FeatureLevels, GroupId, Lsn, SegmentId};
 
 use crate::layout::{Owner, VERSION};
 
@@ -75,6 +75,11 @@ pub enum DamageKind {
         /// Its version.
         found: u16,
     },
+    /// A record that is whole is none that this build knows. It is the same: a newer build wrote it.
+    UnknownRecord {
+        /// The place of its frame in the log.
+        lsn: Lsn,
+    },
     /// The segment belongs to another node, disk or core.
     ForeignSegment {
         /// Whose it is.
@@ -114,6 +119,13 @@ impl fmt::Display for DamageKind {
             Self::BadHeader => write!(f, "the segment's header can not be read"),
             Self::NewerVersion { found } => {
                 write!(f, "written in format {found}, this build reads up to {VERSION}: upgrade it")
+            }
+            Self::UnknownRecord { lsn } => {
+                let (lsn, levels) = (lsn.get(), FeatureLevels::BUILD);
+                write!(
+                    f,
+                    "frame {lsn} has a record that this build does not know ({levels}): upgrade it"
+                )
             }
             Self::ForeignSegment { owner } => {
                 let Owner { cluster, node, disk, core } = owner;

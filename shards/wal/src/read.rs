@@ -166,7 +166,7 @@ impl Wal {
         let walked = each_record(self.config.key(span.segment), span, bytes, |lsn, step| {
             let group = match step {
                 Step::Record(raw) => raw.group,
-                Step::Bad { group } => group,
+                Step::Bad { group } | Step::Unknown { group } => group,
                 Step::Lost => return None,
             };
             for place in of_group.get(&group).into_iter().flatten().copied() {
@@ -288,7 +288,7 @@ impl Wal {
         each_record(key, read, bytes, |lsn, step| {
             let raw = match step {
                 Step::Record(raw) => raw,
-                Step::Bad { group } => {
+                Step::Bad { group } | Step::Unknown { group } => {
                     damaged.insert(group);
                     return Some(());
                 }

@@ -378,7 +378,7 @@ impl Recovery {
         self.oldest = Some(found.head.oldest);
         self.first_frame.get_or_insert((found.segment, found.lsn));
         let mut affected: BTreeSet<GroupId> = BTreeSet::new();
-        let mut lost = false;
+        let (mut lost, mut unknown) = (false, BTreeSet::new());
         let mut records_count = 0;
         let mut groups = BTreeSet::new();
         for step in Records::new(&found.payload) {
@@ -387,8 +387,7 @@ impl Recovery {
                     records_count += 1;
                     groups.insert(raw.group);
                     let Ok(record) = raw.decode() else {
-                        affected.insert(raw.group);
-                        self.replay.damage(raw.group);
+                        unknown.insert(raw.group);
                         continue;
                     };
                     let note = note_of(&record, raw.moved, raw.size_bytes() as u64);
@@ -399,10 +398,19 @@ impl Recovery {
                     affected.insert(group);
                     self.replay.damage(group);
                 }
+                Step::Unknown { group } => {
+                    unknown.insert(group);
+                }
                 Step::Lost => lost = true,
             }
         }
         lost |= !found.whole && affected.is_empty();
+        if !unknown.is_empty() {
+            unknown.iter().for_each(|group| self.replay.damage(*group));
+            let groups = Affected::Groups(unknown.into_iter().collect());
+            let kind = DamageKind::UnknownRecord { lsn: found.lsn };
+            self.lose(found.segment, found.offset as u64, kind, groups);
+        }
         if let Some(report) = self.reports.iter_mut().rfind(|r| r.segment == found.segment) {
             report.frames_count += 1;
             report.lsns = Some((report.lsns.map_or(found.lsn, |(first, _)| first), found.lsn));

@@ -259,7 +259,12 @@ fn a_newer_version_is_told_from_damage() {
     let file = disk.get_mut(&first).expect("there");
     file[BLOCK_BYTES + 12] = 2;
     assert!(!kinds(&disk).contains(&newer(2)));
-    let file = disk.get_mut(&first).expect("there");
+    seal_first_frame(disk.get_mut(&first).expect("there"));
+    assert!(kinds(&disk).contains(&newer(2)));
+}
+
+/// Makes the head of a segment's first frame check again.
+fn seal_first_frame(file: &mut [u8]) {
     let owner = config().owner;
     let mut crc = crc32fast::Hasher::new();
     crc.update(&owner.cluster.get().to_le_bytes());
@@ -270,7 +275,33 @@ fn a_newer_version_is_told_from_damage() {
     crc.update(&file[BLOCK_BYTES + 8..BLOCK_BYTES + 52]);
     let crc = crc.finalize();
     file[BLOCK_BYTES + 52..BLOCK_BYTES + 56].copy_from_slice(&crc.to_le_bytes());
-    assert!(kinds(&disk).contains(&newer(2)));
+}
+
+/// So is a record of a kind that only a newer build has, and one whose content is none that this one knows.
+#[test]
+fn a_record_of_a_newer_build_is_told_from_damage() {
+    let mut bench = Bench::new(1);
+    bench.append(&oarlock_codec::Record::Destroy { group: GroupId(7) });
+    bench.flush();
+    let payload = BLOCK_BYTES + 56..BLOCK_BYTES + 80;
+    // An unknown kind; entries without a body.
+    for (kind, is_told) in [(5, false), (6, true), (1, true)] {
+        let mut disk = bench.disk.clone();
+        let file = disk.get_mut(&SegmentId(1)).expect("it was written");
+        let record = &mut file[payload.clone()];
+        record[16] = kind;
+        let crc = crc32fast::hash(&record[..20]);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32fast::hash(record);
+        file[BLOCK_BYTES + 44..BLOCK_BYTES + 48].copy_from_slice(&crc.to_le_bytes());
+        seal_first_frame(file);
+        let damage = recover(&disk).damage;
+        assert_eq!(damage.len(), usize::from(is_told), "{damage:?}");
+        for damage in damage {
+            assert_eq!(damage.kind, DamageKind::UnknownRecord { lsn: Lsn(1) });
+            assert_eq!(damage.affected, Affected::Groups(vec![GroupId(7)]));
+        }
+    }
 }
 
 /// Damage is forgotten for a group that the log creates afresh behind it.

@@ -88,7 +88,9 @@ impl Disk {
         assert!(layout::read_payload(&head, bytes, &mut payload));
         let read = |step| match step {
             Step::Record(raw) => (raw.decode().unwrap(), raw.moved),
-            Step::Bad { .. } | Step::Lost => panic!("the log writes what it can read"),
+            Step::Bad { .. } | Step::Unknown { .. } | Step::Lost => {
+                panic!("the log writes what it can read")
+            }
         };
         Records::new(&payload).map(read).collect()
     }
