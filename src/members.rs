@@ -1,11 +1,12 @@
 //! The nodes that have joined since the cluster was formed, as lines of JSON: in the meta group, in a node's
 //! copy of the map, and in a request to join. Pure.
 
-use oarlock_types::{DiskId, NodeId};
+use oarlock_types::{DiskId, FeatureLevel, FeatureLevels, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::NodeEntry;
 use crate::hex::{decode_u128, encode_u128};
+use crate::levels::NotUnderstood;
 
 /// A node that has joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub struct Member {
     pub entry: NodeEntry,
     /// Its data directory, by which it is known again should it ask twice.
     pub disk: DiskId,
+}
+
+/// A node that asks to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who it is.
+    pub member: Member,
+    /// The feature levels that it understands.
+    pub levels: FeatureLevels,
 }
 
 /// Why a node can not join.
@@ -32,27 +42,66 @@ pub enum JoinRefusal {
         /// The bound.
         cores_max: u16,
     },
+    /// It does not understand what the others say.
+    #[error(transparent)]
+    Level(#[from] NotUnderstood),
 }
 
 #[derive(Serialize, Deserialize)]
 struct Text {
     node: NodeEntry,
     disk: String,
+    /// The oldest and the newest, if it asks to join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levels: Option<(u16, u16)>,
+}
+
+impl Text {
+    fn of(member: &Member) -> Self {
+        let disk = encode_u128(member.disk.get());
+        Self { node: member.entry.clone(), disk, levels: None }
+    }
+
+    fn read(text: &[u8]) -> Option<(Member, Option<(u16, u16)>)> {
+        let text: Self = serde_json::from_slice(text).ok()?;
+        let disk = DiskId(decode_u128(&text.disk)?);
+        Some((Member { entry: text.node, disk }, text.levels))
+    }
+
+    fn write(&self) -> String {
+        serde_json::to_string(self).expect("invariant: numbers and texts")
+    }
 }
 
 /// The text of a node.
 #[must_use]
 pub fn write(member: &Member) -> String {
-    let text = Text { node: member.entry.clone(), disk: encode_u128(member.disk.get()) };
-    serde_json::to_string(&text).expect("invariant: numbers and texts")
+    Text::of(member).write()
 }
 
 /// The node that a text stands for; `None` if it is none.
 #[must_use]
 pub fn read(text: &[u8]) -> Option<Member> {
-    let text: Text = serde_json::from_slice(text).ok()?;
-    let disk = DiskId(decode_u128(&text.disk)?);
-    Some(Member { entry: text.node, disk })
+    Text::read(text).map(|(member, _)| member)
+}
+
+/// The text of a node that asks to join.
+#[must_use]
+pub fn write_candidate(candidate: &Candidate) -> String {
+    let FeatureLevels { min, max } = candidate.levels;
+    Text { levels: Some((min.get(), max.get())), ..Text::of(&candidate.member) }.write()
+}
+
+/// The node that asks to join by this text; `None` if it is none. One that says nothing of levels understands
+/// the first.
+#[must_use]
+pub fn read_candidate(text: &[u8]) -> Option<Candidate> {
+    let (member, levels) = Text::read(text)?;
+    let levels = levels.map_or(FeatureLevels::FIRST, |(min, max)| FeatureLevels {
+        min: FeatureLevel(min),
+        max: FeatureLevel(max),
+    });
+    Some(Candidate { member, levels })
 }
 
 /// All nodes, in the order of their ids: those that the cluster was formed of, and those that have joined.
@@ -103,6 +152,28 @@ mod tests {
         assert_eq!(read(write(&member).as_bytes()), Some(member));
         let range = r#"{"group":7,"epoch":3,"start":"","end":null,"replicas":[]}"#;
         assert_eq!((read(b""), read(range.as_bytes())), (None, None));
+    }
+
+    #[test]
+    fn who_asks_to_join_says_what_it_understands_and_only_a_new_field_beside_the_node_is_passed_over()
+     {
+        let member = Member { entry: entry(0, 70), disk: DiskId(0xabc) };
+        let levels = FeatureLevels { min: FeatureLevel(2), max: FeatureLevel(3) };
+        let candidate = Candidate { member: member.clone(), levels };
+        let line = write_candidate(&candidate);
+        assert!(line.ends_with(r#""levels":[2,3]}"#), "{line}");
+        assert_eq!(read_candidate(line.as_bytes()), Some(candidate));
+        let old = Candidate { member: member.clone(), levels: FeatureLevels::FIRST };
+        assert_eq!(read_candidate(write(&member).as_bytes()), Some(old));
+        let text = write(&member);
+        let more = text.replacen('{', "{\"moons\":[1],", 1);
+        assert_eq!(read(more.as_bytes()).as_ref(), Some(&member));
+        let odd = text.replacen("\"id\"", "\"rack\":7,\"id\"", 1);
+        assert_eq!(
+            read(odd.as_bytes()),
+            None,
+            "who it is and where may mean something else with it"
+        );
     }
 
     #[test]

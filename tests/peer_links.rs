@@ -27,7 +27,7 @@ use oarlock_codec::{
 use oarlock_shard::pulse::PulseConfig;
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_types::{
-    ClusterId, CoreAddr, CoreId, DiskId, Incarnation, Limits, Mono, NodeId, Pulse,
+    ClusterId, CoreAddr, CoreId, DiskId, FeatureLevels, Incarnation, Limits, Mono, NodeId, Pulse,
 };
 
 const CLUSTER: ClusterId = ClusterId(77);
@@ -45,6 +45,7 @@ fn identity(node: u64, incarnation: u64, cores_count: u16) -> Identity {
         disk: DiskId(u128::from(node) * 100),
         incarnation: Incarnation(incarnation),
         cores_count,
+        levels: FeatureLevels::BUILD,
     }
 }
 
@@ -390,6 +391,7 @@ fn hello() -> Handshake {
         incarnation: Incarnation(3),
         from_core: CoreId(0),
         cores_count: 1,
+        levels: FeatureLevels::BUILD,
         to: NodeId(2),
         to_core: CoreId(0),
     }
@@ -443,6 +445,7 @@ fn every_reason_to_refuse_a_dialler_is_told() {
         disk: DiskId(200),
         incarnation: Incarnation(5),
         cores_count: 2,
+        levels: FeatureLevels::BUILD,
     };
     assert_eq!(answer(first), Some(accepted));
     let link = links.recv_timeout(PATIENCE).unwrap();

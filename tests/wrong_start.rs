@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{Cluster, Options, PROGRAM, eventually, files, folder, turn};
 use oarlock::bench::ports::free_addresses;
+use oarlock::disk::atomic_file::seal;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -179,6 +180,15 @@ fn a_data_directory_of_a_newer_format() {
     assert_ne!(newer, text);
     fs::write(&identity, newer).unwrap();
     start.fails(CANNOT_START, &[&start.data_dir.display().to_string(), "format", "999"]);
+}
+
+#[test]
+fn a_copy_of_the_map_of_a_newer_format() {
+    let _turn = turn();
+    let start = used("newer-map");
+    let copy = start.data_dir.join("map");
+    fs::write(&copy, seal("oarlock map 2\nversion = 12\n")).unwrap();
+    start.fails(CANNOT_START, &[&copy.display().to_string(), "`oarlock map 2`", "newer build"]);
 }
 
 /// Gives a header the next version, with a checksum (its last four bytes) that vouches for it.

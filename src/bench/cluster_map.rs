@@ -53,6 +53,10 @@ pub struct NodeStatus {
     pub incarnation: u64,
     /// Since it started.
     pub uptime_ms: u64,
+    /// The cluster's feature level, as it knows it; 0: its build knows of none.
+    pub level: u16,
+    /// The oldest and the newest feature level that it understands.
+    pub levels: Option<(u16, u16)>,
     /// Its cores.
     pub cores: Vec<CoreStatus>,
     /// Its replicas.
@@ -159,6 +163,8 @@ pub struct NodeAddress {
     pub client_address: String,
     /// Where it stands; empty: nothing is known.
     pub zone: String,
+    /// The oldest and the newest feature level that it understands, as far as the node that was asked knows.
+    pub levels: Option<(u16, u16)>,
 }
 
 /// Counters of one node's `INFO oarlock`.

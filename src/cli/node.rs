@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::asked::Asked;
 use super::exit::Exit;
-use super::table::render;
+use super::table::{render, shown_levels};
 use crate::bench::client::{Answer, Client};
 use crate::bench::cluster_map::{self, RangeRow};
 use crate::bench::processes::poll;
@@ -83,10 +83,13 @@ fn list(asked: &Asked) -> io::Result<String> {
             node.client_address.clone(),
             replicas.to_string(),
             leaders.to_string(),
+            shown_levels(node.levels),
         ]
     });
-    let headers = ["node", "address", "replicas", "leaders known here"];
-    Ok(render(&headers, &rows.collect::<Vec<_>>()))
+    let headers = ["node", "address", "replicas", "leaders known here", "levels known here"];
+    let mut text = render(&headers, &rows.collect::<Vec<_>>());
+    text.push_str(&format!("\nthe cluster is at feature level {}\n", status.level));
+    Ok(text)
 }
 
 fn held(ranges: &[RangeRow], node: u64) -> usize {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::asked::Asked;
 use super::exit::Exit;
 use super::keys::shown;
-use super::table::render;
+use super::table::{render, shown_levels};
 use crate::bench::client::Client;
 use crate::bench::cluster_map::{self, GroupStatus, NodeAddress, NodeStatus, RangeRow};
 use crate::bench::run::resolve;
@@ -139,6 +139,12 @@ impl Picture {
         self.nodes.iter().filter(|(_, status)| status.is_some()).count()
     }
 
+    /// The cluster's feature level: the highest that any knows of, since it never falls.
+    fn level(&self) -> u16 {
+        let levels = self.nodes.iter().filter_map(|(_, status)| status.as_ref());
+        levels.map(|status| status.level).max().unwrap_or(0)
+    }
+
     fn text(&self) -> String {
         let nodes = self.nodes.iter().map(|(node, status)| {
             let of = |show: &dyn Fn(&NodeStatus) -> String| {
@@ -151,12 +157,22 @@ impl Picture {
                 of(&|status| format!("{:.1?}", Duration::from_millis(status.uptime_ms))),
                 of(&|status| status.incarnation.to_string()),
                 of(&|status| status.cores.len().to_string()),
+                of(&|status| shown_levels(status.levels)),
                 self.leaders_on(node.node).to_string(),
                 self.replicas_on(node.node).to_string(),
             ]
         });
-        let headers =
-            ["node", "address", "state", "uptime", "incarnation", "cores", "leaders", "replicas"];
+        let headers = [
+            "node",
+            "address",
+            "state",
+            "uptime",
+            "incarnation",
+            "cores",
+            "levels",
+            "leaders",
+            "replicas",
+        ];
         let mut out = render(&headers, &nodes.collect::<Vec<_>>());
         out.push('\n');
         let ranges = self.ranges.iter().map(|range| self.range_cells(range));
@@ -164,9 +180,10 @@ impl Picture {
         out.push_str(&render(&headers, &ranges.collect::<Vec<_>>()));
         out.push('\n');
         out.push_str(&format!(
-            "{} of {} nodes up, {} ranges, {} without a leader, most lag {} entries\n",
+            "{} of {} nodes up, feature level {}, {} ranges, {} without a leader, most lag {} entries\n",
             self.nodes_up(),
             self.nodes.len(),
+            self.level(),
             self.ranges.len(),
             self.leaderless(),
             self.lag_max()
@@ -229,6 +246,7 @@ impl Picture {
             "summary": {
                 "nodes": self.nodes.len(),
                 "nodes_up": self.nodes_up(),
+                "level": self.level(),
                 "ranges": self.ranges.len(),
                 "leaderless": self.leaderless(),
                 "lag_max": self.lag_max(),
@@ -273,7 +291,13 @@ mod tests {
             ..GroupStatus::default()
         };
         let old = GroupStatus { term: 3, ..group.clone() };
-        let status = |node, group| NodeStatus { node, groups: vec![group], ..Default::default() };
+        let status = |node, group| NodeStatus {
+            node,
+            groups: vec![group],
+            level: u16::try_from(node).unwrap(),
+            levels: Some((1, 2)),
+            ..Default::default()
+        };
         Picture {
             nodes: vec![
                 (address(1), Some(status(1, group))),
@@ -298,8 +322,13 @@ mod tests {
         let text = picture().text();
         assert!(text.contains("down"), "{text}");
         assert!(text.contains("n1:0 n2:3 n3:?"), "{text}");
-        assert!(text.contains("2 of 3 nodes up, 2 ranges, 1 without a leader"), "{text}");
+        assert!(
+            text.contains("2 of 3 nodes up, feature level 2, 2 ranges, 1 without a leader"),
+            "{text}"
+        );
+        assert!(text.contains("1-2"), "{text}");
         let json = picture().json();
+        assert_eq!(json["summary"]["level"], 2);
         assert_eq!(json["summary"]["leaderless"], 1);
         assert_eq!(json["nodes"][2]["up"], false);
         assert_eq!(json["ranges"][0]["start"], "8000");

@@ -32,6 +32,12 @@ pub(super) fn render(headers: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// A node's oldest and newest feature level.
+#[must_use]
+pub(super) fn shown_levels(levels: Option<(u16, u16)>) -> String {
+    levels.map_or_else(|| "?".to_owned(), |(min, max)| format!("{min}-{max}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use oarlock_types::{ClusterId, Limits, NodeId};
+use oarlock_types::{ClusterId, FeatureLevel, FeatureLevels, Limits, NodeId};
 
 use super::cluster::{NodeEntry, SplitPoint};
 use super::table::settings;
@@ -37,6 +37,10 @@ settings! {
         /// Where a node that joins stands: replicas of a range are kept in different zones as far as there
         /// are some. Others have theirs in `initial_nodes`.
         zone: String = String::new();
+        /// The newest feature level that this node makes use of: it behaves as a build that understands no more,
+        /// and holds the cluster there, so that going back to the build before stays possible after an upgrade.
+        /// Unset: all that the build understands.
+        feature_level_max: Option<u32> = None, in 1..=65_535, like "1";
     }
 
     /// How the cluster is formed. It must be the same on every node.
@@ -195,6 +199,13 @@ settings! {
 }
 
 impl super::Config {
+    /// The feature levels that this node understands, or is to behave as if it did.
+    #[must_use]
+    pub fn levels(&self) -> FeatureLevels {
+        let held = self.node.feature_level_max;
+        FeatureLevels::held(held.and_then(|at| u16::try_from(at).ok()).map(FeatureLevel))
+    }
+
     /// The engine's bounds, as `shards/` takes them.
     #[must_use]
     pub fn limits(&self) -> Limits {

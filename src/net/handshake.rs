@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oarlock_codec::{FrameError, Handshake, HandshakeRefusal, HandshakeReply};
 use oarlock_shard::support_table::SupportTable;
-use oarlock_types::{ClusterId, CoreId, DiskId, Incarnation, NodeId};
+use oarlock_types::{ClusterId, CoreId, DiskId, FeatureLevel, FeatureLevels, Incarnation, NodeId};
 
 /// The longest handshake or answer that is read, header included.
 pub const HANDSHAKE_BYTES_MAX: usize = 1024;
@@ -29,6 +29,8 @@ pub struct Identity {
     pub incarnation: Incarnation,
     /// Its cores.
     pub cores_count: u16,
+    /// The feature levels that it understands.
+    pub levels: FeatureLevels,
 }
 
 /// Why a dialled connection did not become a link.
@@ -129,6 +131,18 @@ pub enum DialError {
         /// What it says.
         found: Incarnation,
     },
+    /// The node does not understand what the others say by now.
+    #[error(
+        "node {peer} understands feature {levels}, and the cluster is at level {level}: start the newer build there"
+    )]
+    FeatureLevel {
+        /// Whom.
+        peer: NodeId,
+        /// What it understands.
+        levels: FeatureLevels,
+        /// The cluster's level.
+        level: FeatureLevel,
+    },
     /// More cores than this node can keep account of.
     #[error("node {peer} has {found} cores, this node takes at most {cores_max} of a peer")]
     TooManyCores {
@@ -228,6 +242,7 @@ impl PeerBook {
             incarnation: self.identity.incarnation,
             from_core: core,
             cores_count: self.identity.cores_count,
+            levels: self.identity.levels,
             to,
             to_core: self.core_to_dial(core, to),
         }
@@ -262,6 +277,11 @@ impl PeerBook {
         if newest != hello.incarnation {
             return Err(HandshakeRefusal::StaleIncarnation { known: newest }.into());
         }
+        self.table.learn_levels(hello.from, hello.incarnation, hello.levels);
+        let level = self.table.level();
+        if hello.levels.max < level {
+            return Err(HandshakeRefusal::FeatureLevel { level }.into());
+        }
         self.table.learn_cores(hello.from, hello.cores_count);
         if hello.to_core.0 >= own.cores_count {
             return Err(HandshakeRefusal::NoSuchCore { cores_count: own.cores_count }.into());
@@ -271,6 +291,7 @@ impl PeerBook {
             disk: own.disk,
             incarnation: own.incarnation,
             cores_count: own.cores_count,
+            levels: own.levels,
         })
     }
 
@@ -286,9 +307,9 @@ impl PeerBook {
         reply: &HandshakeReply,
     ) -> Result<Incarnation, DialError> {
         let peer = hello.to;
-        let (node, disk, incarnation, found) = match *reply {
-            HandshakeReply::Accepted { node, disk, incarnation, cores_count } => {
-                (node, disk, incarnation, cores_count)
+        let (node, disk, incarnation, found, levels) = match *reply {
+            HandshakeReply::Accepted { node, disk, incarnation, cores_count, levels } => {
+                (node, disk, incarnation, cores_count, levels)
             }
             HandshakeReply::Refused(refusal) => {
                 return Err(self.judge_refusal(peer, addr, refusal));
@@ -305,6 +326,11 @@ impl PeerBook {
         let known = self.table.learn_incarnation(peer, incarnation);
         if known != incarnation {
             return Err(DialError::StaleIncarnation { peer, addr, known, found: incarnation });
+        }
+        self.table.learn_levels(peer, incarnation, levels);
+        let level = self.table.level();
+        if levels.max < level {
+            return Err(DialError::FeatureLevel { peer, levels, level });
         }
         if !self.table.learn_cores(peer, found) {
             let cores_max = self.table.cores_max();
@@ -332,6 +358,10 @@ impl PeerBook {
             HandshakeRefusal::NoSuchCore { cores_count } => {
                 self.table.learn_cores(peer, cores_count);
                 DialError::OtherCore { peer, found: cores_count }
+            }
+            HandshakeRefusal::FeatureLevel { level } => {
+                self.table.hear_level(level);
+                DialError::Refused { peer, addr, source: refusal }
             }
             HandshakeRefusal::WrongCluster { .. }
             | HandshakeRefusal::UnknownNode
@@ -369,6 +399,10 @@ mod tests {
     const PEER: NodeId = NodeId(2);
     const DISK: DiskId = DiskId(20);
 
+    fn held_at(max: u16) -> FeatureLevels {
+        FeatureLevels { max: FeatureLevel(max), ..FeatureLevels::FIRST }
+    }
+
     fn book() -> PeerBook {
         let identity = Identity {
             cluster: ClusterId(9),
@@ -376,6 +410,7 @@ mod tests {
             disk: DiskId(10),
             incarnation: Incarnation(3),
             cores_count: 4,
+            levels: held_at(2),
         };
         let table = SupportTable::new(&TableConfig {
             node: identity.node,
@@ -395,8 +430,8 @@ mod tests {
     }
 
     fn accepted(node: NodeId, disk: DiskId, incarnation: u64, cores_count: u16) -> HandshakeReply {
-        let incarnation = Incarnation(incarnation);
-        HandshakeReply::Accepted { node, disk, incarnation, cores_count }
+        let (incarnation, levels) = (Incarnation(incarnation), held_at(2));
+        HandshakeReply::Accepted { node, disk, incarnation, cores_count, levels }
     }
 
     #[test]
@@ -447,5 +482,58 @@ mod tests {
         assert_eq!(book.greeting(CoreId(3), PEER).to_core, CoreId(0));
         let error = judge(&book, accepted(PEER, DISK, 5, 9)).unwrap_err();
         assert!(matches!(error, DialError::TooManyCores { found: 9, .. }), "{error}");
+    }
+
+    /// The answer of this book's node to a dialler of this incarnation that understands levels up to `max`.
+    fn answer(book: &PeerBook, incarnation: u64, max: u16) -> Result<HandshakeReply, AcceptError> {
+        let greeting = book.greeting(CoreId(0), PEER);
+        book.judge_dialler(&Handshake {
+            from: PEER,
+            disk: DISK,
+            incarnation: Incarnation(incarnation),
+            levels: held_at(max),
+            to: greeting.from,
+            ..greeting
+        })
+    }
+
+    #[test]
+    fn who_does_not_understand_the_clusters_level_gets_no_link_in_either_direction() {
+        let book = book();
+        answer(&book, 5, 1).unwrap();
+        assert_eq!(book.table().peer_levels(PEER), Some(held_at(1)));
+        book.table().raise_level(FeatureLevel(2));
+        let level = FeatureLevel(2);
+        let refused = answer(&book, 6, 1).unwrap_err();
+        assert_eq!(refused, HandshakeRefusal::FeatureLevel { level }.into());
+        assert_eq!(
+            book.table().peer_levels(PEER),
+            Some(held_at(1)),
+            "its word counts all the same"
+        );
+        let (incarnation, levels) = (Incarnation(6), held_at(1));
+        let reply = HandshakeReply::Accepted {
+            node: PEER,
+            disk: DISK,
+            incarnation,
+            cores_count: 4,
+            levels,
+        };
+        let error = judge(&book, reply).unwrap_err().to_string();
+        let told = "node n2 understands feature level 1 only, and the cluster is at level 2";
+        assert!(error.starts_with(told), "{error}");
+        answer(&book, 7, 2).unwrap();
+        judge(&book, accepted(PEER, DISK, 7, 4)).unwrap();
+        assert_eq!(book.table().peer_levels(PEER), Some(held_at(2)));
+    }
+
+    #[test]
+    fn a_refusal_for_the_level_tells_where_the_cluster_is() {
+        let book = book();
+        assert_eq!(book.table().heard_level(), FeatureLevel(1));
+        let level = FeatureLevel(9);
+        judge(&book, HandshakeReply::Refused(HandshakeRefusal::FeatureLevel { level }))
+            .unwrap_err();
+        assert_eq!((book.table().heard_level(), book.table().level()), (level, FeatureLevel(1)));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use oarlock_codec::{ForwardReply, Refusal};
 use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, SplitSettings};
-use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeMap};
+use oarlock_types::{CoreAddr, CoreId, FastMap, FeatureLevels, GroupId, Mono, NodeId, RangeMap};
 
 use super::clock::Clock;
 use super::counters::Counters;
@@ -31,6 +31,7 @@ use super::reporter::Reporter;
 use super::router::{Asker, Hop, Router};
 use super::stages::{Proposals, Stages};
 use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
+use crate::levels::NotUnderstood;
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
 use crate::net::link_reader::read_link;
 use crate::net::listener::Clients;
@@ -44,6 +45,17 @@ mod ranges;
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Marks the shard's token of a request that another node forwarded; a router's ids have it clear.
 const FORWARDED: u64 = 1 << 63;
+
+/// Why a core can not go on, and the process with it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Its log has failed.
+    #[error(transparent)]
+    Log(#[from] LogFailure),
+    /// The cluster is at a feature level that the node does not understand.
+    #[error(transparent)]
+    Level(#[from] NotUnderstood),
+}
 
 /// What a driver is made of.
 pub struct Driver {
@@ -83,6 +95,8 @@ pub struct Driver {
     pub formation: Arc<RangeMap>,
     /// Largest frame taken from another node.
     pub frame_bytes_max: usize,
+    /// The feature levels that the node understands.
+    pub levels: FeatureLevels,
     /// Keeps the map up to the meta group's, on the first core.
     pub map_keeper: Option<MapKeeper>,
     /// What the connections see.
@@ -120,8 +134,8 @@ pub struct Kept {
 }
 
 impl Driver {
-    /// Runs turns for ever. Returns only when the log has failed: then the process must stop.
-    pub async fn run(mut self) -> LogFailure {
+    /// Runs turns for ever. Returns only when the core can not go on: then the process must stop.
+    pub async fn run(mut self) -> Failure {
         loop {
             match self.turn() {
                 Ok(()) => self.inbox.wait().await,
@@ -131,7 +145,7 @@ impl Driver {
     }
 
     /// One turn.
-    fn turn(&mut self) -> Result<(), LogFailure> {
+    fn turn(&mut self) -> Result<(), Failure> {
         of_core(&self.progress, self.addr.core).count_turn();
         self.counters.turns.add(1);
         // Everything is gathered before the clock is read: a lease that holds at that time covers
@@ -155,14 +169,16 @@ impl Driver {
         if now.since(self.kept.ticked_at) >= BEAT {
             self.kept.ticked_at = now;
             self.tick();
+            self.check_level()?;
         }
         self.keep_map();
-        self.finish()
+        Ok(self.finish()?)
     }
 
     fn tick(&mut self) {
         self.files.upkeep(self.kept.now, &mut self.log, self.shard.wal());
         self.shard.set_disk_full(self.files.is_disk_full());
+        self.shard.set_feature_level(self.table.level());
         self.shard.tick();
         self.look_after_map();
         let map = Arc::clone(self.front.borrow().router.map());

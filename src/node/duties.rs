@@ -13,7 +13,7 @@ pub const DRAINING: &[u8] = b"draining";
 pub const REMOVED: &[u8] = b"removed";
 
 /// What the keys of all duties begin with.
-pub(super) const NODES: &str = "node/";
+const NODES: &str = "node/";
 /// The first key behind those of all nodes.
 const NODES_END: Bytes = Bytes::from_static(b"node0");
 /// More nodes than a cluster has.

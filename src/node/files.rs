@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use oarlock_shard::{CheckpointFile, FileDone, FileJob, JobToken};
-use oarlock_types::{CoreId, FastMap, Mono};
+use oarlock_types::{CoreId, FastMap, FeatureLevel, Mono};
 use oarlock_wal::Wal;
 
 use super::log_writer::LogWriter;
@@ -25,6 +25,8 @@ enum Errand {
     Shard(JobToken),
     Segment,
     Space,
+    /// The copy of the map, of this level.
+    Map(FeatureLevel),
     Nobody,
 }
 
@@ -44,6 +46,7 @@ pub struct Files {
     /// It is time to try again to make one.
     is_retry_due: bool,
     space_asked_at: Mono,
+    durable_level: Option<FeatureLevel>,
 }
 
 impl Files {
@@ -61,6 +64,7 @@ impl Files {
             is_stuck: false,
             is_retry_due: false,
             space_asked_at: Mono(0),
+            durable_level: None,
         }
     }
 
@@ -116,7 +120,13 @@ impl Files {
 
     /// Writes the node's copy of the map.
     pub fn copy_map(&mut self, copy: MapCopy) {
-        self.submit(Errand::Nobody, DiskJob::CopyMap(Box::new(copy)));
+        self.submit(Errand::Map(copy.level), DiskJob::CopyMap(Box::new(copy)));
+    }
+
+    /// The feature level of the newest copy of the map that is durable, if one was written since the start.
+    #[must_use]
+    pub fn durable_level(&self) -> Option<FeatureLevel> {
+        self.durable_level
     }
 
     /// Sees to it that the log has segments and that the room on the disk is known.
@@ -166,7 +176,11 @@ impl Files {
                 self.room(space.available_bytes);
                 None
             }
-            (Errand::Space | Errand::Nobody, Ok(_) | Err(_)) => None,
+            (Errand::Map(level), Ok(_)) => {
+                self.durable_level = self.durable_level.max(Some(level));
+                None
+            }
+            (Errand::Space | Errand::Map(_) | Errand::Nobody, Ok(_) | Err(_)) => None,
         }
     }
 

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_codec::Refusal;
+use oarlock_shard::SharedSupport;
 use oarlock_store::{Reply, Request};
 use oarlock_types::range_map::Range;
 use oarlock_types::{
-    ClusterId, CoreAddr, CoreId, FastMap, GroupId, Incarnation, Mono, NodeId, RangeMap,
+    ClusterId, CoreAddr, CoreId, FastMap, FeatureLevels, GroupId, Incarnation, Mono, NodeId,
+    RangeMap,
 };
 
 use super::clock::Clock;
@@ -57,6 +59,10 @@ pub struct NodeFacts {
     pub shared_settings: String,
     /// The nodes that the cluster was formed of.
     pub formed_of: Vec<NodeEntry>,
+    /// The feature levels that the node understands.
+    pub levels: FeatureLevels,
+    /// What is known of the other nodes, and of the cluster's level.
+    pub table: SharedSupport,
 }
 
 /// A question that waits for the answers of all cores.
@@ -223,6 +229,7 @@ impl Front {
             settings: self.facts.shared_settings.clone(),
             meta: self.router.map().group(GroupId::META).map(|meta| range_text::write(&meta)),
             joined: joined.cloned().collect(),
+            level: self.facts.table.level().get(),
         };
         admission.to_text()
     }
@@ -320,6 +327,7 @@ impl Backend for Front {
             }
         }
         totals.push(("map_version".to_owned(), self.router.map().version()));
+        totals.push(("feature_level".to_owned(), facts.table.level().get().into()));
         NodeInfo {
             node: facts.node,
             cluster: facts.cluster,

@@ -14,7 +14,7 @@ use crate::config::{Config, NodeEntry};
 use crate::disk::atomic_file::{replace, seal, unseal};
 use crate::disk::data_dir::{DataDirError, draw_disk_id, make_directory, peek_identity};
 use crate::hex::{decode_u128, encode_u128};
-use crate::members::{self, Member};
+use crate::members::{self, Candidate, Member};
 use crate::range_text;
 
 const NAME: &str = "joined";
@@ -100,6 +100,9 @@ pub struct Admission {
     pub meta: Option<String>,
     /// The nodes that have joined, itself among them.
     pub joined: Vec<NodeEntry>,
+    /// The cluster's feature level.
+    #[serde(default)]
+    pub level: u16,
 }
 
 impl Admission {
@@ -149,7 +152,8 @@ pub fn join(config: &mut Config) -> Result<Joined, JoinError> {
         None => {
             let entry = reachable_entry(config)?;
             let seeds: Vec<&str> = config.joins().collect();
-            let admission = ask(&seeds, &Member { entry, disk })?;
+            let member = Member { entry, disk };
+            let admission = ask(&seeds, &Candidate { member, levels: config.levels() })?;
             write(&directory, disk, Some(admission.clone()))?;
             tracing::info!("this node has joined the cluster as node {}", admission.node);
             admission
@@ -214,8 +218,8 @@ fn reachable_entry(config: &Config) -> Result<NodeEntry, JoinError> {
 }
 
 /// Asks one after the other until one lets the node in.
-fn ask(seeds: &[&str], member: &Member) -> Result<Admission, JoinError> {
-    let text = members::write(member);
+fn ask(seeds: &[&str], candidate: &Candidate) -> Result<Admission, JoinError> {
+    let text = members::write_candidate(candidate);
     for round in 0_u32.. {
         for seed in seeds {
             let why = match ask_one(seed, text.as_bytes()) {

@@ -15,11 +15,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use oarlock_shard::Outcome;
 use oarlock_store::{Reply, Request};
-use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeMap};
+use oarlock_types::{
+    CoreAddr, CoreId, FeatureLevel, FeatureLevels, GroupId, Mono, NodeId, RangeDescriptor, RangeMap,
+};
 
+use self::level::Level;
+use super::duties;
 use super::map_store::{self, CHANGE_BYTES_MAX, Change, News};
 use crate::disk::map_copy::MapCopy;
-use crate::members::{JoinRefusal, Member};
+use crate::levels;
+use crate::members::{Candidate, JoinRefusal, Member};
+
+mod level;
 
 /// Between two looks for a map that routing found to be too old.
 const LOOK_REST: Duration = Duration::from_millis(20);
@@ -31,6 +38,8 @@ const ODD_REST: Duration = Duration::from_secs(1);
 const HOLE_WAIT: Duration = Duration::from_secs(3);
 /// Between two writings of the copy on disk.
 const COPY_INTERVAL: Duration = Duration::from_secs(10);
+/// While the one there is of a lower level.
+const LEVEL_COPY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What was asked of the meta group.
 #[derive(Debug)]
@@ -41,6 +50,7 @@ enum Asked {
     All,
     Change(Change),
     Ids(CoreId),
+    Duties,
 }
 
 /// The keeper.
@@ -52,8 +62,11 @@ pub struct MapKeeper {
     learned: Vec<RangeDescriptor>,
     /// Changes that the meta group shall have, each as a whole.
     proposals: VecDeque<Vec<RangeDescriptor>>,
+    /// This node.
+    node: NodeId,
     /// Nodes that want to join.
-    candidates: Vec<Member>,
+    candidates: Vec<Candidate>,
+    level: Level,
     /// What is left to be written of the first map, if this node has the meta group's replica.
     formation: VecDeque<Request>,
     /// All ranges are being read: as of which version, and from which key on.
@@ -85,22 +98,26 @@ pub struct MapKeeper {
 }
 
 impl MapKeeper {
-    /// The keeper of a node that begins with `map` and `members`. `formation` is the map at the cluster's formation, of the nodes `formed_of`,
+    /// The keeper of a node that begins with `known` and understands `levels`. `formation` is the map at the cluster's formation, of the nodes `formed_of`,
     /// and `addr` this core: the one with the meta group's replica writes it. No text longer than
     /// `value_bytes_max` can be written.
     #[must_use]
     pub fn new(
-        (map, members): (&RangeMap, Vec<Member>),
+        (known, levels): (MapCopy, FeatureLevels),
         (formation, formed_of): (&RangeMap, Vec<NodeId>),
         addr: CoreAddr,
         value_bytes_max: usize,
     ) -> Self {
+        let MapCopy { map, members, level } = known;
         let meta = formation.group(GroupId::META);
         let has_meta = meta.is_some_and(|meta| meta.core_on(addr.node).is_some());
         Self {
-            confirmed: map.clone(),
+            copied_version: map.version(),
+            confirmed: map,
             members,
+            node: addr.node,
             candidates: Vec::new(),
+            level: Level::new(level, levels),
             has_new_members: false,
             learned: Vec::new(),
             proposals: VecDeque::new(),
@@ -122,7 +139,6 @@ impl MapKeeper {
             ids_wanted: VecDeque::new(),
             ids: Vec::new(),
             snapshot: None,
-            copied_version: map.version(),
             copied_at: Mono(0),
         }
     }
@@ -153,10 +169,12 @@ impl MapKeeper {
     /// A node wants to join. If it has, its id is returned; else it will have been let in when it asks again.
     ///
     /// # Errors
-    /// Why it can not have the id that it wants.
-    pub fn join(&mut self, candidate: &Member) -> Result<Option<NodeId>, JoinRefusal> {
-        let wanted = candidate.entry.id;
-        let has_joined = self.members.iter().find(|member| member.disk == candidate.disk);
+    /// Why it can not have the id that it wants, or does not understand the cluster.
+    pub fn join(&mut self, candidate: &Candidate) -> Result<Option<NodeId>, JoinRefusal> {
+        levels::check(self.level.cluster(), candidate.levels)?;
+        let Candidate { member: Member { entry, disk }, .. } = candidate;
+        let wanted = entry.id;
+        let has_joined = self.members.iter().find(|member| member.disk == *disk);
         if let Some(member) = has_joined {
             return Ok(Some(member.entry.id));
         }
@@ -165,7 +183,7 @@ impl MapKeeper {
         {
             return Err(JoinRefusal::IdTaken(wanted));
         }
-        if !self.candidates.iter().any(|known| known.disk == candidate.disk) {
+        if !self.candidates.iter().any(|known| known.member.disk == *disk) {
             self.candidates.push(candidate.clone());
         }
         Ok(None)
@@ -203,24 +221,29 @@ impl MapKeeper {
         std::mem::take(&mut self.has_new_members).then_some(&self.members)
     }
 
-    /// The copy that is to be written to disk now, if any.
-    pub fn take_copy(&mut self, now: Mono) -> Option<MapCopy> {
-        let is_due = self.confirmed.version() > self.copied_version
+    /// The copy that is to be written to disk now, if any. The one there is of the level `durable`: a new
+    /// level is of no use before it is written down.
+    pub fn take_copy(&mut self, now: Mono, durable: FeatureLevel) -> Option<MapCopy> {
+        let is_new = self.confirmed.version() > self.copied_version;
+        let wait = if self.level.cluster() > durable { LEVEL_COPY_INTERVAL } else { COPY_INTERVAL };
+        let is_due = (is_new || self.level.cluster() > durable)
             && self.confirmed.is_whole()
-            && now.since(self.copied_at) >= COPY_INTERVAL;
+            && now.since(self.copied_at) >= wait;
         is_due.then(|| {
             self.copied_version = self.confirmed.version();
             self.copied_at = now;
-            MapCopy { map: self.confirmed.clone(), members: self.members.clone() }
+            let (map, members) = (self.confirmed.clone(), self.members.clone());
+            MapCopy { map, members, level: self.level.cluster() }
         })
     }
 
     /// The next request to the meta group, if it is time for one and none is under way. Only the node
     /// that leads it writes the first map.
     pub fn next_request(&mut self, now: Mono, leads: bool) -> Option<Request> {
-        if self.asked.is_some() || now < self.rest_until {
+        if self.asked.is_some() || now < self.rest_until || self.beyond().is_some() {
             return None;
         }
+        self.look_at_level(leads);
         let base = self.base.take();
         let is_behind = self.must_look || self.heard > self.version().max(self.answered);
         let (asked, request) = if leads && let Some(write) = self.formation.front() {
@@ -228,6 +251,9 @@ impl MapKeeper {
         } else if let Some(core) = self.ids_wanted.front() {
             self.base = base;
             (Asked::Ids(*core), map_store::take_ids(self.formed))
+        } else if leads && self.level.is_question_due(now) {
+            self.base = base;
+            (Asked::Duties, duties::read())
         } else if let Some((_, from)) = &self.reading {
             (Asked::All, map_store::read_all(from.clone()))
         } else if let Some(base) = base.filter(|_| self.wants_change()) {
@@ -262,6 +288,7 @@ impl MapKeeper {
             Asked::Formation => drop(self.formation.pop_front()),
             Asked::Changes(heard) => self.take_changes(now, heard, &reply),
             Asked::All => self.take_all(now, &reply),
+            Asked::Duties => self.take_duties(&reply),
             Asked::Change(change) => self.take_change(now, &change, &reply),
             Asked::Ids(core) => {
                 let Some(ids) = map_store::ids(&reply) else {
@@ -274,9 +301,9 @@ impl MapKeeper {
     }
 
     fn take_changes(&mut self, now: Mono, heard: u64, reply: &Reply) {
-        let Some(found) = map_store::changes(reply) else {
-            return self
-                .odd(now, "the meta group's map is of a shape that this build does not know");
+        let found = match map_store::changes(reply) {
+            Ok(found) => found,
+            Err(odd) => return self.not_understood(now, &odd),
         };
         let Some(version) = found.version else {
             // Soon somebody will have written the first one.
@@ -287,11 +314,16 @@ impl MapKeeper {
         let before = self.version();
         let newer = (before + 1..=version).zip(&found.changes);
         for (version, news) in newer {
+            if !self.take_level(news.level) {
+                break;
+            }
             self.confirmed.apply(version, &news.ranges);
             self.take_in(&news.members);
         }
         if self.version() > before {
             self.publish();
+        } else if let Some(odd) = found.odd {
+            return self.not_understood(now, &odd);
         } else if version > before {
             // The change to the next version is not kept any more.
             self.reading = Some((version, map_store::first()));
@@ -315,10 +347,13 @@ impl MapKeeper {
 
     fn take_all(&mut self, now: Mono, reply: &Reply) {
         let Some((version, _)) = self.reading else { return };
-        let Some((News { ranges, members }, next)) = map_store::all(reply) else {
-            return self
-                .odd(now, "the meta group's ranges are of a shape that this build does not know");
+        let (News { ranges, members, level }, next) = match map_store::all(reply) {
+            Ok(found) => found,
+            Err(odd) => return self.not_understood(now, &odd),
         };
+        if !self.take_level(level) {
+            return;
+        }
         self.confirmed.apply(0, &ranges);
         self.take_in(&members);
         self.reading = next.map(|from| (version, from));
@@ -339,6 +374,7 @@ impl MapKeeper {
         {
             self.confirmed.apply(self.version() + 1, &change.ranges);
             self.take_in(&change.members);
+            self.take_level(change.level);
             self.proposals.retain(|change| is_news(&self.confirmed, change));
             self.publish();
         } else {
@@ -347,7 +383,7 @@ impl MapKeeper {
     }
 
     fn wants_change(&self) -> bool {
-        !self.proposals.is_empty() || !self.candidates.is_empty()
+        !self.proposals.is_empty() || !self.candidates.is_empty() || self.level.is_due()
     }
 
     /// Takes in nodes that have joined. What is known of one never changes.
@@ -360,7 +396,8 @@ impl MapKeeper {
             }
         }
         let members = &self.members;
-        self.candidates.retain(|one| !members.iter().any(|member| member.disk == one.disk));
+        let has_joined = |disk| members.iter().any(|member| member.disk == disk);
+        self.candidates.retain(|one| !has_joined(one.member.disk));
     }
 
     /// Those who want to join, each with an id that no node has or had. The ids are right because a change
@@ -368,7 +405,8 @@ impl MapKeeper {
     fn newcomers(&self) -> Vec<Member> {
         let known = self.members.iter().map(|member| member.entry.id);
         let mut ids: Vec<NodeId> = self.formed_of.iter().copied().chain(known).collect();
-        let mut newcomers = self.candidates.clone();
+        let mut newcomers: Vec<Member> =
+            self.candidates.iter().map(|candidate| candidate.member.clone()).collect();
         for newcomer in &mut newcomers {
             let id = &mut newcomer.entry.id;
             if *id == NodeId(0) || ids.contains(id) {
@@ -428,7 +466,8 @@ impl MapKeeper {
         change.ranges.retain(is_alive);
         change.gone = self.gone(&map, &change.ranges);
         change.members = self.newcomers();
-        (!change.ranges.is_empty() || !change.members.is_empty()).then_some(change)
+        change.level = self.next_level().filter(|_| change.members.is_empty());
+        (change != Change::default()).then_some(change)
     }
 
     /// The groups whose keys `ranges` take and that `after` does not have any more.

@@ -2,17 +2,18 @@
 //!
 //! - `range/<group>`: each range's descriptor.
 //! - `member/<node>`: each node that has joined since the cluster was formed.
+//! - `map/level`: the cluster's feature level, if it is not the first.
 //! - `map/version`: the map's version. Every change raises it by one; where it stands, the whole map does.
 //! - `map/groups`: the largest id that any group was given, once ranges have been cut.
-//! - `map/change/<version>`: the descriptors and nodes that the change to that version wrote, a line each;
-//!   those of the newest [`CHANGES_KEPT`] versions.
+//! - `map/change/<version>`: the descriptors, nodes and level that the change to that version wrote, a line
+//!   each; those of the newest [`CHANGES_KEPT`] versions.
 
 use bytes::Bytes;
 use oarlock_store::{Command, Reply, Request, Watch};
 use oarlock_types::range_map::Range;
-use oarlock_types::{GroupId, NodeId, RangeDescriptor, RangeMap};
+use oarlock_types::{FeatureLevel, GroupId, NodeId, RangeDescriptor, RangeMap};
 
-use super::duties;
+use crate::levels;
 use crate::members::{self, Member};
 use crate::range_text;
 
@@ -32,6 +33,7 @@ pub const IDS_PER_TAKE: u64 = 16;
 
 const GROUPS: Bytes = Bytes::from_static(b"map/groups");
 const VERSION: Bytes = Bytes::from_static(b"map/version");
+const LEVEL: Bytes = Bytes::from_static(b"map/level");
 const RANGES: &str = "range/";
 const MEMBERS: &str = "member/";
 /// The first key behind those of all nodes and ranges.
@@ -43,6 +45,10 @@ fn range_key(group: GroupId) -> Bytes {
 
 fn member_key(node: NodeId) -> Bytes {
     Bytes::from(format!("{MEMBERS}{}", node.get()))
+}
+
+fn level_pair(level: Option<FeatureLevel>) -> Option<(Bytes, Bytes)> {
+    level.map(|level| (LEVEL, levels::write(level).into()))
 }
 
 fn change_key(version: u64) -> Bytes {
@@ -77,6 +83,20 @@ pub fn read_changes(after: u64) -> Request {
     Request { transaction: true, commands, ..Request::default() }
 }
 
+/// What stands in the meta group is of another shape than this build knows: what, in short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Odd(pub String);
+
+impl Odd {
+    fn shape() -> Self {
+        Self("an answer of another shape".to_owned())
+    }
+
+    fn line(line: &[u8]) -> Self {
+        Self(format!("`{}`", line.escape_ascii()))
+    }
+}
+
 /// What [`read_changes`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Changes {
@@ -86,6 +106,8 @@ pub struct Changes {
     pub base: u64,
     /// The changes that follow each other without a gap.
     pub changes: Vec<News>,
+    /// The change behind them says what this build does not know.
+    pub odd: Option<Odd>,
 }
 
 /// What is new in a map, or a part of all that it has.
@@ -95,40 +117,61 @@ pub struct News {
     pub ranges: Vec<RangeDescriptor>,
     /// Nodes that have joined.
     pub members: Vec<Member>,
+    /// The cluster's feature level, if it is said.
+    pub level: Option<FeatureLevel>,
 }
 
 impl News {
-    /// Takes in what a line says; `None` if it says nothing that is known.
-    fn take(&mut self, line: &[u8]) -> Option<()> {
+    /// Takes in what a line says. A line of a kind that is not known is not passed over: what it says may be
+    /// what a key's range is by now.
+    fn take(&mut self, line: &[u8]) -> Result<(), Odd> {
         if let Some(range) = range_text::read(line) {
             self.ranges.push(range);
+        } else if let Some(member) = members::read(line) {
+            self.members.push(member);
         } else {
-            self.members.push(members::read(line)?);
+            self.level = Some(levels::read(line).ok_or_else(|| Odd::line(line))?);
         }
-        Some(())
+        Ok(())
     }
 }
 
-/// Reads the answer to [`read_changes`]; `None` if it is of another shape.
-#[must_use]
-pub fn changes(reply: &Reply) -> Option<Changes> {
-    let Reply::Array(replies) = reply else { return None };
+/// Reads the answer to [`read_changes`].
+///
+/// # Errors
+/// What this build does not know.
+pub fn changes(reply: &Reply) -> Result<Changes, Odd> {
+    let Reply::Array(replies) = reply else { return Err(Odd::shape()) };
     let [version, Reply::Int(base), Reply::Array(changes)] = replies.as_slice() else {
-        return None;
+        return Err(Odd::shape());
     };
     let version = if let Reply::Bulk(text) = version {
-        Some(std::str::from_utf8(text).ok()?.parse().ok()?)
+        Some(number(text).ok_or_else(|| Odd::line(text))?)
     } else {
         None
     };
     let change = |reply: &Reply| {
         let Reply::Bulk(text) = reply else { return None };
         let mut news = News::default();
-        text.split(|byte| *byte == b'\n').try_for_each(|line| news.take(line))?;
-        Some(news)
+        let taken = text.split(|byte| *byte == b'\n').try_for_each(|line| news.take(line));
+        Some(taken.map(|()| news))
     };
-    let changes = changes.iter().map_while(change).collect();
-    Some(Changes { version, base: u64::try_from(*base).ok()?, changes })
+    let base = u64::try_from(*base).map_err(|_| Odd::shape())?;
+    let mut found = Changes { version, base, changes: Vec::new(), odd: None };
+    for news in changes.iter().map_while(change) {
+        match news {
+            Ok(news) => found.changes.push(news),
+            Err(odd) => {
+                found.odd = Some(odd);
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Takes [`IDS_PER_TAKE`] ids for new groups. Where none were taken before they begin behind `formed`, the
@@ -166,24 +209,30 @@ pub fn heights(reply: &Reply) -> Option<(u64, GroupId)> {
     let Reply::Array(replies) = reply else { return None };
     let mut numbers = replies.iter().map(|reply| {
         let Reply::Bulk(text) = reply else { return None };
-        std::str::from_utf8(text).ok()?.parse().ok()
+        number(text)
     });
     Some((numbers.next()??, GroupId(numbers.next()?.unwrap_or(0))))
 }
 
-/// Makes the map's version, and the largest id that was given out, what is said here, and writes these nodes:
-/// after a loss of the newest changes nobody must take a version for one that he has read, nor an id that a group
-/// has, and no node that is there may be forgotten.
+/// Makes the map's version, and the largest id that was given out, what is said here, and writes these nodes
+/// and the cluster's level: after a loss of the newest changes nobody must take a version for one that he has
+/// read, nor an id that a group has, no node that is there may be forgotten, and the level must not fall.
 #[must_use]
-pub fn write_heights(version: u64, groups: GroupId, joined: &[Member]) -> Request {
+pub fn write_heights(
+    version: u64,
+    groups: GroupId,
+    joined: &[Member],
+    level: FeatureLevel,
+) -> Request {
     let text = |number: u64| Bytes::from(number.to_string());
     let mut pairs = vec![(VERSION, text(version)), (GROUPS, text(groups.get()))];
     let member = |member: &Member| (member_key(member.entry.id), members::write(member).into());
     pairs.extend(joined.iter().map(member));
+    pairs.extend(level_pair(Some(level).filter(|level| *level > FeatureLevel::FIRST)));
     Request::one(Command::MSet { pairs })
 }
 
-/// Reads nodes and ranges from a key on, in the order of their keys there.
+/// Reads level, nodes and ranges from a key on, in the order of their keys there.
 #[must_use]
 pub fn read_all(from: Bytes) -> Request {
     let end = Some(RANGES_END);
@@ -191,28 +240,29 @@ pub fn read_all(from: Bytes) -> Request {
     Request::one(Command::Scan { start: from, end, limit, reverse: false, values: true })
 }
 
-/// The first key that [`read_all`] is to be asked for. What the operator has nodes do stands between the
-/// nodes and the ranges.
+/// The first key that [`read_all`] is to be asked for. Keys of other kinds stand between the level, the nodes
+/// and the ranges, as what the operator has nodes do.
 #[must_use]
 pub fn first() -> Bytes {
-    Bytes::from_static(MEMBERS.as_bytes())
+    LEVEL
 }
 
 /// Reads the answer to [`read_all`]: what was found, and the key to go on from, if there may be more.
-/// `None` if it is of another shape.
-#[must_use]
-pub fn all(reply: &Reply) -> Option<(News, Option<Bytes>)> {
-    let Reply::Array(entries) = reply else { return None };
+///
+/// # Errors
+/// What this build does not know.
+pub fn all(reply: &Reply) -> Result<(News, Option<Bytes>), Odd> {
+    let Reply::Array(entries) = reply else { return Err(Odd::shape()) };
     let mut news = News::default();
     let mut next = None;
     for pair in entries.chunks_exact(2) {
-        let [Reply::Bulk(key), Reply::Bulk(text)] = pair else { return None };
+        let [Reply::Bulk(key), Reply::Bulk(text)] = pair else { return Err(Odd::shape()) };
         next = Some(Bytes::from([key.as_ref(), b"\0"].concat()));
-        if !key.starts_with(duties::NODES.as_bytes()) && news.take(text).is_none() {
-            tracing::error!("{} in the meta group is no range: passed over", key.escape_ascii());
+        if *key == LEVEL || [MEMBERS, RANGES].iter().any(|of| key.starts_with(of.as_bytes())) {
+            news.take(text)?;
         }
     }
-    Some((news, next))
+    Ok((news, next))
 }
 
 /// What a change writes.
@@ -224,6 +274,8 @@ pub struct Change {
     pub gone: Vec<GroupId>,
     /// Nodes that join.
     pub members: Vec<Member>,
+    /// The feature level to which the cluster is raised.
+    pub level: Option<FeatureLevel>,
 }
 
 /// Writes a change that makes `version` of the map, if the map is still as [`Changes::base`] says. It
@@ -235,7 +287,8 @@ pub fn write_change(change: &Change, version: u64, base: u64, value_bytes_max: u
     let ranges = ranges.map(|at| (range_key(at.group), range_text::write(&at.as_range()).into()));
     let joined = change.members.iter();
     let joined = joined.map(|member| (member_key(member.entry.id), members::write(member).into()));
-    let mut pairs: Vec<(Bytes, Bytes)> = ranges.chain(joined).collect();
+    let mut pairs: Vec<(Bytes, Bytes)> =
+        ranges.chain(joined).chain(level_pair(change.level)).collect();
     let texts: Vec<Bytes> = pairs.iter().map(|(_, text)| text.clone()).collect();
     let text = texts.join(&b'\n');
     if text.len() <= value_bytes_max {

@@ -1,7 +1,7 @@
 //! The node: pinned executors, one driver on each, and what they share.
 //! It must not decide anything about consensus. One per process.
 //!
-//! Map: [`serve`] starts it, [`recover`] brings a core back from its disk, [`driver`] is a core's
+//! Map: [`serve`] starts it (with what `known` says of its cluster), [`recover`] brings a core back from its disk, [`driver`] is a core's
 //! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] (by [`locate`]) towards clients,
 //! [`map_keeper`] towards the meta group (by [`map_store`]), [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
 //! [`files`] towards the disk, [`counters`], [`stages`] and [`status`] towards people. Underneath: [`executor`],
@@ -17,6 +17,7 @@ pub mod files;
 pub mod front;
 pub mod inbox;
 pub mod join;
+mod known;
 pub mod links;
 pub mod locate;
 pub mod log_writer;

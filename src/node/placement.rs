@@ -28,7 +28,7 @@ const STEP_REST: Duration = Duration::from_millis(50);
 /// A task that has not come to its end by then is planned anew, if it is still wanted.
 const TASK_MAX: Duration = Duration::from_secs(600);
 /// A node that was not heard of for so long is down.
-const SILENCE: Duration = Duration::from_secs(2);
+pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// Nothing is planned before so much time has passed since this node came to lead: until then the others
 /// tell how their ranges are.
 const FIRST_LOOK: Duration = Duration::from_secs(3);

@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -15,7 +14,7 @@ use oarlock_shard::pulse::PulseConfig;
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{Homes, SharedHomes, SharedSupport, SplitSettings, SupportTable};
 use oarlock_types::range_map::MapError;
-use oarlock_types::{CoreAddr, CoreId, Limits, Mono, NodeId, RangeMap};
+use oarlock_types::{CoreAddr, CoreId, Limits, Mono, NodeId};
 use oarlock_wal::{Owner, WalConfig};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -29,7 +28,8 @@ use super::executor::{self, ExecutorError, Executors};
 use super::files::Files;
 use super::front::{Front, NodeFacts};
 use super::inbox::{self, Doorbell, Receiver, Sender};
-use super::join::{Admission, JoinError, Joined, join};
+use super::join::{JoinError, join};
+use super::known::Known;
 use super::links::Links;
 use super::log_writer::LogWriter;
 use super::mail::Mail;
@@ -40,15 +40,16 @@ use super::placement::{Placement, PlacementParts};
 use super::recover::{RecoverParts, recover};
 use super::reporter::Reporter;
 use super::watchdog::{BEAT, CoreProgress};
-use crate::config::{Config, Cores, NodeEntry};
+use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;
 use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
-use crate::disk::map_copy::{self, MapCopy};
+use crate::disk::map_copy::CopyError;
 use crate::disk::probe::{self, ProbeError};
 use crate::disk::ring::WalRing;
 use crate::disk::segments::SegmentFile;
 use crate::disk::worker::{DiskHandle, DiskWorker, WorkerOptions};
-use crate::members::{self, Member};
+use crate::levels::NotUnderstood;
+use crate::members;
 use crate::net::client_port;
 use crate::net::handshake::{Identity, PeerBook};
 use crate::net::link::LinkLimits;
@@ -106,21 +107,15 @@ pub enum ServeError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The copy of the map is a newer build's.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The cluster has come to a level that this node does not understand.
+    #[error(transparent)]
+    Level(#[from] NotUnderstood),
     /// The split points do not make a map.
     #[error("the configured split points do not cut the keyspace: {0:?}")]
     Map(MapError),
-}
-
-/// What a node knows of its cluster when it starts.
-struct Known {
-    /// The map at the formation, by which replicas are made.
-    formation: Arc<RangeMap>,
-    /// The map that the node begins with.
-    map: Arc<RangeMap>,
-    /// The nodes that have joined, as of that map.
-    members: Vec<Member>,
-    /// All nodes.
-    nodes: Arc<Vec<NodeEntry>>,
 }
 
 /// All that the cores of a node share, and each needs a copy of.
@@ -155,6 +150,7 @@ pub fn serve(mut config: Config) -> Result<(), ServeError> {
     let disk = joined.as_ref().map(|joined| joined.disk);
     let options = DataDirOptions { cluster, node, cores, disk };
     let data = Arc::new(DataDir::open(&config.node.data_dir, &options)?);
+    let known = Known::of(&config, data.path(), joined)?;
     let stop = stop_signal().map_err(|source| ServeError::Thread { what: "signal", source })?;
     let client_listen = config.client_listen();
     for address in [client_listen].into_iter().chain(config.core_listens()) {
@@ -166,7 +162,6 @@ pub fn serve(mut config: Config) -> Result<(), ServeError> {
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         (0..cores).map(|_| inbox::inbox(INBOX_LETTERS)).unzip();
     let worker = start_worker(&data, &inboxes)?;
-    let known = known_cluster(&config, data.path(), joined)?;
     let shared = share(config, data, known, inboxes, worker.handle(), cores)?;
     let (tell_pulses, joined) = mpsc::channel();
     let executors = start_cores(&shared, receivers, &tell_pulses)?;
@@ -243,7 +238,10 @@ fn share(
         peers: &peers,
     }));
     table.raise_map_version(known.map.version());
-    let identity = Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores };
+    table.raise_level(known.copy.level);
+    let levels = config.levels();
+    let identity =
+        Identity { cluster, node, disk: data.disk(), incarnation, cores_count: cores, levels };
     let book = peer_book(&data, identity, &table, &peers)?;
     let facts = NodeFacts {
         node,
@@ -257,6 +255,8 @@ fn share(
         settings: config.settings(),
         shared_settings: config.shared_settings(),
         formed_of: config.initial_nodes(),
+        levels,
+        table: Arc::clone(&table),
     };
     // Each start draws other delays: two nodes must not go on in step for ever.
     let seed = u64::try_from(data.disk().get() & u128::from(u64::MAX)).unwrap_or(0)
@@ -276,36 +276,6 @@ fn share(
         disk,
         seed,
     })
-}
-
-/// What the node knows of its cluster by itself: what that was formed as, what it was told when it joined, and
-/// its copy of the map. Without one it asks the meta group for the newest as soon as it can.
-fn known_cluster(
-    config: &Config,
-    data: &Path,
-    joined: Option<Joined>,
-) -> Result<Known, ServeError> {
-    let formed_of = config.initial_nodes();
-    let cores: Vec<(NodeId, u16)> = formed_of.iter().map(|entry| (entry.id, entry.cores)).collect();
-    let split_points: Vec<_> = config.split_points().into_iter().map(Into::into).collect();
-    let formation = RangeMap::formation(&cores, &split_points, config.replication_factor());
-    let formation = formation.map_err(ServeError::Map)?;
-    let copy = map_copy::read(data).unwrap_or_else(|error| {
-        tracing::warn!("{error}: the map is fetched anew from the meta group");
-        None
-    });
-    let admission = joined.map(|joined| joined.admission);
-    let MapCopy { map, members } = copy.unwrap_or_else(|| {
-        let mut map = formation.clone();
-        if let Some(meta) = admission.as_ref().and_then(Admission::meta) {
-            map.learn(&meta);
-        }
-        MapCopy { map, members: Vec::new() }
-    });
-    let told = admission.map(|admission| admission.joined).unwrap_or_default();
-    let entries = members.iter().map(|member| &member.entry).chain(&told);
-    let nodes = Arc::new(members::all_nodes(&formed_of, entries));
-    Ok(Known { formation: Arc::new(formation), map: Arc::new(map), members, nodes })
 }
 
 fn peer_book(
@@ -425,6 +395,7 @@ fn open_core(
         incarnation: shared.facts.incarnation,
     };
     let mut shard = recover(&parts).map_err(|error| text(&error))?;
+    shard.set_feature_level(shared.table.level());
     let open = |id| SegmentFile::open(&parts.directory, id).map(|file| (id, file));
     let ready = shard.wal().prepared().map(open).collect::<Result<_, _>>();
     let ready = ready.map_err(|error| text(&error))?;
@@ -458,6 +429,7 @@ fn open_core(
         placement: Placement::new(placement_parts(shared)),
         formation: Arc::clone(&shared.known.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
+        levels: shared.facts.levels,
         map_keeper: (core == CoreId(0)).then(|| map_keeper(shared, addr)),
         front,
         clients,
@@ -476,10 +448,10 @@ fn open_front(shared: &Shared, core: CoreId, bell: Doorbell) -> Front {
 }
 
 fn map_keeper(shared: &Shared, addr: CoreAddr) -> MapKeeper {
-    let Known { formation, map, members, .. } = &*shared.known;
+    let Known { formation, copy, .. } = &*shared.known;
     let formed_of = shared.facts.formed_of.iter().map(|node| node.id).collect();
     MapKeeper::new(
-        (map, members.clone()),
+        (copy.clone(), shared.facts.levels),
         (formation, formed_of),
         addr,
         shared.limits.value_bytes_max,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use oarlock_raft::ProgressState;
 use oarlock_shard::rebuild::RebuildStage;
 use oarlock_shard::status::ReplicaStatus;
-use oarlock_types::{CoreId, GroupId};
+use oarlock_types::{CoreId, FeatureLevels, GroupId, NodeId};
 use serde_json::{Map, Value, json};
 
 use super::front::NodeFacts;
@@ -45,18 +45,30 @@ pub fn document(
             "client_address": entry.client_address.to_string(),
             "cores": entry.cores,
             "zone": entry.zone,
+            "levels": levels_of(facts, entry.id).map(pair),
         })
     });
     json!({
         "node": facts.node.get(),
         "cluster": encode_u128(facts.cluster.get()),
         "incarnation": facts.incarnation.get(),
+        "level": facts.table.level().get(),
+        "levels": pair(facts.levels),
         "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         "cores": cores.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
         "damaged": damaged.collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
     })
+}
+
+/// What a node understands, as far as it is known here.
+fn levels_of(facts: &NodeFacts, node: NodeId) -> Option<FeatureLevels> {
+    if node == facts.node { Some(facts.levels) } else { facts.table.peer_levels(node) }
+}
+
+fn pair(levels: FeatureLevels) -> [u16; 2] {
+    [levels.min.get(), levels.max.get()]
 }
 
 fn group(core: CoreId, replica: &ReplicaStatus) -> Value {

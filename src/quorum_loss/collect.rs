@@ -12,8 +12,8 @@ use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{ReplicaSeed, SupportTable};
 use oarlock_store::{Loader, Store};
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, RangeDescriptor,
-    RangeEpoch, Term, WallMs,
+    CoreAddr, CoreId, FeatureLevel, FeatureLevels, GroupId, Incarnation, Index, Limits, Mono,
+    NodeId, RangeDescriptor, RangeEpoch, Term, WallMs,
 };
 use oarlock_wal::{DamageKind, Recovered, RecoveredGroup, layout};
 
@@ -21,10 +21,11 @@ use super::state::{Cut, KnownPeer, MetaState, NodeState, ReplicaKind, ReplicaSta
 use crate::disk::data_dir::DataDirError;
 use crate::disk::identity::Identity;
 use crate::disk::layout::CoreDir;
-use crate::disk::map_copy::MapCopy;
+use crate::disk::map_copy::{CopyError, MapCopy};
 use crate::disk::peers::PeerDisks;
 use crate::disk::stopped::{self, ReadLogError};
 use crate::disk::{lost, map_copy};
+use crate::levels::{self, NotUnderstood};
 use crate::node::map_store;
 use crate::node::recover::{CheckpointError, load_checkpoint};
 
@@ -50,6 +51,12 @@ pub enum CollectError {
         /// Its version.
         found: u16,
     },
+    /// The copy of the map is a newer build's.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The cluster is at a level that this build does not understand.
+    #[error(transparent)]
+    Level(#[from] NotUnderstood),
     /// A newer build wrote a record.
     #[error("{path}: {found}", path = path.display())]
     UnknownRecord {
@@ -85,7 +92,11 @@ pub enum CollectError {
 /// # Errors
 /// When a file cannot be read, or a log is damaged and nobody has written down what that costs.
 pub fn collect(path: &Path, identity: &Identity) -> Result<NodeState, CollectError> {
-    let copy = map_copy::read(path).ok().flatten();
+    let copy = match map_copy::read(path) {
+        Err(error @ CopyError::NotUnderstood { .. }) => return Err(error.into()),
+        Err(CopyError::Read { .. } | CopyError::Damaged { .. }) => None,
+        Ok(copy) => copy,
+    };
     let mut state = NodeState {
         cluster: identity.cluster,
         node: identity.node,
@@ -94,12 +105,15 @@ pub fn collect(path: &Path, identity: &Identity) -> Result<NodeState, CollectErr
         has_unnamed_losses: false,
         peers: peers(path)?,
         map_version: copy.as_ref().map_or(0, |copy| copy.map.version()),
+        level: FeatureLevel::FIRST,
         joined: Vec::new(),
         meta: None,
         replicas: Vec::new(),
         ranges: Vec::new(),
     };
-    if let Some(MapCopy { map, members }) = copy {
+    if let Some(MapCopy { map, members, level }) = copy {
+        levels::check(level, FeatureLevels::BUILD)?;
+        state.level = level;
         let ranges = map.group(GroupId::META).into_iter().chain(map.ranges());
         state.ranges.extend(ranges.map(|range| range.to_descriptor()));
         state.joined = members;
@@ -317,7 +331,8 @@ fn take_map(store: &Store, state: &mut NodeState) {
     let mut from = Some(map_store::first());
     while let Some(key) = from.take() {
         let reply = store.read(&map_store::read_all(key), WallMs(0));
-        let Some((news, next)) = map_store::all(&reply) else { break };
+        let Ok((news, next)) = map_store::all(&reply) else { break };
+        state.level = state.level.max(news.level.unwrap_or_default());
         state.ranges.extend(news.ranges);
         state.joined.extend(news.members);
         from = next;

@@ -216,6 +216,7 @@ impl<'a> Case<'a> {
             is_cut_since: best.epoch.get() > 0 && epoch_known > best.epoch.get(),
             loss: self.loss(best),
             members: best.members.clone(),
+            level: states.iter().map(|state| state.level).max().unwrap_or_default(),
             joined: meta.map(|_| joined(states)).unwrap_or_default(),
             meta,
             replicas: self.survived(best),

@@ -2,7 +2,8 @@
 //! 32 hexadecimal digits, or `index@term`. Pure.
 
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeEpoch, Term, WallMs,
+    ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeEpoch, Term,
+    WallMs,
 };
 
 /// What stands there as a number.
@@ -27,7 +28,7 @@ macro_rules! number {
     };
 }
 
-number!(CoreId, GroupId, Incarnation, Index, NodeId, RangeEpoch, Term, WallMs);
+number!(CoreId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeEpoch, Term, WallMs);
 
 /// What stands there as 32 digits.
 pub trait Digits: Sized {

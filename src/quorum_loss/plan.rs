@@ -3,7 +3,8 @@
 
 use oarlock_raft::{Configuration, LogPosition};
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeDescriptor, Term, WallMs,
+    ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeDescriptor,
+    Term, WallMs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,9 @@ pub struct GroupPlan {
     /// What the meta group's keys are to say; none for other groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meta: Option<MetaState>,
+    /// The feature level at which survivors know the cluster: the meta group must, too.
+    #[serde(with = "number", default)]
+    pub level: FeatureLevel,
     /// Nodes that have joined and that survivors know: the meta group must, too. None for other groups.
     #[serde(with = "joined", default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<Member>,

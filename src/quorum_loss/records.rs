@@ -49,8 +49,9 @@ pub fn going_on(
         let payload = if at == end {
             Payload::Config(Configuration::simple([node]))
         } else if let Some(meta) = plan.meta.filter(|_| at.index == plan.loss.kept.index.next()) {
+            let (version, groups) = (meta.map_version, meta.groups);
             let requests =
-                vec![map_store::write_heights(meta.map_version, meta.groups, &plan.joined)];
+                vec![map_store::write_heights(version, groups, &plan.joined, plan.level)];
             Payload::Commands(oarlock_store::encode(&Batch { stamp: WallMs(0), requests }))
         } else {
             // The entry must stand behind all that the map knows of the members.

@@ -3,8 +3,8 @@
 
 use oarlock_raft::{Configuration, LogPosition};
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeDescriptor, RangeEpoch,
-    Term, WallMs,
+    ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeDescriptor,
+    RangeEpoch, Term, WallMs,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub struct NodeState {
     pub peers: Vec<KnownPeer>,
     /// The newest version of the map of ranges that it had.
     pub map_version: u64,
+    /// The highest feature level at which it knew the cluster.
+    #[serde(with = "number", default)]
+    pub level: FeatureLevel,
     /// The nodes that have joined since the cluster was formed, as far as it knows.
     #[serde(with = "joined")]
     pub joined: Vec<Member>,

@@ -11,7 +11,7 @@ use oarlock::disk::map_copy::{self, MapCopy};
 use oarlock::members::Member;
 use oarlock::range_text;
 use oarlock_types::range_map::Range;
-use oarlock_types::{DiskId, GroupId, NodeId, RangeEpoch, RangeMap};
+use oarlock_types::{DiskId, FeatureLevel, GroupId, NodeId, RangeEpoch, RangeMap};
 
 use crate::memory;
 use crate::source::Source;
@@ -53,7 +53,7 @@ pub(super) fn run(input: &[u8]) -> u64 {
 fn copy(bytes: &[u8]) -> Option<MapCopy> {
     // A file that is no text is refused before it is read.
     let text = std::str::from_utf8(bytes).ok()?;
-    let copy = memory::bounded(bytes.len() * TEXT_FACTOR, || map_copy::parse(text))?;
+    let copy = memory::bounded(bytes.len() * TEXT_FACTOR, || map_copy::parse(text).ok())?;
     let map = &copy.map;
     assert!(map.is_whole(), "a key has no range");
     for range in map.ranges() {
@@ -84,7 +84,8 @@ fn sealed(mut source: Source<'_>) -> u64 {
 fn damaged(mut source: Source<'_>) -> u64 {
     let map = sample(&mut source);
     let members = (4..4 + u64::from(source.byte() % 3)).map(member).collect();
-    let sound = map_copy::text(&MapCopy { map: map.clone(), members });
+    let level = FeatureLevel(1 + u16::from(source.byte() % 3));
+    let sound = map_copy::text(&MapCopy { map: map.clone(), members, level });
     let mut bytes = sound.clone().into_bytes();
     source.damage(&mut bytes);
     let read = copy(&bytes);

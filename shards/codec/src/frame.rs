@@ -10,7 +10,7 @@ use crate::archive;
 use crate::peer::{
     ForwardReply, ForwardRequest, GroupMessage, Handshake, HandshakeReply, LinkProbe,
 };
-use oarlock_types::Pulse;
+use oarlock_types::{FeatureLevels, Pulse};
 
 /// Opens every frame: `OARF` in a hex dump.
 const MAGIC: [u8; 4] = *b"OARF";
@@ -90,7 +90,11 @@ pub enum FrameError {
         found: u16,
     },
     /// No version has this kind, or version 0.
-    #[error("a frame of version {version} has the unknown kind {found}")]
+    #[error(
+        "a frame of version {version} has the unknown kind {found}; this build understands feature {}: start the \
+         build that the peer runs",
+        FeatureLevels::BUILD
+    )]
     UnknownKind {
         /// The version.
         version: u16,
@@ -122,8 +126,12 @@ pub enum FrameError {
     /// Bits changed on the way.
     #[error("a frame's checksum does not match: bits changed on the way")]
     BadChecksum,
-    /// The checksum is right, the content is not.
-    #[error("a frame's content is not valid")]
+    /// The checksum is right, the content is none that this build knows.
+    #[error(
+        "a frame is whole, but its content is none that this build knows, which understands feature {}: start \
+         the build that the peer runs",
+        FeatureLevels::BUILD
+    )]
     BadArchive,
 }
 

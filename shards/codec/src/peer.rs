@@ -4,7 +4,10 @@
 
 use oarlock_raft::Message;
 use oarlock_store::{Reply, Request};
-use oarlock_types::{ClusterId, CoreId, DiskId, GroupId, Incarnation, NodeId, RangeEpoch};
+use oarlock_types::{
+    ClusterId, CoreId, DiskId, FeatureLevel, FeatureLevels, GroupId, Incarnation, NodeId,
+    RangeEpoch,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 use thiserror::Error;
 
@@ -110,6 +113,8 @@ pub struct Handshake {
     pub from_core: CoreId,
     /// How many cores the dialler has.
     pub cores_count: u16,
+    /// The feature levels that the dialler understands.
+    pub levels: FeatureLevels,
     /// Whom it means to reach.
     pub to: NodeId,
     /// The core that shall own the link.
@@ -129,6 +134,8 @@ pub enum HandshakeReply {
         incarnation: Incarnation,
         /// How many cores it has.
         cores_count: u16,
+        /// The feature levels that it understands.
+        levels: FeatureLevels,
     },
     /// The link is closed after this frame.
     Refused(HandshakeRefusal),
@@ -165,6 +172,12 @@ pub enum HandshakeRefusal {
     WrongDisk {
         /// The directory that it knows.
         known: DiskId,
+    },
+    /// The dialler does not understand the cluster's feature level.
+    #[error("the cluster is at feature level {level}, which the dialler does not understand")]
+    FeatureLevel {
+        /// The cluster's level.
+        level: FeatureLevel,
     },
     /// There is no such core.
     #[error("it has only {cores_count} cores")]

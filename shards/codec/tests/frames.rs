@@ -5,6 +5,7 @@ mod support;
 use oarlock_codec::frame::{self, Decoder, Frame, FrameError, Header, VERSION};
 use oarlock_codec::{ForwardReply, GroupMessage, Handshake};
 use oarlock_store::Reply;
+use oarlock_types::FeatureLevels;
 use proptest::prelude::*;
 use support::frame;
 
@@ -166,7 +167,12 @@ fn the_kind_is_checked() {
     let error = frame::decode_payload::<Handshake>(&header, &bytes[16..]).unwrap_err();
     assert!(matches!(error, FrameError::UnexpectedKind { .. }), "{error}");
     bytes[6] = 99;
-    assert_eq!(decode(&bytes), Err(FrameError::UnknownKind { version: 1, found: 99 }));
+    let error = decode(&bytes).unwrap_err();
+    assert_eq!(error, FrameError::UnknownKind { version: 1, found: 99 });
+    let levels = FeatureLevels::BUILD.to_string();
+    for told in [error, FrameError::BadArchive].map(|error| error.to_string()) {
+        assert!(told.contains(&levels) && told.contains("start the build that"), "{told}");
+    }
 }
 
 /// A datagram holds one frame and nothing else.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use oarlock_codec::{Lane, Refusal};
 use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
 use oarlock_store::{Batch, Request, decode, encode};
-use oarlock_types::{CoreAddr, GroupId, Guard, Index, RangeEpoch, WallMs};
+use oarlock_types::{CoreAddr, FeatureLevels, GroupId, Guard, Index, RangeEpoch, WallMs};
 
 use crate::merges::serves;
 use crate::orders::order_of;
@@ -342,8 +342,15 @@ impl Shard {
 /// A committed entry that can not be decoded means that replicas would diverge: a bug, not a fault
 /// of the disk, since frames are checksummed.
 fn decoded(group: GroupId, at: LogPosition, bytes: &Bytes) -> Batch {
-    match decode(bytes) {
-        Ok(batch) => batch,
-        Err(error) => panic!("{group}: committed entry {at} can not be decoded: {error}"),
-    }
+    decode(bytes).unwrap_or_else(|error| not_known(group, at, &error.to_string()))
+}
+
+/// Passing over what others apply would be worse than to stop. What a newer build proposes, it proposes only at
+/// a feature level that all understand.
+pub(crate) fn not_known(group: GroupId, at: LogPosition, why: &str) -> ! {
+    panic!(
+        "{group}: committed entry {at} is none that this build knows, which understands feature {} ({why}): start \
+         the build that the other nodes run",
+        FeatureLevels::BUILD
+    )
 }

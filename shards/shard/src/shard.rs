@@ -10,8 +10,8 @@ use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Configuration, Context, Effects, Group, GroupConfig, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
 use oarlock_types::{
-    CoreAddr, CoreId, FastMap, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId, Random,
-    RangeBounds, Term, WallMs,
+    CoreAddr, CoreId, FastMap, FeatureLevel, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId,
+    Random, RangeBounds, Term, WallMs,
 };
 use oarlock_wal::Wal;
 
@@ -84,6 +84,7 @@ pub struct Shard {
     pub(crate) next_read: u64,
     pub(crate) files: Files,
     pub(crate) disk_full: bool,
+    pub(crate) level: FeatureLevel,
     /// Lanes of which a write was refused, and when.
     pub(crate) lanes_closed: BTreeMap<LaneKey, Mono>,
     /// Reused by every step; empty between steps.
@@ -136,6 +137,7 @@ impl Shard {
             next_read: 0,
             files: Files::new(&limits),
             disk_full: false,
+            level: FeatureLevel::FIRST,
             lanes_closed: BTreeMap::new(),
             effects: Effects::default(),
             out: Output::default(),
@@ -333,6 +335,19 @@ impl Shard {
     /// Whether the disk is nearly full: writes are refused, everything else goes on.
     pub fn set_disk_full(&mut self, full: bool) {
         self.disk_full = full;
+    }
+
+    /// The cluster is at this feature level, and the node knows it durably. Never less than before.
+    pub fn set_feature_level(&mut self, level: FeatureLevel) {
+        debug_assert!(level >= self.level, "invariant: the cluster's level never falls");
+        self.level = level;
+    }
+
+    /// The cluster's feature level: what a higher one brings is neither proposed nor sent. What is in a log is
+    /// applied whatever it is here, since replicas hear of it at different times.
+    #[must_use]
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.level
     }
 
     /// Closes the turn: proposes what was queued, runs due timers, and hands out what is to be

@@ -19,6 +19,7 @@ use oarlock_types::{GroupId, Guard, Index, NodeId, RangeBounds, Term};
 use crate::output::{Split, Wanted};
 use crate::rebuild::SplitBase;
 use crate::replica::Replica;
+use crate::requests::not_known;
 use crate::seed::ReplicaSeed;
 use crate::shard::Shard;
 
@@ -149,7 +150,7 @@ impl Shard {
         self.abandon_checkpoint(group);
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let Some(entry) = SplitEntry::decode(bytes) else {
-            panic!("{group}: committed split {at} can not be decoded");
+            not_known(group, at, "a cut");
         };
         replica.store.pass(at.index);
         let store = replica.store.split_off(&entry.at, SPLIT_BASE.index);

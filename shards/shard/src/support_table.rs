@@ -22,7 +22,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use oarlock_raft::{Grant, Received, Support};
-use oarlock_types::{CoreAddr, CoreId, Guard, Incarnation, Mono, NodeId, SupportEpoch};
+use oarlock_types::{
+    CoreAddr, CoreId, FeatureLevel, Guard, Incarnation, Mono, NodeId, SupportEpoch,
+};
+
+mod levels;
 
 /// The grain of promises in microseconds: 36 bits of it reach almost nine years.
 pub const TICK_US: u64 = 1 << TICK_BITS;
@@ -105,6 +109,8 @@ struct Peer {
     /// Its number of cores; zero: unknown.
     cores: AtomicU16,
     map_version: AtomicU64,
+    /// The levels that it understands, with the incarnation that said so.
+    levels: AtomicU64,
     /// When its last pulse came, in microseconds; zero: never.
     heard_at: AtomicU64,
     /// Promises to each of its cores.
@@ -147,6 +153,8 @@ pub struct SupportTable {
     peers: Box<[OnceLock<Box<Peer>>]>,
     peers_count: AtomicUsize,
     map_version: AtomicU64,
+    level: AtomicU16,
+    heard_level: AtomicU16,
     link_serial: AtomicU64,
 }
 
@@ -167,6 +175,8 @@ impl SupportTable {
             peers: (0..SLOTS).map(|_| OnceLock::new()).collect(),
             peers_count: AtomicUsize::new(0),
             map_version: AtomicU64::new(0),
+            level: AtomicU16::new(FeatureLevel::FIRST.get()),
+            heard_level: AtomicU16::new(FeatureLevel::FIRST.get()),
             link_serial: AtomicU64::new(0),
         };
         for &(node, cores) in config.peers {
@@ -204,6 +214,7 @@ impl SupportTable {
             incarnation: AtomicU64::new(0),
             cores: AtomicU16::new(cores.min(self.cores_max)),
             map_version: AtomicU64::new(0),
+            levels: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
             granted: (0..theirs).map(|_| Promise::default()).collect(),
             received: (0..own).map(|_| Promise::default()).collect(),

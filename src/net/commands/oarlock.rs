@@ -98,7 +98,7 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         Ok(Parsed::Group { group: GroupId::META, command: duties::all() })
     } else if input.is(1, "JOIN") {
         arity(input, "oarlock|join", |len| len == 3)?;
-        let candidate = members::read(input.required(2)?).ok_or(CommandError::Syntax)?;
+        let candidate = members::read_candidate(input.required(2)?).ok_or(CommandError::Syntax)?;
         Ok(Parsed::Query(Query::Join(candidate)))
     } else if input.is(1, "NODE") {
         arity(input, "oarlock|node", |len| len == 4)?;

@@ -9,7 +9,7 @@ use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
 use thiserror::Error;
 
-use crate::members::{JoinRefusal, Member};
+use crate::members::{Candidate, JoinRefusal};
 use crate::net::commands::{ClientFilter, KillReply};
 
 /// A client connection of this core. Never given again to another one.
@@ -96,7 +96,7 @@ pub enum Query {
     /// in microseconds, as `HdrHistogram`'s V2 encoding.
     Stages,
     /// That a node may join: answered by what it needs to know once it has, by nil until then.
-    Join(Member),
+    Join(Candidate),
     /// To rebuild this node's replica of a range: answered as soon as it has begun.
     Rebuild(GroupId),
     /// The lines about their connections.

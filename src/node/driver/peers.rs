@@ -8,7 +8,7 @@ use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId};
 
 use super::{Driver, FORWARDED};
 use crate::config::NodeEntry;
-use crate::members::{self, JoinRefusal, Member};
+use crate::members::{self, Candidate, JoinRefusal};
 use crate::net::link_hub::{Incoming, LinkEvent};
 use crate::node::message::CoreMessage;
 use crate::node::stages::Stage;
@@ -41,11 +41,11 @@ impl Driver {
     }
 
     /// Whether a node that wants to join has; the first core sees to it.
-    pub(super) fn admit(&mut self, candidate: &Member) -> Result<Option<NodeId>, JoinRefusal> {
+    pub(super) fn admit(&mut self, candidate: &Candidate) -> Result<Option<NodeId>, JoinRefusal> {
         let Some(keeper) = &mut self.map_keeper else { return Ok(None) };
-        let cores_max = self.table.cores_max();
-        if !(1..=cores_max).contains(&candidate.entry.cores) {
-            return Err(JoinRefusal::Cores { cores: candidate.entry.cores, cores_max });
+        let (cores, cores_max) = (candidate.member.entry.cores, self.table.cores_max());
+        if !(1..=cores_max).contains(&cores) {
+            return Err(JoinRefusal::Cores { cores, cores_max });
         }
         keeper.join(candidate)
     }

@@ -1,19 +1,30 @@
 //! What a core's driver does about ranges that come, go and move: it tells the map what has become of them,
 //! makes replicas that others want, cuts what has grown, and goes on with placement.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
-use oarlock_shard::{DueSplit, Merging, Split, Wanted};
+use oarlock_shard::{DueSplit, Merging, Split, SupportTable, Wanted};
 use oarlock_store::{Order, Reply};
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Index, RangeBounds, RangeDescriptor, RangeMap, Term,
+    CoreAddr, CoreId, FeatureLevels, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
+    RangeMap, Term,
 };
 
 use super::Driver;
+use crate::levels::{self, NotUnderstood};
 use crate::node::message::CoreMessage;
+use crate::node::placement::SILENCE;
 use crate::node::router::Asker;
+
+/// The levels that those of the other nodes understand of whom pulses come.
+fn levels_heard(table: &SupportTable, now: Mono) -> BTreeMap<NodeId, FeatureLevels> {
+    let is_heard = |node| table.heard_at(node).is_some_and(|at| now.since(at) < SILENCE);
+    let heard = table.peers().filter(|node| is_heard(*node));
+    heard.filter_map(|node| Some((node, table.peer_levels(node)?))).collect()
+}
 
 impl Driver {
     /// Goes on with the map, on the first core; the others tell it what they found.
@@ -56,9 +67,26 @@ impl Driver {
         let Some(keeper) = &mut self.map_keeper else { return };
         let peers = self.table.peers();
         keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
-        if let Some(copy) = keeper.take_copy(self.kept.now) {
+        let leads = self.front.borrow().router.leader(GroupId::META) == Some(self.addr.node);
+        // What was heard while this node led before is old by now.
+        keeper.hear_levels(|| {
+            if leads { levels_heard(&self.table, self.kept.now) } else { BTreeMap::new() }
+        });
+        // What a new level brings is neither said nor written before this node could not forget the level.
+        if let Some(durable) = self.files.durable_level() {
+            self.table.raise_level(durable);
+        }
+        if let Some(copy) = keeper.take_copy(self.kept.now, self.table.level()) {
             self.files.copy_map(copy);
         }
+    }
+
+    /// Whether this node understands its cluster, on the first core. The level is raised only when all do, but
+    /// an operator may start an older build at that very moment: then the map says so, or a peer.
+    pub(super) fn check_level(&self) -> Result<(), NotUnderstood> {
+        let Some(keeper) = &self.map_keeper else { return Ok(()) };
+        keeper.beyond().map_or(Ok(()), Err)?;
+        levels::check(self.table.heard_level().max(keeper.level()), self.levels)
     }
 
     pub(super) fn take_map_news(&mut self, change: Vec<RangeDescriptor>, propose: bool) {

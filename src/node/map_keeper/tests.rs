@@ -60,12 +60,21 @@ fn formation(ranges: u32) -> RangeMap {
 }
 
 fn keeper(map: &RangeMap) -> MapKeeper {
+    keeper_of(map, levels(1))
+}
+
+/// One whose node understands these levels.
+fn keeper_of(map: &RangeMap, levels: FeatureLevels) -> MapKeeper {
     MapKeeper::new(
-        (map, Vec::new()),
+        (MapCopy { map: map.clone(), ..MapCopy::default() }, levels),
         (map, FORMED_OF.to_vec()),
         CoreAddr::new(NodeId(1), CoreId(0)),
         VALUE_BYTES_MAX,
     )
+}
+
+fn levels(max: u16) -> FeatureLevels {
+    FeatureLevels { max: FeatureLevel(max), ..FeatureLevels::FIRST }
 }
 
 /// Carries out what the keeper asks for until it asks for nothing; time passes by a second at most.
@@ -273,16 +282,22 @@ fn the_copy_is_written_when_it_is_new_and_not_all_the_time() {
     let map = formation(3);
     let (mut keeper, mut meta, mut now) = (keeper(&map), Meta::new(), Mono::from_ms(60_000));
     settle(&mut keeper, &mut meta, &mut now);
-    assert!(keeper.take_copy(now).is_none(), "it is the one that the node began with");
+    assert!(
+        keeper.take_copy(now, FeatureLevel::FIRST).is_none(),
+        "it is the one that the node began with"
+    );
     keeper.propose(split(&map, b"a", 9));
     settle(&mut keeper, &mut meta, &mut now);
-    assert_eq!(keeper.take_copy(now).unwrap().map.version(), 2);
+    assert_eq!(keeper.take_copy(now, FeatureLevel::FIRST).unwrap().map.version(), 2);
     let halves = split(&keeper.confirmed, b"b", 10);
     keeper.propose(halves);
     settle(&mut keeper, &mut meta, &mut now);
-    assert!(keeper.take_copy(now).is_none(), "too soon");
-    assert_eq!(keeper.take_copy(now + COPY_INTERVAL).unwrap().map.version(), 3);
-    assert!(keeper.take_copy(now + COPY_INTERVAL * 3).is_none());
+    assert!(keeper.take_copy(now, FeatureLevel::FIRST).is_none(), "too soon");
+    assert_eq!(
+        keeper.take_copy(now + COPY_INTERVAL, FeatureLevel::FIRST).unwrap().map.version(),
+        3
+    );
+    assert!(keeper.take_copy(now + COPY_INTERVAL * 3, FeatureLevel::FIRST).is_none());
 }
 
 #[test]
@@ -377,12 +392,12 @@ proptest! {
     }
 }
 
-fn candidate(disk: u128, wanted: u64) -> Member {
+fn candidate(disk: u128, wanted: u64) -> Candidate {
     let line = format!(
         "{{\"node\":{{\"id\":{wanted},\"peer_address\":\"10.0.0.4:1\",\"client_address\":\"10.0.0.4:2\",\
          \"cores\":1}},\"disk\":\"{disk:032x}\"}}"
     );
-    crate::members::read(line.as_bytes()).unwrap()
+    crate::members::read_candidate(line.as_bytes()).unwrap()
 }
 
 const FORMED_OF: [NodeId; 2] = [NodeId(1), NodeId(2)];
@@ -433,7 +448,7 @@ fn who_reads_the_whole_map_reads_the_nodes_too() {
     assert_eq!(one.join(&candidate(7, 0)), Ok(None));
     settle(&mut one, &mut meta, &mut now);
     // What the operator has nodes do stands between nodes and ranges.
-    let (key, value) = (super::super::duties::key(NodeId(1)), Bytes::from_static(b"draining"));
+    let (key, value) = (duties::key(NodeId(1)), Bytes::from_static(b"draining"));
     meta.carry_out(Request::one(Command::SetNx { key, value }));
     let change = Bytes::from_static(b"map/change/2");
     meta.carry_out(Request::one(Command::Del { keys: vec![change] }));
@@ -441,4 +456,147 @@ fn who_reads_the_whole_map_reads_the_nodes_too() {
     two.heard(one.version());
     settle(&mut two, &mut meta, &mut now);
     assert_eq!((two.version(), &two.members), (one.version(), &one.members));
+}
+
+/// What a keeper hears of the others.
+fn hear(keeper: &mut MapKeeper, heard: &[(u64, u16)]) {
+    keeper.hear_levels(|| heard.iter().map(|(node, max)| (NodeId(*node), levels(*max))).collect());
+}
+
+fn set_duty(meta: &mut Meta, node: u64, value: &'static [u8]) {
+    let (key, value) = (duties::key(NodeId(node)), Bytes::from_static(value));
+    let pairs = vec![(key, value)];
+    meta.carry_out(Request::one(Command::MSet { pairs }));
+}
+
+#[test]
+fn the_level_is_raised_only_when_all_that_are_not_given_up_understand_it() {
+    let map = formation(3);
+    let mut keeper = keeper_of(&map, levels(2));
+    let (mut meta, mut now) = (Meta::new(), Mono(0));
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.level(), FeatureLevel(1), "node 2 was never heard");
+    hear(&mut keeper, &[(2, 1)]);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.level(), FeatureLevel(1), "node 2 is an older build");
+    // A third one joins meanwhile. It is asked, too.
+    let newcomer = Candidate { levels: levels(2), ..candidate(7, 0) };
+    assert_eq!(keeper.join(&newcomer), Ok(None));
+    settle(&mut keeper, &mut meta, &mut now);
+    hear(&mut keeper, &[(2, 2)]);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.level(), FeatureLevel(1), "node 3 is silent");
+    set_duty(&mut meta, 3, duties::DRAINING);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.level(), FeatureLevel(1), "it is to be emptied, but may come back");
+    let version = keeper.version();
+    set_duty(&mut meta, 3, duties::REMOVED);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!((keeper.level(), keeper.version()), (FeatureLevel(2), version + 1));
+    assert_eq!(meta.get("map/level"), Reply::Bulk(r#"{"level":2}"#.into()));
+    // It is all: nothing is asked for any more, and it does not fall.
+    hear(&mut keeper, &[(2, 1)]);
+    assert!(keeper.next_request(now + COPY_INTERVAL, true).is_none());
+    assert_eq!(keeper.level(), FeatureLevel(2));
+}
+
+#[test]
+fn who_does_not_lead_raises_nothing_and_who_goes_silent_at_the_last_moment_is_waited_for() {
+    let map = formation(3);
+    let mut keeper = keeper_of(&map, levels(2));
+    let (mut meta, mut now) = (Meta::new(), Mono(0));
+    settle(&mut keeper, &mut meta, &mut now);
+    hear(&mut keeper, &[(2, 2)]);
+    now = now + COPY_INTERVAL;
+    assert_eq!(keeper.next_request(now, false), None);
+    let question = keeper.next_request(now, true);
+    assert_eq!(question, Some(duties::read()));
+    keeper.outcome(now, Ok(meta.carry_out(question.unwrap())));
+    assert!(keeper.level.is_due());
+    let look = keeper.next_request(now, true).unwrap();
+    keeper.outcome(now, Ok(meta.carry_out(look)));
+    hear(&mut keeper, &[]);
+    let writes = meta.writes;
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!((keeper.level(), meta.writes), (FeatureLevel(1), writes));
+    hear(&mut keeper, &[(2, 2)]);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.level(), FeatureLevel(2));
+}
+
+#[test]
+fn a_higher_level_comes_by_the_change_or_with_the_whole_map_and_is_copied_at_once() {
+    let map = formation(3);
+    let mut one = keeper_of(&map, levels(2));
+    let (mut meta, mut now) = (Meta::new(), Mono::from_ms(60_000));
+    settle(&mut one, &mut meta, &mut now);
+    hear(&mut one, &[(2, 2)]);
+    one.propose(split(&map, b"a", 9));
+    settle(&mut one, &mut meta, &mut now);
+    assert_eq!(one.level(), FeatureLevel(2));
+    let (mut by_change, mut whole) = (keeper_of(&map, levels(2)), keeper_of(&map, levels(2)));
+    settle(&mut by_change, &mut meta, &mut now);
+    let change = Bytes::from_static(b"map/change/2");
+    meta.carry_out(Request::one(Command::Del { keys: vec![change] }));
+    settle(&mut whole, &mut meta, &mut now);
+    for keeper in [&mut by_change, &mut whole] {
+        assert_eq!((keeper.level(), keeper.version()), (FeatureLevel(2), one.version()));
+        assert_eq!(keeper.take_copy(now, FeatureLevel(1)).unwrap().level, FeatureLevel(2));
+        assert!(keeper.take_copy(now, FeatureLevel(1)).is_none(), "it is being written");
+        let again = now + LEVEL_COPY_INTERVAL;
+        assert!(keeper.take_copy(again, FeatureLevel(1)).is_some(), "it could not be written");
+        assert!(keeper.take_copy(again + COPY_INTERVAL, FeatureLevel(2)).is_none());
+    }
+}
+
+#[test]
+fn who_does_not_understand_the_level_is_not_let_in_and_takes_in_nothing_more() {
+    let map = formation(3);
+    let mut one = keeper_of(&map, levels(2));
+    let (mut meta, mut now) = (Meta::new(), Mono(0));
+    settle(&mut one, &mut meta, &mut now);
+    let old = candidate(8, 0);
+    hear(&mut one, &[(2, 2)]);
+    settle(&mut one, &mut meta, &mut now);
+    let refused = one.join(&old).unwrap_err().to_string();
+    assert!(refused.starts_with("the cluster is at feature level 2, and this node"), "{refused}");
+    assert!(one.candidates.is_empty());
+    let mut old = keeper_of(&map, levels(1));
+    one.propose(split(&map, b"a", 9));
+    settle(&mut one, &mut meta, &mut now);
+    settle(&mut old, &mut meta, &mut now);
+    let beyond = old.beyond().unwrap();
+    assert_eq!((beyond.cluster, beyond.understood), (FeatureLevel(2), levels(1)));
+    assert_eq!((old.level(), old.version(), old.confirmed.len()), (FeatureLevel(1), 1, 3));
+}
+
+#[test]
+fn a_line_that_is_not_known_is_neither_taken_in_nor_passed_over() {
+    let map = formation(3);
+    let (mut one, mut two) = (keeper(&map), keeper(&map));
+    let (mut meta, mut now) = (Meta::new(), Mono(0));
+    settle(&mut one, &mut meta, &mut now);
+    one.propose(split(&map, b"a", 9));
+    settle(&mut one, &mut meta, &mut now);
+    let halves = split(&one.confirmed, b"b", 10);
+    one.propose(halves);
+    settle(&mut one, &mut meta, &mut now);
+    let odd = (Bytes::from_static(b"map/change/3"), Bytes::from_static(b"{\"moon\":3}"));
+    meta.carry_out(Request::one(Command::MSet { pairs: vec![odd] }));
+    settle(&mut two, &mut meta, &mut now);
+    assert_eq!(two.version(), 2, "up to there it is understood");
+    // Neither does the whole map help, if a range's line is not known; lines of other kinds of keys do no harm.
+    let keys = ["map/change/2", "map/change/3"].map(Bytes::from).to_vec();
+    meta.carry_out(Request::one(Command::Del { keys }));
+    let moon = (Bytes::from_static(b"moon/3"), Bytes::from_static(b"full"));
+    let odd = (Bytes::from_static(b"range/9"), Bytes::from_static(b"{\"moon\":3}"));
+    meta.carry_out(Request::one(Command::MSet { pairs: vec![moon.clone(), odd] }));
+    let mut three = keeper(&map);
+    settle(&mut three, &mut meta, &mut now);
+    assert_eq!(three.version(), 1);
+    let sound = one.confirmed.group(GroupId(9)).unwrap();
+    let sound = (Bytes::from_static(b"range/9"), crate::range_text::write(&sound).into());
+    meta.carry_out(Request::one(Command::MSet { pairs: vec![sound] }));
+    settle(&mut three, &mut meta, &mut now);
+    assert_eq!((three.version(), all(&three.confirmed)), (3, all(&one.confirmed)));
 }

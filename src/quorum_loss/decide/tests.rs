@@ -1,7 +1,7 @@
 //! Decisions on made-up survivors.
 
 use oarlock_raft::Configuration;
-use oarlock_types::{ClusterId, CoreAddr, DiskId, Incarnation, RangeEpoch, WallMs};
+use oarlock_types::{ClusterId, CoreAddr, DiskId, FeatureLevel, Incarnation, RangeEpoch, WallMs};
 
 use super::super::state::{Cut, KnownPeer};
 use super::*;
@@ -38,6 +38,7 @@ pub(crate) fn survivor(node: u64, replicas: Vec<ReplicaState>) -> NodeState {
         has_unnamed_losses: false,
         peers: Vec::new(),
         map_version: 1,
+        level: FeatureLevel::FIRST,
         joined: Vec::new(),
         meta: None,
         replicas,
@@ -232,11 +233,12 @@ fn a_meta_group_gets_a_newer_version_and_ids_that_nobody_has() {
         "disk":"0000000000000000000000000000000c"}"#;
     let member = members::read(line.as_bytes()).unwrap();
     first.joined.push(member.clone());
+    first.level = FeatureLevel(2);
     let plan = decide(&[first]).unwrap();
     assert_eq!(plan.given_up, nodes(&[2, 3, 4]));
     let group = &plan.groups[0];
     assert_eq!(group.meta, Some(MetaState { map_version: 34, groups: GroupId(40) }));
-    assert_eq!(group.joined, [member]);
+    assert_eq!((&group.joined[..], group.level), (&[member][..], FeatureLevel(2)));
     assert_eq!(Plan::from_text(&plan.to_text()), Ok(plan));
 }
 

@@ -16,8 +16,8 @@ use oarlock_store::{
     Command, ErrorReply, ExpireCondition, Expiry, Reply, Request, SetCondition, Watch,
 };
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, Pulse, PulseSupport,
-    RangeEpoch, SupportEpoch, Term,
+    ClusterId, CoreId, DiskId, FeatureLevel, FeatureLevels, GroupId, Incarnation, Index, NodeId,
+    Pulse, PulseSupport, RangeEpoch, SupportEpoch, Term,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -248,17 +248,25 @@ fn forward_reply() -> impl Strategy<Value = ForwardReply> {
     (any::<u64>(), outcome).prop_map(|(id, outcome)| ForwardReply { id, outcome })
 }
 
+fn levels() -> impl Strategy<Value = FeatureLevels> {
+    any::<(u16, u16)>()
+        .prop_map(|(min, max)| FeatureLevels { min: FeatureLevel(min), max: FeatureLevel(max) })
+}
+
 fn handshake() -> impl Strategy<Value = Handshake> {
-    any::<(u128, u64, u128, u64, u16, u16, u64, u16)>().prop_map(
-        |(cluster, from, disk, incarnation, from_core, cores_count, to, to_core)| Handshake {
-            cluster: ClusterId(cluster),
-            from: NodeId(from),
-            disk: DiskId(disk),
-            incarnation: Incarnation(incarnation),
-            from_core: CoreId(from_core),
-            cores_count,
-            to: NodeId(to),
-            to_core: CoreId(to_core),
+    (any::<(u128, u64, u128, u64, u16, u16, u64, u16)>(), levels()).prop_map(
+        |((cluster, from, disk, incarnation, from_core, cores_count, to, to_core), levels)| {
+            Handshake {
+                cluster: ClusterId(cluster),
+                from: NodeId(from),
+                disk: DiskId(disk),
+                incarnation: Incarnation(incarnation),
+                from_core: CoreId(from_core),
+                cores_count,
+                levels,
+                to: NodeId(to),
+                to_core: CoreId(to_core),
+            }
         },
     )
 }
@@ -270,15 +278,18 @@ fn handshake_reply() -> impl Strategy<Value = HandshakeReply> {
         Just(HandshakeRefusal::UnknownNode),
         any::<u64>().prop_map(|n| HandshakeRefusal::StaleIncarnation { known: Incarnation(n) }),
         any::<u128>().prop_map(|id| HandshakeRefusal::WrongDisk { known: DiskId(id) }),
+        any::<u16>().prop_map(|n| HandshakeRefusal::FeatureLevel { level: FeatureLevel(n) }),
         any::<u16>().prop_map(|cores_count| HandshakeRefusal::NoSuchCore { cores_count }),
     ];
     prop_oneof![
-        any::<(u64, u128, u64, u16)>().prop_map(|(node, disk, incarnation, cores_count)| {
+        (any::<(u64, u128, u64, u16)>(), levels()).prop_map(|(ids, levels)| {
+            let (node, disk, incarnation, cores_count) = ids;
             HandshakeReply::Accepted {
                 node: NodeId(node),
                 disk: DiskId(disk),
                 incarnation: Incarnation(incarnation),
                 cores_count,
+                levels,
             }
         }),
         refusal.prop_map(HandshakeReply::Refused),

@@ -17,7 +17,7 @@ fn group(group: u64, core: u64, role: &str, term: u64) -> GroupStatus {
 /// A node that has answered so many requests, two of three writes.
 fn node(node: u64, zone: &str, answered: u64, groups: Vec<GroupStatus>) -> NodeLook {
     let client_address = format!("127.0.0.1:700{node}");
-    let address = NodeAddress { node, client_address, zone: zone.to_owned() };
+    let address = NodeAddress { node, client_address, zone: zone.to_owned(), levels: None };
     let core = CoreStatus {
         requests_answered: answered,
         writes_acknowledged: answered / 3 * 2,

@@ -1,0 +1,130 @@
+//! Feature levels on real nodes: one that understands less holds the cluster where it is, which is raised by
+//! itself once all understand more; from then on such a node is refused, and nothing is lost on the way.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder, let_pass};
+
+const HELD: &str = "feature_level_max = 1\n";
+
+/// The cluster's level as each node knows it, and what each understands.
+fn levels(cluster: &Cluster) -> Result<Vec<(u16, u16)>, String> {
+    let running = cluster.local.nodes.iter().filter(|node| node.is_running());
+    let of = |id| cluster.status(id).map_err(|error| error.to_string());
+    running
+        .map(|node| of(node.id).map(|status| (status.level, status.levels.unwrap_or_default().1)))
+        .collect()
+}
+
+#[track_caller]
+fn wait_for_level(cluster: &Cluster, wanted: u16) {
+    eventually("the level", || {
+        let levels = levels(cluster)?;
+        if levels.iter().all(|(level, _)| *level == wanted) {
+            Ok(())
+        } else {
+            Err(format!("{levels:?}"))
+        }
+    });
+}
+
+/// Has a node behave as a build that understands level 1 alone, or no longer.
+fn hold(cluster: &Cluster, id: u64, is_held: bool) {
+    let file = cluster.local.node(id).config_file();
+    let text = fs::read_to_string(&file).unwrap().replace(HELD, "");
+    let text =
+        if is_held { text.replacen("[node]\n", &format!("[node]\n{HELD}"), 1) } else { text };
+    assert_eq!(text.contains(HELD), is_held, "{text}");
+    fs::write(file, text).unwrap();
+}
+
+/// Starts a node that is refused: what it says in the end.
+fn refused(args: &[&str]) -> String {
+    let output = Command::new(PROGRAM).arg("serve").args(args).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    told.lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_level_is_raised_when_the_last_node_understands_it_and_never_falls() {
+    let mut cluster = Cluster::prepare("levels", Options { ranges: 8, ..Options::default() });
+    hold(&cluster, 3, true);
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
+    load.progress(300);
+    eventually("all to know what the third one understands", || {
+        let (code, text) = cluster.command(1, &["node", "list"]);
+        let is_known = text.matches("1-2").count() == 2 && text.matches("1-1").count() == 1;
+        if code == Some(0) && is_known { Ok(()) } else { Err(text) }
+    });
+    // Several times the time that it takes to raise the level where nobody holds it.
+    let_pass(Duration::from_secs(5));
+    load.progress(300);
+    assert_eq!(levels(&cluster).unwrap(), [(1, 2), (1, 2), (1, 1)]);
+    // A node that is not heard holds it, too: it may come back as an older build.
+    cluster.kill(3);
+    let_pass(Duration::from_secs(5));
+    assert_eq!(levels(&cluster).unwrap(), [(1, 2), (1, 2)]);
+    load.progress(300);
+    hold(&cluster, 3, false);
+    cluster.restart(3);
+    wait_for_level(&cluster, 2);
+    let (code, text) = cluster.command(2, &["status"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("feature level 2") && text.matches("1-2").count() == 3, "{text}");
+    load.progress(300);
+
+    // From then on nobody who understands less is one of the cluster.
+    let told = "the cluster is at feature level 2, and this node understands level 1 only";
+    cluster.kill(3);
+    let copy = cluster.data_dir(3).join("map");
+    assert!(fs::read_to_string(&copy).unwrap().contains("\nlevel = 2\n"));
+    hold(&cluster, 3, true);
+    let config = cluster.local.node(3).config_file().display().to_string();
+    let line = refused(&["--config", &config]);
+    assert!(line.contains(told), "by its own copy of the map: {line}");
+    fs::rename(&copy, copy.with_extension("away")).unwrap();
+    let line = refused(&["--config", &config]);
+    assert!(line.contains(told), "by its peers: {line}");
+    let other = folder("levels-other");
+    let data = other.path().join("data").display().to_string();
+    let seed = cluster.local.node(1).client_address.to_string();
+    let join = ["--data-dir", &data, "--join", &seed, "--feature-level-max", "1"];
+    let line = refused(&join);
+    assert!(line.contains("does not let this node join") && line.contains(told), "{line}");
+
+    hold(&cluster, 3, false);
+    cluster.restart(3);
+    wait_for_level(&cluster, 2);
+    load.progress(300);
+    let (recorded, _) = load.stop();
+    // It is what the nodes know by themselves, not what they agree on.
+    cluster.kill_all();
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    assert_eq!(levels(&cluster).unwrap(), [(2, 2); 3]);
+    cluster.verify(recorded);
+}
+
+#[test]
+fn a_node_that_was_given_up_does_not_hold_the_level() {
+    let options = Options { nodes: 4, ranges: 4, ..Options::default() };
+    let mut cluster = Cluster::prepare("levels-removed", options);
+    hold(&cluster, 4, true);
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    cluster.kill(4);
+    let_pass(Duration::from_secs(3));
+    assert_eq!(levels(&cluster).unwrap(), [(1, 2); 3]);
+    let (code, text) = cluster.command(1, &["node", "remove", "4"]);
+    assert_eq!(code, Some(0), "{text}");
+    wait_for_level(&cluster, 2);
+}
