@@ -1,5 +1,5 @@
-//! Ranges of a running cluster that are cut in two: under load, while nodes die and come back, and nothing
-//! that was acknowledged is lost.
+//! Ranges of a running cluster that are cut in two and merged again: under load, while nodes die and come
+//! back, and nothing that was acknowledged is lost.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
@@ -70,6 +70,27 @@ fn assert_whole(ranges: &[RangeRow]) {
     assert_eq!(groups.len(), ranges.len());
 }
 
+/// Brings the range that begins at a key into the one before it.
+#[track_caller]
+fn merge(cluster: &Cluster, node: u64, key: &str) {
+    let (code, text) = cluster.command(node, &["range", "merge", "--timeout-s", "30", key]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.ends_with(" now\n"), "{text}");
+}
+
+/// Waits until nodes have replicas of these ranges, and of the meta group, and of no others.
+fn wait_for_these_alone(cluster: &mut Cluster, ranges: &[RangeRow]) {
+    let groups: BTreeSet<u64> = ranges.iter().map(|range| range.group).collect();
+    for node in 1..=3 {
+        cluster.eventually("a replica of each range and of no other", |local| {
+            let status = cluster_map::status(&mut local.node(node).client().unwrap()).unwrap();
+            let held: BTreeSet<u64> = status.groups.iter().map(|group| group.group).collect();
+            let held: BTreeSet<u64> = held.into_iter().filter(|group| *group != 0).collect();
+            if held == groups { Ok(()) } else { Err(format!("node {node} has {held:?}")) }
+        });
+    }
+}
+
 fn cluster(name: &str) -> Cluster {
     Cluster::start(name, Options { ranges: 1, ..Options::default() })
 }
@@ -126,6 +147,68 @@ fn a_cut_survives_the_death_of_all_nodes() {
 }
 
 #[test]
+fn ranges_are_merged_under_load_while_nodes_die() {
+    let mut cluster = cluster("ranges-merge");
+    let load = Load::start(&cluster, &Shape { keys: 300, ..Shape::default() });
+    for key in [0x40_u8, 0x80, 0xc0] {
+        split(&cluster, &[1, 2, 3], &[key]);
+    }
+    wait_for_ranges(&cluster, &[1, 2, 3], 4);
+    load.progress(300);
+    merge(&cluster, 2, "0x80");
+    load.progress(300);
+    assert_whole(&wait_for_ranges(&cluster, &[1, 2, 3], 3));
+    // A node that is away while ranges merge, and are cut again, comes to all of that.
+    cluster.kill(3);
+    merge(&cluster, 1, "0x40");
+    split(&cluster, &[1, 2], &[0x80]);
+    load.progress(300);
+    cluster.restart(3);
+    let ranges = wait_for_ranges(&cluster, &[1, 2, 3], 3);
+    assert_whole(&ranges);
+    wait_for_these_alone(&mut cluster, &ranges);
+    merge(&cluster, 3, "0xc0");
+    merge(&cluster, 3, "0x80");
+    let ranges = wait_for_ranges(&cluster, &[1, 2, 3], 1);
+    load.progress(300);
+    wait_for_these_alone(&mut cluster, &ranges);
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+}
+
+#[test]
+fn a_merge_survives_the_death_of_all_nodes() {
+    let mut cluster = cluster("ranges-merge-power");
+    let shape = Shape { keys: 300, ..Shape::default() };
+    let mut load = Load::start(&cluster, &shape);
+    for round in 0..3_u64 {
+        load.progress(300);
+        split(&cluster, &[1, 2, 3], &[0x80]);
+        let ranges = wait_for_ranges(&cluster, &[1, 2, 3], 2);
+        let mut client = cluster.client(ranges[1].leader);
+        let epoch = ranges[0].epoch.to_string();
+        client.send(&[b"OARLOCK", b"MERGE", &[0x80], b"", epoch.as_bytes()]).unwrap();
+        // Somewhere on its way.
+        load.progress(round * 20);
+        cluster.kill_all();
+        let (recorded, _) = load.stop();
+        for node in 1..=3 {
+            cluster.restart(node);
+        }
+        // It may have come to its end; the map of a node that has just started may be older than that.
+        eventually("one range on all nodes", || {
+            let counts = (1..=3).map(|node| Ok(ranges_on(&cluster, node)?.len()));
+            let counts: Vec<usize> = counts.collect::<Result<_, String>>()?;
+            let (_, text) = cluster.command(1, &["range", "merge", "0x80"]);
+            if counts == [1; 3] { Ok(()) } else { Err(format!("{counts:?}: {text}")) }
+        });
+        load = Load::go_on(&cluster, &shape, recorded);
+    }
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+}
+
+#[test]
 fn ranges_divide_by_themselves_by_load_and_by_size() {
     let splits = vec![
         ("range_requests_per_s_max", 600),
@@ -168,6 +251,12 @@ fn what_can_not_be_cut_is_said() {
     let (code, text) = range(&["split", "0xf"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("even number of digits"), "{text}");
+    let (code, text) = range(&["merge", "n"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("no range begins at that key"), "{text}");
+    let (code, text) = range(&["merge", "0x"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("it is the first range"), "{text}");
     let (code, text) = range(&["list"]);
     assert_eq!(code, Some(0));
     assert!(text.contains("2 ranges, version 2 of the map"), "{text}");

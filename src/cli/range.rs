@@ -194,35 +194,39 @@ fn split(args: &SplitArgs) -> io::Result<String> {
 fn merge(args: &MergeArgs) -> io::Result<String> {
     let mut client = args.asked.client()?;
     let SplitPoint(key) = &args.key;
-    let mut last = "it was not asked yet".to_owned();
+    let (mut has_asked, mut is_done) = (false, false);
     poll("the range to be merged", Duration::from_secs(args.timeout_s), || {
         let ranges = cluster_map::ranges(&mut client)?;
-        let Some(at) = ranges.iter().position(|range| range.start == *key) else {
-            if let Some(range) = ranges.iter().rfind(|range| range.start < *key)
-                && last != "it was not asked yet"
-            {
+        let at = ranges.partition_point(|range| range.start < *key);
+        let into = at.checked_sub(1).map(|before| &ranges[before]);
+        let is_there = ranges.get(at).is_some_and(|range| range.start == *key);
+        let into = match into {
+            Some(range) if !is_there && has_asked => {
                 let (from, to) = (shown(&range.start), shown(&range.end));
-                return Ok(Ok(format!(
-                    "group {} has the keys from {from} to {to} now\n",
-                    range.group
-                )));
+                let group = range.group;
+                return Ok(Ok(format!("group {group} has the keys from {from} to {to} now\n")));
             }
-            let text = "no range begins at that key: `oarlock range list` shows where they begin";
-            return Err(io::Error::other(text));
+            Some(range) if is_there => range,
+            Some(_) => {
+                let text =
+                    "no range begins at that key: `oarlock range list` shows where they begin";
+                return Err(io::Error::other(text));
+            }
+            None => return Err(io::Error::other("it is the first range: there is none before it")),
         };
-        let Some(into) = at.checked_sub(1).map(|before| &ranges[before]) else {
-            return Err(io::Error::other("it is the first range: there is none before it"));
-        };
+        if is_done {
+            return Ok(Err("the map does not show it yet".to_owned()));
+        }
         let epoch = into.epoch.to_string();
         let answer = client.call(&[b"OARLOCK", b"MERGE", key, &into.start, epoch.as_bytes()])?;
-        last = answer.to_string();
-        // What is only busy, or open, is looked at again.
-        match answer.error_kind() {
-            Some(kind) if kind != "BUSY" && kind != "UNKNOWN" => {
-                Err(io::Error::other(last.clone()))
-            }
-            Some(_) | None => Ok(Err(last.clone())),
+        is_done = answer.is_ok();
+        // What is only busy, or open, or has happened since it was asked before, is looked at again.
+        let is_final = answer.error_kind().is_some_and(|kind| kind != "BUSY" && kind != "UNKNOWN");
+        if is_final && !has_asked {
+            return Err(io::Error::other(answer.to_string()));
         }
+        has_asked = true;
+        Ok(Err(answer.to_string()))
     })
 }
 

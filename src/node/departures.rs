@@ -50,24 +50,21 @@ impl Departures {
         self.made.retain(|(_, at)| now.since(*at) < YOUNG);
         let left = self.groups.len().saturating_sub(LOOKS_PER_TICK);
         for group in self.groups.split_off(left) {
+            let is_young = self.made.iter().any(|(made, _)| *made == group);
             let Some(range) = map.group(group) else {
-                if is_taken(map, shard, group) {
-                    match shard.end_merged(group) {
-                        Departure::Ended => {
-                            tracing::info!(
-                                "{own}: {group} was merged into its neighbour, and ends"
-                            );
-                        }
-                        Departure::Later => self.later.push(group),
-                        Departure::Stays => {}
+                match end_unknown(map, shard, group, is_young) {
+                    Some(Departure::Ended) => {
+                        tracing::info!("{own}: {group} was merged into its neighbour, and ends");
                     }
+                    Some(Departure::Later) => self.later.push(group),
+                    Some(Departure::Stays) | None => {}
                 }
                 continue;
             };
             if range.core_on(own.node).is_some() {
                 continue;
             }
-            if self.made.iter().any(|(made, _)| *made == group) {
+            if is_young {
                 self.later.push(group);
                 continue;
             }
@@ -82,10 +79,22 @@ impl Departures {
     }
 }
 
-/// Whether another group's range has the first key of one that is here, in a newer version.
-fn is_taken(map: &RangeMap, shard: &Shard, group: GroupId) -> bool {
-    let bounds = shard.bounds(group).filter(|bounds| bounds.epoch.get() > 0);
-    bounds.is_some_and(|bounds| {
+/// Ends a replica of a group that the map does not have, if its range was taken. One that holds nothing, and
+/// that nobody leads, may be of a group that is no more, or new: it is made again if somebody asks for it.
+fn end_unknown(
+    map: &RangeMap,
+    shard: &mut Shard,
+    group: GroupId,
+    is_young: bool,
+) -> Option<Departure> {
+    let bounds = shard.bounds(group)?;
+    let is_over = if bounds.epoch.get() == 0 {
+        if is_young {
+            return Some(Departure::Later);
+        }
+        shard.leader(group).is_none()
+    } else {
         map.owner(&bounds.start).is_some_and(|(_, epoch)| epoch > bounds.epoch)
-    })
+    };
+    is_over.then(|| shard.end_merged(group))
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use oarlock_codec::{MergeEntry, Refusal};
 use oarlock_raft::{ChangeError, LogPosition};
 use oarlock_store::{Absorb, Command, ErrorReply, Frozen, Reply, Request, Store};
-use oarlock_types::{GroupId, Guard, Mono, RangeBounds, RangeEpoch};
+use oarlock_types::{FeatureLevel, GroupId, Guard, Mono, NodeId, RangeBounds, RangeEpoch};
 
 use crate::Outcome;
 use crate::moves::Departure;
@@ -52,7 +52,9 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let replica = self.replicas.get(&group).ok_or(Refusal::NoSuchGroup)?;
         let bounds = replica.store.bounds();
-        let refusal = if *start != bounds.start || into_start >= start || group == GroupId::META {
+        let refusal = if self.feature_level() < FeatureLevel::MERGES {
+            Some(ErrorReply::LevelTooLow)
+        } else if *start != bounds.start || into_start >= start || group == GroupId::META {
             Some(ErrorReply::NothingToMerge)
         } else if !self.is_small(&replica.store) {
             Some(ErrorReply::TooLargeToMerge)
@@ -182,6 +184,12 @@ impl Shard {
     /// groups' ranges only come to have that way.
     pub fn end_merged(&mut self, group: GroupId) -> Departure {
         self.end(group)
+    }
+
+    /// Who leads a group, as far as the replica here knows.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.replicas.get(&group)?.raft.leader()
     }
 
     /// The keys of a range, and its version, as the replica here has them; version zero if it holds nothing.

@@ -12,7 +12,9 @@ use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
-use oarlock_types::{CoreAddr, GroupId, Incarnation, Mono, Random, RangeBounds, WallMs};
+use oarlock_types::{
+    CoreAddr, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeBounds, WallMs,
+};
 use oarlock_wal::{Recovered, Recovery};
 
 use crate::config::Config;
@@ -198,6 +200,7 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
     };
     let mut shard = Shard::new(config, wal);
     shard.observe();
+    shard.set_feature_level(FeatureLevel::MAX);
     shard.begin_turn(parts.now, WallMs(0));
     shard
 }

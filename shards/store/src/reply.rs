@@ -54,6 +54,8 @@ pub enum ErrorReply {
     RangeIsChanging,
     /// `ERR` a node that is named is none of the cluster's
     NoSuchNode,
+    /// `ERR` not all nodes of the cluster understand what is asked
+    LevelTooLow,
     /// `ERR` there is no range before it that could take its keys
     NothingToMerge,
     /// `ERR` the range is too large to be brought into its neighbour (half of value_bytes_max)

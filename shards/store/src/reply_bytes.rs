@@ -13,7 +13,7 @@ use crate::reply::{ErrorReply, Reply};
 /// A transaction's array holds arrays of single commands; nothing nests deeper.
 const DEPTH_MAX: usize = 4;
 
-const ERRORS: [ErrorReply; 13] = [
+const ERRORS: [ErrorReply; 14] = [
     ErrorReply::NotAnInteger,
     ErrorReply::NotAFloat,
     ErrorReply::Overflow,
@@ -27,6 +27,7 @@ const ERRORS: [ErrorReply; 13] = [
     ErrorReply::NoSuchNode,
     ErrorReply::NothingToMerge,
     ErrorReply::TooLargeToMerge,
+    ErrorReply::LevelTooLow,
 ];
 
 /// Appends `reply` to `out`.

@@ -380,6 +380,7 @@ fn name(error: ErrorReply) -> &'static str {
         ErrorReply::OrderNotAlone => "ERR what is asked of a range stands alone",
         ErrorReply::NothingToSplit => "ERR a range begins there already",
         ErrorReply::NothingToMerge => "ERR nothing ends where the range begins",
+        ErrorReply::LevelTooLow => "ERR not all nodes understand it",
         ErrorReply::TooLargeToMerge => "ERR the range is too large",
         ErrorReply::RangeIsChanging => "BUSY the range is changing already",
         ErrorReply::NoSuchNode => "ERR no such node",

@@ -169,6 +169,10 @@ pub const fn store_error(error: ErrorReply) -> &'static str {
         ErrorReply::NoSuchNode => {
             "ERR the cluster has no such node; nothing was changed (OARLOCK STATUS shows the nodes)"
         }
+        ErrorReply::LevelTooLow => {
+            "ERR not all nodes of the cluster understand that yet; nothing was changed (oarlock status shows \
+             the levels)"
+        }
         ErrorReply::NothingToMerge => {
             "ERR no range ends where that one begins; nothing was changed (OARLOCK RANGES shows them)"
         }
