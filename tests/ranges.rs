@@ -239,6 +239,27 @@ fn ranges_divide_by_themselves_by_load_and_by_size() {
     assert_eq!(client.call(&[b"GET", b"many:09999"]).unwrap(), Answer::Bulk(b"x".to_vec()));
 }
 
+/// Four ranges for each core are kept.
+#[test]
+fn small_and_cold_ranges_merge_by_themselves() {
+    let splits = vec![("range_merge_rest_ms", 2_000)];
+    let mut cluster =
+        Cluster::start("ranges-cold", Options { ranges: 1, splits, ..Options::default() });
+    let load = Load::start(&cluster, &Shape { keys: 300, rate: 300, ..Shape::default() });
+    for place in 1..30_u8 {
+        split(&cluster, &[1, 2, 3], &[place * 8]);
+    }
+    wait_for_ranges(&cluster, &[1, 2, 3], 30);
+    let status = cluster_map::status(&mut cluster.client(1)).unwrap();
+    let least = 4 * 3 * status.cores.len();
+    let ranges = wait_for_ranges(&cluster, &[1, 2, 3], least);
+    assert_whole(&ranges);
+    wait_for_these_alone(&mut cluster, &ranges);
+    load.progress(300);
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+}
+
 #[test]
 fn what_can_not_be_cut_is_said() {
     let cluster = cluster("ranges-wrong");

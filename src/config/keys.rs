@@ -167,7 +167,8 @@ settings! {
         retry_interval_ms: Duration = ENGINE.retry_interval, in 10..=60_000;
     }
 
-    /// When ranges are cut in two by themselves. The node that leads a range goes by its own settings.
+    /// When ranges are cut in two and merged by themselves. The node that leads a range, and for merges the one
+    /// that leads the meta group, goes by its own settings.
     ranges: RangesSection {
         /// Bytes of keys and values from which on a range is cut; 0: whatever it grows to, it is not.
         range_bytes_max: u64 = 64 << 20, in 0..=1_099_511_627_776;
@@ -178,6 +179,9 @@ settings! {
         range_requests_per_s_max: u64 = 20_000, in 0..=1_000_000_000;
         /// For so long requests are watched before a range is cut for them.
         range_load_rest_ms: Duration = Duration::from_secs(10), in 1_000..=3_600_000;
+        /// Neighbours that have stayed as they are for so long, and are far too small and cold together to be cut,
+        /// are merged, as long as each core keeps four ranges; 0: none ever are.
+        range_merge_rest_ms: Duration = Duration::from_secs(600), in 0..=86_400_000;
     }
 
     /// Where replicas go by themselves. The node that leads the meta group goes by its own settings.

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use oarlock_placement::{
     Action, Duty, LoadSample, Node, Plan, Range, Replica, ReplicaRole, Rules, Settings, Task, View,
     explain, plan,
 };
-use oarlock_shard::{Outcome, SharedSupport};
+use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
-use oarlock_types::{GroupId, Mono, NodeId, RangeMap, WallMs, range_map};
+use oarlock_types::{FeatureLevel, GroupId, Mono, NodeId, RangeEpoch, RangeMap, WallMs, range_map};
 
 use super::clock::Clock;
 use super::duties;
@@ -34,6 +35,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(2);
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// It waits no longer for those of whom nothing was told: nobody may lead them.
 const REPORTS_WAIT: Duration = Duration::from_secs(15);
+/// Merges at once, in the whole cluster.
+const MERGES_MAX: usize = 4;
 /// Bytes of each node's disk, as a weight: all are alike.
 const CAPACITY_BYTES: u64 = 1 << 50;
 
@@ -50,11 +53,19 @@ pub struct PlacementParts {
     pub moves_max: usize,
     /// When a silent node's replicas are made anew.
     pub gone_after: Duration,
+    /// What a range is cut for, by the settings of this node: far below that, neighbours are merged.
+    pub splits: SplitSettings,
+    /// Bytes of a range up to which its neighbour takes it.
+    pub merge_bytes_max: u64,
+    /// How long ranges stay what they are before they are merged; zero: none ever is.
+    pub merge_rest: Duration,
 }
 
 #[derive(Debug)]
 struct Running {
     task: Task,
+    /// The group whose leader is asked.
+    group: GroupId,
     order: Order,
     begun: Mono,
     /// It is being asked for, or rests until then.
@@ -77,6 +88,10 @@ pub struct Placement {
     reports: BTreeMap<GroupId, RangeReport>,
     duties: BTreeMap<NodeId, Duty>,
     tasks: BTreeMap<GroupId, Running>,
+    /// Since when ranges are as they are, by their epochs, as far as this planner has seen.
+    shaped: BTreeMap<GroupId, (RangeEpoch, Mono)>,
+    /// The cluster understands merges.
+    can_merge: bool,
     errands: BTreeMap<u64, Errand>,
     next_errand: u64,
     plans_from: Mono,
@@ -98,6 +113,8 @@ impl Placement {
             reports: BTreeMap::new(),
             duties: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            shaped: BTreeMap::new(),
+            can_merge: false,
             errands: BTreeMap::new(),
             next_errand: 0,
             plans_from: Mono(0),
@@ -119,6 +136,11 @@ impl Placement {
     pub fn set_nodes(&mut self, nodes: &[NodeEntry]) {
         self.is_stale = true;
         nodes.clone_into(&mut self.parts.nodes);
+    }
+
+    /// The cluster is at this feature level.
+    pub fn set_feature_level(&mut self, level: FeatureLevel) {
+        self.can_merge = level >= FeatureLevel::MERGES;
     }
 
     /// Takes note of how ranges are.
@@ -182,7 +204,8 @@ impl Placement {
             let name = self.errand(Errand::Step(group));
             let Some(running) = self.tasks.get_mut(&group) else { continue };
             running.is_asked = true;
-            requests.push((name, group, Request::one(Command::Order(running.order.clone()))));
+            let request = Request::one(Command::Order(running.order.clone()));
+            requests.push((name, running.group, request));
         }
         requests
     }
@@ -205,9 +228,18 @@ impl Placement {
             }
             Some(Errand::Step(group)) => {
                 let Some(running) = self.tasks.get_mut(&group) else { return };
-                // A transfer is done once it was asked for: the next plan sees who leads.
-                let is_transfer = matches!(running.task.action, Action::Transfer { .. });
-                if *outcome == Ok(Reply::Ok) || is_transfer {
+                // A transfer is done once it was asked for: the next plan sees who leads. A merge is ordered
+                // once: what has changed since is planned anew.
+                let is_once = match running.task.action {
+                    Action::Transfer { .. } => true,
+                    Action::Merge { .. } => outcome.is_ok(),
+                    Action::Add { .. }
+                    | Action::Replace { .. }
+                    | Action::Remove { .. }
+                    | Action::MoveCore { .. }
+                    | Action::Split(_) => false,
+                };
+                if *outcome == Ok(Reply::Ok) || is_once {
                     tracing::info!("placement: done: {}", running.task);
                     self.tasks.remove(&group);
                     self.is_stale = true;
@@ -258,19 +290,30 @@ impl Placement {
 
     fn plan_anew(&mut self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) {
         self.give_up_tasks_of_lost_nodes(now, support, since);
+        self.note_shapes(now, map);
         self.view = self.look(now, map, support, since);
         self.plan = plan(&self.view);
         if self.parts.moves_max == 0 {
             return;
         }
         for task in &self.plan.tasks {
-            let Some(order) = self.order_of(task, map) else { continue };
+            let Some((group, order)) = order_of(task, map) else { continue };
             tracing::info!("placement: {task}");
-            let (begun, rests_until) = (now, now);
-            let running =
-                Running { task: task.clone(), order, begun, is_asked: false, rests_until };
+            let (begun, rests_until, task) = (now, now, task.clone());
+            let running = Running { task, group, order, begun, is_asked: false, rests_until };
+            let task = &running.task;
             self.tasks.insert(task.group, running);
         }
+    }
+
+    /// Ranges that are merged or cut again at once would never come to rest.
+    fn note_shapes(&mut self, now: Mono, map: &RangeMap) {
+        let mut before = std::mem::take(&mut self.shaped);
+        let since = |range: range_map::Range<'_>| {
+            let known = before.remove(&range.group).filter(|(epoch, _)| *epoch == range.epoch);
+            (range.group, known.unwrap_or((range.epoch, now)))
+        };
+        self.shaped = map.ranges().map(since).collect();
     }
 
     /// What was to go to a node that has gone silent since is planned anew: the range may need another one.
@@ -293,23 +336,6 @@ impl Placement {
             !is_lost
         });
         self.tasks = tasks;
-    }
-
-    /// The order that a task comes to; `None` for what is not carried out by orders.
-    fn order_of(&self, task: &Task, map: &RangeMap) -> Option<Order> {
-        let members = map.group(task.group)?.replicas.iter().map(|at| at.node);
-        let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
-            let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
-            let voters = stay.chain(new).map(NodeId::get).collect();
-            Some(Order::Place { voters })
-        };
-        match task.action {
-            Action::Add { to } => voters(None, Some(to.node)),
-            Action::Replace { from, to } => voters(Some(from.node), Some(to.node)),
-            Action::Remove { from } => voters(Some(from.node), None),
-            Action::Transfer { to, .. } => Some(Order::Transfer { to: to.get() }),
-            Action::MoveCore { .. } | Action::Split(_) | Action::Merge { .. } => None,
-        }
     }
 
     fn look(&self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) -> View {
@@ -357,7 +383,7 @@ impl Placement {
             writes_per_s: report.map_or(0, |report| report.writes_per_s),
             reads_per_s: report.map_or(0, |report| report.reads_per_s),
             sample: LoadSample::Unknown,
-            last_split: None,
+            last_split: self.shaped.get(&range.group).map(|(_, since)| WallMs(since.0 / 1000)),
             rules: Rules { replicas: self.parts.replicas, ..Rules::default() },
         }
     }
@@ -365,13 +391,46 @@ impl Placement {
     /// What is carried out otherwise, or not yet, is not planned either.
     fn settings(&self) -> Settings {
         let gone_after_ms = u64::try_from(self.parts.gone_after.as_millis()).unwrap_or(u64::MAX);
+        let merge_rest_ms = u64::try_from(self.parts.merge_rest.as_millis()).unwrap_or(u64::MAX);
+        let merges = self.can_merge && merge_rest_ms > 0;
+        let SplitSettings { bytes, keys, requests_per_s, .. } = self.parts.splits;
         Settings {
             gone_after_ms,
             moves_max: self.parts.moves_max.max(1),
             core_moves_per_node_max: 0,
-            reshapes_max: 0,
+            reshapes_max: if merges { MERGES_MAX } else { 0 },
+            plans_splits: false,
+            split_bytes: bytes,
+            split_keys: keys,
+            split_load_per_s: requests_per_s,
+            merge_bytes_max: self.parts.merge_bytes_max,
+            merge_rest_ms,
             ..Settings::default()
         }
+    }
+}
+
+/// The group whose leader is to be asked for a task, and the order; `None` for what is not carried out by
+/// orders.
+fn order_of(task: &Task, map: &RangeMap) -> Option<(GroupId, Order)> {
+    let range = map.group(task.group)?;
+    let members = range.replicas.iter().map(|at| at.node);
+    let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
+        let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
+        let voters = stay.chain(new).map(NodeId::get).collect();
+        Some((task.group, Order::Place { voters }))
+    };
+    match task.action {
+        Action::Add { to } => voters(None, Some(to.node)),
+        Action::Replace { from, to } => voters(Some(from.node), Some(to.node)),
+        Action::Remove { from } => voters(Some(from.node), None),
+        Action::Transfer { to, .. } => Some((task.group, Order::Transfer { to: to.get() })),
+        Action::Merge { right, .. } => {
+            let start = Bytes::copy_from_slice(map.group(right)?.start);
+            let (into_start, into_epoch) = (Bytes::copy_from_slice(range.start), range.epoch);
+            Some((right, Order::Merge { start, into_start, into_epoch }))
+        }
+        Action::MoveCore { .. } | Action::Split(_) => None,
     }
 }
 
@@ -379,7 +438,6 @@ impl Placement {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
     use oarlock_shard::SupportTable;
     use oarlock_shard::support_table::TableConfig;
     use oarlock_types::{Incarnation, RangeMap};
@@ -407,6 +465,9 @@ mod tests {
             replicas: 3,
             moves_max,
             gone_after,
+            splits: SplitSettings::default(),
+            merge_bytes_max: 512 << 10,
+            merge_rest: Duration::from_secs(10),
         }
     }
 
@@ -481,7 +542,6 @@ mod tests {
     #[test]
     fn an_order_names_the_voters_that_stay_and_the_new_one() {
         let map = formed();
-        let placement = Placement::new(parts(8));
         let range = map.ranges().next().unwrap();
         let at = |place: usize| range.replicas[place];
         let new =
@@ -490,7 +550,7 @@ mod tests {
         let order = |action| {
             let (group, epoch) = (range.group, range.epoch);
             let reason = oarlock_placement::Reason::Draining(NodeId(2));
-            placement.order_of(&Task { group, epoch, action, reason }, &map)
+            order_of(&Task { group, epoch, action, reason }, &map).map(|(_, order)| order)
         };
         let voters = |nodes: &[NodeId]| {
             Some(Order::Place { voters: nodes.iter().map(|node| node.get()).collect() })
@@ -505,6 +565,40 @@ mod tests {
     }
 
     #[test]
+    fn a_merge_is_ordered_of_the_right_one_for_the_left_ones_version() {
+        let map = formed();
+        let ranges: Vec<_> = map.ranges().take(2).collect();
+        let (left, right) = (ranges[0], ranges[1]);
+        let action = Action::Merge { right: right.group, right_epoch: right.epoch };
+        let reason = oarlock_placement::Reason::Small(right.group, 0, 0);
+        let task = Task { group: left.group, epoch: left.epoch, action, reason };
+        let [start, into_start] = [right.start, left.start].map(Bytes::copy_from_slice);
+        let order = Order::Merge { start, into_start, into_epoch: left.epoch };
+        assert_eq!(order_of(&task, &map), Some((right.group, order)));
+    }
+
+    #[test]
+    fn ranges_merge_once_they_have_rested_and_all_nodes_understand_it() {
+        let points: Vec<Bytes> = (1..40).map(|place| Bytes::from(vec![place * 6])).collect();
+        let map = RangeMap::formation(&NODES, &points, 3).unwrap();
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        let support = support();
+        let mut merges = |second_number: u64, level: FeatureLevel| {
+            placement.set_feature_level(level);
+            placement.note_shapes(second(second_number), &map);
+            let now = second(second_number);
+            let view = placement.look(now, &map, &support, now);
+            let tasks = plan(&view).tasks.into_iter();
+            tasks.filter(|task| matches!(task.action, Action::Merge { .. })).count()
+        };
+        assert_eq!(merges(1, FeatureLevel::MERGES), 0, "they are new to it");
+        assert_eq!(merges(10, FeatureLevel::MERGES), 0);
+        assert_eq!(merges(12, FeatureLevel::FIRST), 0);
+        assert_eq!(merges(12, FeatureLevel::MERGES), MERGES_MAX);
+    }
+
+    #[test]
     fn a_move_to_a_node_that_has_died_since_does_not_hold_up_its_range() {
         let map = formed();
         let mut placement = Placement::new(parts(8));
@@ -515,9 +609,9 @@ mod tests {
         let mut begin = |group: GroupId, action: Action| {
             let reason = oarlock_placement::Reason::Draining(NodeId(2));
             let task = Task { group, epoch: range.epoch, action, reason };
-            let order = placement.order_of(&task, &map).unwrap();
+            let (group, order) = order_of(&task, &map).unwrap();
             let (begun, rests_until) = (second(1), second(1));
-            let running = Running { task, order, begun, is_asked: true, rests_until };
+            let running = Running { task, group, order, begun, is_asked: true, rests_until };
             placement.tasks.insert(group, running);
         };
         let from = range.replicas[1];

@@ -478,6 +478,9 @@ fn placement_parts(shared: &Shared) -> PlacementParts {
         replicas: u8::try_from(shared.config.replication_factor()).unwrap_or(u8::MAX),
         moves_max: settings.placement_moves_max,
         gone_after: settings.placement_gone_after_ms,
+        splits: split_settings(&shared.config),
+        merge_bytes_max: (shared.limits.value_bytes_max / 2) as u64,
+        merge_rest: shared.config.ranges.range_merge_rest_ms,
     }
 }
 

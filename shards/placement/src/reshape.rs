@@ -1,7 +1,7 @@
 //! Splits of ranges that are large or loaded, merges of neighbours that are small and cold.
 //!
 //! What a split makes is far from what a merge takes, by size, load and time, so that neither undoes
-//! the other. Neighbours are brought to the same nodes, cores and leader before they are merged.
+//! the other. The right one of two goes into the left one, wherever their replicas are.
 
 use std::fmt;
 
@@ -27,8 +27,8 @@ pub(crate) enum Apart {
     Load(u64),
     /// Replicas of one are out of order, or nobody leads it.
     Unsound,
-    /// A node has no room for both.
-    Full,
+    /// The right one has so many bytes: more than go into an entry of the left one's log.
+    TooLarge(u64),
     /// The cluster has no more ranges than its cores keep busy.
     Few,
 }
@@ -37,7 +37,7 @@ impl Model<'_> {
     /// Whether the range is as large as to be split, and what forbids it.
     pub(crate) fn split_step(&self, at: usize) -> Option<(Reason, Result<SplitAt, Obstacle>)> {
         let (range, settings) = (self.range(at), self.settings);
-        if range.group == GroupId::META {
+        if range.group == GroupId::META || !settings.plans_splits {
             return None;
         }
         if range.bytes >= settings.split_bytes || range.keys >= settings.split_keys {
@@ -85,6 +85,8 @@ impl Model<'_> {
             || u128::from(keys) > part(settings.split_keys)
         {
             Some(Apart::Size(bytes, keys))
+        } else if b.bytes > settings.merge_bytes_max {
+            Some(Apart::TooLarge(b.bytes))
         } else if u128::from(load) > part(settings.split_load_per_s) {
             Some(Apart::Load(load))
         } else if a.rules != b.rules {
@@ -95,8 +97,6 @@ impl Model<'_> {
             Some(Apart::Busy)
         } else if !sound(left) || !sound(right) {
             Some(Apart::Unsound)
-        } else if !self.fits(left, right) {
-            Some(Apart::Full)
         } else {
             None
         }
@@ -118,57 +118,6 @@ impl Model<'_> {
             | Action::Split(_) => [task.group, task.group],
         });
         group == GroupId::META || groups.any(|busy| busy == group)
-    }
-
-    /// Which of two neighbours stays, and which is brought to it.
-    fn host_and_guest(&self, left: usize, right: usize) -> (usize, usize) {
-        let rank =
-            |at: usize| (self.misfit(at, None, None), std::cmp::Reverse(self.range(at).bytes));
-        if rank(left) <= rank(right) { (left, right) } else { (right, left) }
-    }
-
-    fn fits(&self, left: usize, right: usize) -> bool {
-        let (host, guest) = self.host_and_guest(left, right);
-        let mut places = self.places(host).iter();
-        places.all(|place| {
-            let there = self.places(guest).iter().any(|other| other.node == place.node);
-            there || place.node.is_some_and(|node| self.has_room(node, self.range(guest).bytes))
-        })
-    }
-
-    /// The next step that brings two neighbours together, of which range, and the merge at last;
-    /// `None` while somebody is busy.
-    fn gather(&self, left: usize, right: usize) -> Option<(usize, Action, Reason)> {
-        let (host, guest) = self.host_and_guest(left, right);
-        let (stays, goes) = (self.range(host), self.range(guest));
-        let reason = Reason::Gather(stays.group);
-        let lacks = |range: &Range, node| range.replicas.iter().all(|r| r.at.node != node);
-        let leads = |node| goes.leader == Some(node);
-        let leaving = goes.replicas.iter().filter(|replica| lacks(stays, replica.at.node));
-        if let Some(from) = leaving.min_by_key(|replica| (leads(replica.at.node), replica.at)) {
-            let to = stays.replicas.iter().find(|replica| lacks(goes, replica.at.node))?;
-            let busy = [from.at.node, to.at.node]
-                .iter()
-                .any(|id| self.node_at(*id).is_none_or(|node| !self.has_slot(node)));
-            let action = Action::Replace { from: from.at, to: to.at };
-            return (!busy).then_some((guest, action, reason));
-        }
-        for (position, replica) in goes.replicas.iter().enumerate() {
-            let other = stays.replicas.iter().find(|other| other.at.node == replica.at.node)?;
-            if other.at.core != replica.at.core {
-                let (node, from, to) = (replica.at.node, replica.at.core, other.at.core);
-                let action = Action::MoveCore { node, from, to };
-                return self.can_pause(guest, position).then_some((guest, action, reason));
-            }
-        }
-        if goes.leader != stays.leader {
-            let action = Action::Transfer { from: goes.leader?, to: stays.leader? };
-            return Some((guest, action, reason));
-        }
-        let (a, b) = (self.range(left), self.range(right));
-        let (bytes, load) = (a.bytes + b.bytes, a.load_per_s() + b.load_per_s());
-        let action = Action::Merge { right: b.group, right_epoch: b.epoch };
-        Some((left, action, Reason::Small(b.group, bytes, load)))
     }
 
     /// How many ranges are more than the cores that are up keep busy.
@@ -225,24 +174,22 @@ impl Planner<'_> {
         }
     }
 
-    /// Merges what is small and cold, and brings it together before.
+    /// Merges what is small and cold.
     pub(crate) fn merge(&mut self) {
         for (left, right) in self.model.pairs() {
             let model = &self.model;
-            let busy = model.locked[left] || model.locked[right];
-            let step = if busy { None } else { model.gather(left, right) };
-            let core_is_busy = |action: Action| {
-                matches!(action, Action::MoveCore { .. }) && !self.has_slot(action)
-            };
-            if let Some((at, action, reason)) = step
-                && self.has_slot(action)
-                && !core_is_busy(action)
-            {
-                self.add(at, action, reason);
+            if model.locked[left] || model.locked[right] {
+                continue;
             }
-            // Evenness must not take them apart again.
-            self.model.locked[left] = true;
-            self.model.locked[right] = true;
+            let (a, b) = (model.range(left), model.range(right));
+            let (bytes, load) = (a.bytes + b.bytes, a.load_per_s() + b.load_per_s());
+            let action = Action::Merge { right: b.group, right_epoch: b.epoch };
+            let reason = Reason::Small(b.group, bytes, load);
+            if self.has_slot(action) {
+                self.add(left, action, reason);
+                // Nothing else is done with it meanwhile.
+                self.model.locked[right] = true;
+            }
         }
     }
 }
@@ -256,7 +203,9 @@ impl fmt::Display for Apart {
             Self::Size(bytes, keys) => write!(f, "together {} and {keys} keys", Bytes(*bytes)),
             Self::Load(load) => write!(f, "together {load} requests/s"),
             Self::Unsound => write!(f, "replicas are out of order"),
-            Self::Full => write!(f, "a node has no room for both"),
+            Self::TooLarge(bytes) => {
+                write!(f, "the right one has {}, too many for an entry", Bytes(*bytes))
+            }
             Self::Few => write!(f, "the cores need that many ranges"),
         }
     }

@@ -40,6 +40,10 @@ pub struct Settings {
     pub split_rest_ms: u64,
     /// Two neighbours are merged if both together stay below this part of what would be split.
     pub merge_percent: u32,
+    /// Bytes of the right one of two neighbours up to which they are merged.
+    pub merge_bytes_max: u64,
+    /// Splits are planned here; else whoever leads a range cuts it.
+    pub plans_splits: bool,
     /// Milliseconds after a split before its parts may be merged.
     pub merge_rest_ms: u64,
     /// Ranges for each core that is up below which nothing is merged: idle cores help nobody.
@@ -67,6 +71,8 @@ impl Default for Settings {
             split_load_per_s: 20_000,
             split_rest_ms: 30_000,
             merge_percent: 25,
+            merge_bytes_max: 512 << 10,
+            plans_splits: true,
             merge_rest_ms: 600_000,
             ranges_per_core_min: 4,
         }

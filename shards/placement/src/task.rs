@@ -58,7 +58,7 @@ pub enum Action {
     },
     /// The range is cut in two, which stay where it was.
     Split(SplitAt),
-    /// The range takes in its right neighbour, whose replicas and leader are where its own are.
+    /// The range takes in its right neighbour.
     Merge {
         /// The neighbour.
         right: GroupId,
@@ -144,8 +144,6 @@ pub enum Reason {
     Load(u64),
     /// It and a neighbour are small and cold: so many bytes and requests per second together.
     Small(GroupId, u64, u64),
-    /// It is brought to where the neighbour is that it is to be merged with.
-    Gather(GroupId),
 }
 
 /// Why something that should be done can not be done now.
@@ -206,8 +204,7 @@ impl Reason {
             | Self::Align(_)
             | Self::Size(..)
             | Self::Load(_)
-            | Self::Small(..)
-            | Self::Gather(_) => false,
+            | Self::Small(..) => false,
         }
     }
 }
@@ -301,7 +298,6 @@ impl fmt::Display for Reason {
             Self::Small(other, bytes, per_s) => {
                 write!(f, "with {other} it has {} and {per_s} requests/s", Bytes(*bytes))
             }
-            Self::Gather(other) => write!(f, "it is to be merged with {other}"),
         }
     }
 }

@@ -135,6 +135,7 @@ impl Script {
                 "per-node" => settings.moves_per_node_max = value.parse()?,
                 "transfers" => settings.transfers_max = value.parse()?,
                 "gone-s" => settings.gone_after_ms = value.parse::<u64>()? * 1_000,
+                "merge-mib" => settings.merge_bytes_max = value.parse::<u64>()? << 20,
                 "ranges-per-core" => settings.ranges_per_core_min = value.parse()?,
                 other => return Err(format!("unknown setting {other}").into()),
             }

@@ -111,6 +111,7 @@ impl Driver {
         if !self.shard.leads(GroupId::META) {
             return self.placement.rest();
         }
+        self.placement.set_feature_level(self.shard.feature_level());
         let requests = self.placement.go_on(self.kept.now, map, &self.table);
         let router = &mut self.front.borrow_mut().router;
         for (name, group, request) in requests {
