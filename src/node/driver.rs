@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use futures_lite::future::yield_now;
 use oarlock_codec::{ForwardReply, Refusal};
 use oarlock_shard::{Output, Shard, SharedHomes, SharedSupport, SplitSettings};
 use oarlock_types::{CoreAddr, CoreId, FastMap, FeatureLevels, GroupId, Mono, NodeId, RangeMap};
@@ -138,6 +139,8 @@ impl Driver {
     pub async fn run(mut self) -> Failure {
         loop {
             match self.turn() {
+                // There is more to do than one turn may take, but others have their turn first.
+                Ok(()) if self.shard.next_deadline() <= self.kept.now => yield_now().await,
                 Ok(()) => self.inbox.wait().await,
                 Err(failure) => return failure,
             }

@@ -3,7 +3,7 @@
 
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Body, Durable};
-use oarlock_types::{CoreAddr, GroupId, Guard, NodeId};
+use oarlock_types::{CoreAddr, GroupId, Guard};
 
 use crate::shard::Shard;
 
@@ -114,14 +114,6 @@ impl Shard {
                 let message = oarlock_raft::Message { term: message.term, body: Body::Absent };
                 self.out.messages.push((from.node, GroupMessage { group, message }));
             }
-        }
-    }
-
-    /// The data link to a node's core came up or went down.
-    pub fn link(&mut self, node: NodeId, up: bool) {
-        for place in 0..self.ids.len() {
-            let group = self.ids[place];
-            self.with_group(group, |raft, ctx, out| raft.reachable(ctx, node, up, out));
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Map: [`shard`] is the turn, `requests` the way of a client's command, `effects` carries out
 //! what Raft asks for, `checkpoints` and `snapshots` move state to and from files, `log_reads` reads old
-//! entries back, `relief` keeps the log short, `upkeep` is what happens a few times a second,
-//! `load` counts what ranges are asked, [`due_splits`] says which should be cut, [`split`] cuts them in two, `merges` brings them
-//! into their neighbours,
+//! entries back, `relief` keeps the log short, `news` tells groups of links and support, `upkeep` is what
+//! happens a few times a second, `load` counts what ranges are asked, [`due_splits`] says which should be cut,
+//! [`split`] cuts them in two, `merges` brings them into their neighbours,
 //! [`moves`] brings replicas to other nodes, `orders` takes what is asked of a range, [`homes`] says which
 //! core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
@@ -23,6 +23,7 @@ mod log_reads;
 pub mod losses;
 mod merges;
 pub mod moves;
+mod news;
 mod observe;
 mod orders;
 pub mod output;

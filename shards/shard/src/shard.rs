@@ -22,6 +22,7 @@ use crate::elections::Elections;
 use crate::files::Files;
 use crate::merges::Merges;
 use crate::moves::Departed;
+use crate::news::News;
 use crate::orders::Orders;
 use crate::output::Output;
 use crate::rebuild::{Origin, Rebuilding};
@@ -99,6 +100,7 @@ pub struct Shard {
     pub(crate) newest_lsn: Lsn,
     pub(crate) durable_lsn: Lsn,
     pub(crate) upkeep: Upkeep,
+    pub(crate) news: News,
     pub(crate) rebuilding: Rebuilding,
     pub(crate) splits: Splits,
     pub(crate) orders: Orders,
@@ -147,6 +149,7 @@ impl Shard {
             newest_lsn: Lsn(0),
             durable_lsn: Lsn(0),
             upkeep: Upkeep::default(),
+            news: News::default(),
             rebuilding: Rebuilding::default(),
             splits: Splits::default(),
             orders: Orders::default(),
@@ -169,6 +172,7 @@ impl Shard {
         debug_assert!(now >= self.now, "invariant: the monotonic clock does not run backwards");
         self.now = now;
         self.wall = wall;
+        self.news.begin_turn();
     }
 
     /// Takes up a replica: a new one (its creation goes into this turn's frame) or a restored one. One
@@ -354,6 +358,7 @@ impl Shard {
     /// done. `out` is swapped with the shard's own buffer, so that both keep their room.
     pub fn finish_turn(&mut self, out: &mut Output) {
         debug_assert!(out.is_empty(), "invariant: the last turn's output was carried out");
+        self.spread_news();
         self.run_timers();
         self.propose_queued();
         self.free_slice();
@@ -362,10 +367,11 @@ impl Shard {
         std::mem::swap(out, &mut self.out);
     }
 
-    /// When this shard next wants a turn though nothing happens.
+    /// When this shard next wants a turn though nothing happens. After a turn, not later than that turn only
+    /// if there is more to do than one turn may take.
     #[must_use]
     pub fn next_deadline(&self) -> Mono {
-        self.timers.next()
+        if self.news.is_open() { self.now } else { self.timers.next() }
     }
 
     /// Hints of deadlines that are kept: what a busy core's groups cost the timers.

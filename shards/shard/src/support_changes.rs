@@ -34,6 +34,18 @@ pub enum SupportChange {
     },
 }
 
+impl SupportChange {
+    /// Whether `other` tells of the same promise, or of the same node's life, at another time.
+    pub(crate) fn is_about_the_same(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Incarnation { node, .. }, Self::Incarnation { node: other, .. })
+            | (Self::Received { node, .. }, Self::Received { node: other, .. }) => node == other,
+            (Self::Granted { leader, .. }, Self::Granted { leader: other, .. }) => leader == other,
+            (Self::Incarnation { .. } | Self::Received { .. } | Self::Granted { .. }, _) => false,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     node: NodeId,

@@ -11,9 +11,6 @@ use crate::shard::Shard;
 use crate::support_changes::SupportChange;
 use crate::walk::Walk;
 
-/// Of each lapse, so much election delay per group concerned: ten thousand groups that wake at
-/// once stand for election over two seconds, not all in one turn.
-const SPREAD_PER_GROUP: Duration = Duration::from_micros(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes freed per turn of a store that was replaced.
 const FREE_BYTES_PER_TURN: u64 = 192 << 10;
@@ -53,20 +50,6 @@ impl Shard {
         self.remove_expired();
         self.search_middle();
         self.relieve_log();
-    }
-
-    fn support_changed(&mut self, changes: &[SupportChange]) {
-        let concerned: Vec<GroupId> = self
-            .ids
-            .iter()
-            .copied()
-            .filter(|group| self.replicas.get(group).is_some_and(|r| r.depends_on(changes)))
-            .collect();
-        let count = u32::try_from(concerned.len()).unwrap_or(u32::MAX);
-        let spread = SPREAD_PER_GROUP.saturating_mul(count);
-        for group in concerned {
-            self.with_group(group, |raft, ctx, out| raft.support_changed(ctx, spread, out));
-        }
     }
 
     fn sweep(&mut self) {

@@ -182,6 +182,7 @@ impl World {
         core.progress.loop_counter += 1;
         let jobs = core.step(&self.config, disk, mono, wall);
         let turned = core.finish(life, jobs);
+        let wants_more = core.shard.next_deadline() <= mono;
         let placed = std::mem::take(&mut core.placed);
         let destroyed = std::mem::take(&mut core.destroyed);
         let granted = std::mem::take(&mut core.granted);
@@ -203,6 +204,9 @@ impl World {
         self.look(n, c);
         self.carry_out(n, c, turned);
         self.wake_at(n, c, now + BEAT_US);
+        if wants_more {
+            self.wake(n, c);
+        }
     }
 
     /// Hands messages to the cores that have their groups' replicas.
