@@ -115,6 +115,14 @@ pub struct GroupStatus {
     pub reads_per_s: u64,
     /// At a leader, how many writes it gets.
     pub writes_per_s: u64,
+    /// Whether it may vote: not for one support duration after a start.
+    pub may_vote: bool,
+    /// A leader's voters; those to come of a joint configuration.
+    pub voters: Vec<u64>,
+    /// The voters so far, while a leader's configuration is joint.
+    pub outgoing: Vec<u64>,
+    /// Who gets a leader's log and has no vote.
+    pub learners: Vec<u64>,
     /// A leader's view of all replicas.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -139,6 +147,8 @@ pub struct ReplicaStatus {
     pub matched: u64,
     /// `probe`, `replicate`, `snapshot`.
     pub state: String,
+    /// Whether the leader's link to it is up.
+    pub reachable: bool,
 }
 
 /// One node as another sees it.

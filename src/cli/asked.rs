@@ -9,7 +9,7 @@ use crate::bench::client::Client;
 use crate::bench::run::resolve;
 
 /// How long one request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Whom to ask.
 #[derive(Args, Clone, Debug)]

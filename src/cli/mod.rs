@@ -54,7 +54,7 @@ enum Command {
     Status(status::StatusArgs),
     /// Watch a cluster: nodes, cores, the busiest ranges, what moves, throughput and latency.
     Top(top::TopArgs),
-    /// Show nodes, drain them, and say that one is gone for good.
+    /// Show nodes, drain them, say that one is gone for good, and tell which may be restarted.
     Node(node::NodeArgs),
     /// Show what placement plans, and why replicas are where they are.
     Placement(placement::PlacementArgs),

@@ -1,4 +1,10 @@
-//! `oarlock node`: shows the nodes with what they hold, drains them, and gives up those that are lost.
+//! `oarlock node`: shows the nodes with what they hold, drains them, gives up those that are lost, and tells
+//! which may be restarted.
+//!
+//! Map: `restart_safe` asks whether one may be restarted, `verdict` judges it.
+
+mod restart_safe;
+mod verdict;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,8 +18,9 @@ use super::table::{render, shown_levels};
 use crate::bench::client::{Answer, Client};
 use crate::bench::cluster_map::{self, RangeRow};
 use crate::bench::processes::poll;
+use restart_safe::RestartSafeArgs;
 
-/// Show nodes, drain them, and say that one is gone for good.
+/// Show nodes, drain them, say that one is gone for good, and tell which may be restarted.
 #[derive(Args, Clone, Debug)]
 pub struct NodeArgs {
     #[command(subcommand)]
@@ -45,6 +52,7 @@ enum NodeCommand {
         #[command(flatten)]
         asked: Asked,
     },
+    RestartSafe(RestartSafeArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -67,6 +75,7 @@ pub fn run(args: &NodeArgs) -> Exit {
         NodeCommand::Drain(args) => ("drain", &args.asked, empty(args, "DRAIN")),
         NodeCommand::Remove(args) => ("remove", &args.asked, empty(args, "REMOVE")),
         NodeCommand::Serve { node, asked } => ("serve", asked, serve(*node, asked)),
+        NodeCommand::RestartSafe(args) => return restart_safe::run(args),
     };
     super::conclude(&format!("node {name}"), asked, done)
 }

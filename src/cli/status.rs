@@ -280,7 +280,7 @@ mod tests {
             let client_address = format!("127.0.0.1:{node}");
             NodeAddress { node, client_address, ..NodeAddress::default() }
         };
-        let replica = |node, matched| ReplicaStatus { node, matched, state: String::new() };
+        let replica = |node, matched| ReplicaStatus { node, matched, ..Default::default() };
         let group = GroupStatus {
             group: 7,
             role: "leader".to_owned(),

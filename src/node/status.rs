@@ -96,8 +96,16 @@ fn group(core: CoreId, replica: &ReplicaStatus) -> Value {
         "reads_per_s": replica.rates.reads_per_s,
         "writes_per_s": replica.rates.writes_per_s,
         "lease": replica.lease,
+        "may_vote": replica.may_vote,
+        "voters": numbers(&replica.members.voters),
+        "outgoing": numbers(&replica.members.outgoing),
+        "learners": numbers(&replica.members.learners),
         "replicas": followers.collect::<Vec<_>>(),
     })
+}
+
+fn numbers(nodes: &[NodeId]) -> Vec<u64> {
+    nodes.iter().map(|node| node.get()).collect()
 }
 
 fn state_name(state: &ProgressState) -> &'static str {

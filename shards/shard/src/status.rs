@@ -1,6 +1,6 @@
 //! What a person may ask of a core: plain numbers, taken between turns.
 
-use oarlock_raft::LogPosition;
+use oarlock_raft::{Configuration, LogPosition};
 use oarlock_store::RangeReport;
 use oarlock_types::{GroupId, Index, NodeId, RangeEpoch, Term};
 
@@ -38,6 +38,10 @@ pub struct ReplicaStatus {
     pub rates: RequestRates,
     /// Whether it may answer reads from its lease now.
     pub lease: bool,
+    /// Whether it may vote: not for one support duration after a start.
+    pub may_vote: bool,
+    /// At a leader, the members; else nobody.
+    pub members: Configuration,
     /// At a leader, each other member: how far it has the log, and in which state it is followed.
     pub followers: Vec<oarlock_raft::ProgressStatus>,
 }
@@ -130,6 +134,12 @@ impl Shard {
             state_hash: replica.store.state_hash(),
             rates: self.request_rates(group),
             lease: raft.lease_valid(&ctx),
+            may_vote: ctx.may_vote,
+            members: if raft.is_leader() {
+                raft.configuration().clone()
+            } else {
+                Configuration::default()
+            },
             followers: raft.progress().collect(),
         })
     }
