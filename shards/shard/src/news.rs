@@ -63,7 +63,7 @@ pub(crate) struct News {
     /// Each with the place at which everybody will have heard it. Few: links and promises are counted by nodes.
     open: Vec<(Place, Piece)>,
     at: Place,
-    /// Groups told of support since there was nothing to tell.
+    /// Groups told of support since there was nothing to tell, but for those that led.
     concerned: usize,
     /// What this turn has looked at and told.
     looked: usize,
@@ -116,12 +116,12 @@ impl News {
     }
 
     /// Takes the next part of the way: whom to tell what. `concerns` says whether support that has changed is
-    /// any of a group's business.
+    /// any of a group's business, and if so whether it leads.
     fn next_slice(
         &mut self,
         ids: &[GroupId],
         slice: &mut Slice,
-        concerns: impl Fn(GroupId, &[SupportChange]) -> bool,
+        concerns: impl Fn(GroupId, &[SupportChange]) -> Option<bool>,
     ) {
         let Slice { pieces, changes, groups, spread } = slice;
         pieces.clear();
@@ -130,18 +130,25 @@ impl News {
         changes.extend(pieces.iter().filter_map(Piece::support));
         let is_for_all = changes.len() < pieces.len();
         let mut places = self.places(ids);
+        let mut leaders = 0;
         while self.told < TOLD_PER_TURN
             && let Some(place) = places.next()
         {
             self.looked += 1;
-            let is_concerned = concerns(ids[place], changes);
-            if is_concerned || is_for_all {
+            let leads = concerns(ids[place], changes);
+            if leads.is_some() || is_for_all {
                 self.told += 1;
-                self.concerned += usize::from(is_concerned);
-                groups.push((ids[place], is_concerned));
+                match leads {
+                    Some(true) => leaders += 1,
+                    Some(false) => self.concerned += 1,
+                    None => {}
+                }
+                groups.push((ids[place], leads.is_some()));
             }
         }
-        let concerned = u32::try_from(self.concerned.min(ids.len())).unwrap_or(u32::MAX);
+        // Few leaders lose their quorum when others die; they must not make those wait who lose their leader.
+        let concerned = (self.concerned + leaders).min(ids.len());
+        let concerned = u32::try_from(concerned).unwrap_or(u32::MAX);
         *spread = SPREAD_PER_GROUP.saturating_mul(concerned);
         self.passed(places.start, ids);
     }
@@ -177,7 +184,8 @@ impl Shard {
             let mut slice = std::mem::take(&mut self.news.slice);
             let replicas = &self.replicas;
             self.news.next_slice(&self.ids, &mut slice, |group, changes| {
-                replicas.get(&group).is_some_and(|replica| replica.depends_on(changes))
+                let replica = replicas.get(&group).filter(|replica| replica.depends_on(changes))?;
+                Some(replica.raft.is_leader())
             });
             let spread = slice.spread;
             for (group, is_concerned) in slice.groups.drain(..) {
@@ -230,7 +238,7 @@ mod tests {
         let mut told = Vec::new();
         let mut slice = Slice::default();
         while news.may_go_on() {
-            news.next_slice(ids, &mut slice, |group, _| group.get() % 3 == 0);
+            news.next_slice(ids, &mut slice, |group, _| (group.get() % 3 == 0).then_some(false));
             let heard = |(group, is_concerned): (GroupId, bool)| {
                 let is_heard = |piece: &&Piece| is_concerned || piece.support().is_none();
                 (group, slice.pieces.iter().filter(is_heard).copied().collect())
@@ -263,6 +271,22 @@ mod tests {
             assert_eq!(turn(&mut news, &strangers), []);
             assert_eq!((news.looked <= LOOKS_PER_TURN, news.is_open()), (true, left > 0));
         }
+    }
+
+    /// Those that lose their leader are spread by their number, whatever leaders hear meanwhile.
+    #[test]
+    fn leaders_that_hear_do_not_make_others_wait() {
+        let ids: Vec<GroupId> = (0..600).map(GroupId).collect();
+        let mut news = News::default();
+        let (mut slice, mut spreads) = (Slice::default(), Vec::new());
+        news.add(change(1));
+        while news.is_open() {
+            news.begin_turn();
+            news.next_slice(&ids, &mut slice, |group, _| Some(group.get() < 512));
+            spreads.push(slice.spread);
+            slice.groups.clear();
+        }
+        assert_eq!(spreads, [256, 256, 88].map(|groups| SPREAD_PER_GROUP * groups));
     }
 
     /// A link that comes up again before everybody has heard that it broke broke all the same.
