@@ -33,9 +33,10 @@ impl Departures {
         self.is_due = true;
     }
 
-    /// A replica was just made.
+    /// A replica was just made, perhaps of a group that is no more.
     pub fn made(&mut self, group: GroupId, now: Mono) {
         self.made.push((group, now));
+        self.later.push(group);
     }
 
     /// Looks at some replicas, and ends those that the map says are on other nodes.

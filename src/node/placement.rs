@@ -90,6 +90,8 @@ pub struct Placement {
     tasks: BTreeMap<GroupId, Running>,
     /// Since when ranges are as they are, by their epochs, as far as this planner has seen.
     shaped: BTreeMap<GroupId, (RangeEpoch, Mono)>,
+    /// When the next of them will have stayed so for long enough to be merged.
+    rested_at: Option<Mono>,
     /// The cluster understands merges.
     can_merge: bool,
     errands: BTreeMap<u64, Errand>,
@@ -114,6 +116,7 @@ impl Placement {
             duties: BTreeMap::new(),
             tasks: BTreeMap::new(),
             shaped: BTreeMap::new(),
+            rested_at: None,
             can_merge: false,
             errands: BTreeMap::new(),
             next_errand: 0,
@@ -276,6 +279,7 @@ impl Placement {
         was_stale
             || is_new_map
             || waits
+            || self.rested_at.is_some_and(|at| now >= at)
             || !self.tasks.is_empty()
             || nodes.map(|node| node.id).any(is_down)
     }
@@ -314,6 +318,8 @@ impl Placement {
             (range.group, known.unwrap_or((range.epoch, now)))
         };
         self.shaped = map.ranges().map(since).collect();
+        let rested = self.shaped.values().map(|(_, since)| *since + self.parts.merge_rest);
+        self.rested_at = rested.filter(|at| *at > now).min();
     }
 
     /// What was to go to a node that has gone silent since is planned anew: the range may need another one.
