@@ -124,6 +124,8 @@ pub struct Kept {
     /// Who forwarded a request, by the shard's token.
     forwarded: FastMap<u64, (CoreAddr, u64)>,
     next_token: u64,
+    /// Cores of this node that have replicas, as far as others than this one were looked for.
+    homes: FastMap<GroupId, CoreId>,
     letters: Vec<CoreMessage>,
     frames: Vec<Incoming>,
     events: Vec<LinkEvent>,
@@ -311,13 +313,13 @@ impl Driver {
         let mut hops = std::mem::take(&mut self.kept.hops);
         for hop in hops.drain(..) {
             match hop {
-                Hop::Core(core, request) if core == self.addr.core => {
-                    self.accept_request(request);
-                }
-                Hop::Core(core, request) => {
-                    self.counters.requests_crossed.add(1);
-                    self.mail.request(core, request);
-                }
+                Hop::Here(request) => match self.core_of(request.group) {
+                    Some(core) if core != self.addr.core => {
+                        self.counters.requests_crossed.add(1);
+                        self.mail.request(core, request);
+                    }
+                    Some(_) | None => self.accept_request(request),
+                },
                 Hop::Node(node, request) => {
                     self.counters.requests_forwarded.add(1);
                     self.outbox.forward(node, request);
@@ -381,16 +383,18 @@ impl Driver {
         }
     }
 
-    /// The core of this node that has a group's replica. The map may not know yet, or not any more.
-    fn core_of(&self, group: GroupId) -> Option<CoreId> {
-        let own = self.addr.core;
+    /// The core of this node that has a group's replica. What the map says of cores may be long out of date.
+    fn core_of(&mut self, group: GroupId) -> Option<CoreId> {
         if self.shard.has_replica(group) {
-            return Some(own);
+            return Some(self.addr.core);
         }
-        let front = self.front.borrow();
-        let by_map =
-            front.router.map().group(group).and_then(|range| range.core_on(self.addr.node));
-        by_map.filter(|core| *core != own).or_else(|| self.homes.core_of(group))
+        if let Some(core) = self.kept.homes.get(&group) {
+            return Some(*core);
+        }
+        // A group that has a home keeps it for this life of the node.
+        let home = self.homes.core_of(group)?;
+        self.kept.homes.insert(group, home);
+        Some(home)
     }
 
     /// Closes the turn and carries out what came of it.

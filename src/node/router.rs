@@ -71,8 +71,8 @@ impl Asker {
 /// Where a request goes next.
 #[derive(Debug)]
 pub enum Hop {
-    /// To the shard of a core of this node.
-    Core(CoreId, CoreRequest),
+    /// To the shard of the core of this node that has the group's replica.
+    Here(CoreRequest),
     /// To another node.
     Node(NodeId, ForwardRequest),
     /// Decided.
@@ -83,7 +83,7 @@ pub enum Hop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Waiting,
-    Here(CoreId),
+    Here,
     Node(NodeId),
 }
 
@@ -225,7 +225,7 @@ impl Router {
         into.append(&mut self.hops);
     }
 
-    // WRITE 2/9: the range's group, and the node and core that lead it.
+    // WRITE 2/9: the range's group, and the node that leads it; the driver knows the core.
     /// Sends a request on its way to the range of `key`, in which all its keys are.
     pub fn submit(&mut self, asker: Asker, key: &[u8], request: Request) {
         let found = self.map.owner(key);
@@ -298,14 +298,14 @@ impl Router {
     /// lead it.
     fn target(&self, group: GroupId, attempts: u32) -> (At, RangeEpoch) {
         let Some(range) = self.map.group(group) else { return (At::Waiting, RangeEpoch(0)) };
-        let here = range.core_on(self.node);
-        let at = match (self.leader(group), here) {
-            (Some(leader), Some(core)) if leader == self.node => At::Here(core),
+        let is_here = range.core_on(self.node).is_some();
+        let at = match (self.leader(group), is_here) {
+            (Some(leader), true) if leader == self.node => At::Here,
             (Some(leader), _) if leader != self.node => At::Node(leader),
-            (None, None) => At::Node(self.other_replica(range.replicas, attempts)),
+            (None, false) => At::Node(self.other_replica(range.replicas, attempts)),
             // Whoever has a replica hears of the leader from it, unless the map is so old that the replica
             // is not there any more.
-            (None, Some(_)) if attempts % WAITS == WAITS - 1 && range.replicas.len() > 1 => {
+            (None, true) if attempts % WAITS == WAITS - 1 && range.replicas.len() > 1 => {
                 At::Node(self.other_replica(range.replicas, attempts / WAITS))
             }
             (Some(_) | None, _) => At::Waiting,
@@ -379,9 +379,7 @@ impl Router {
         let (group, request) = (routed.group, routed.request.clone());
         let handed = routed.asker.timed().map(|timed| timed.handed);
         self.hops.push(match at {
-            At::Here(core) => {
-                Hop::Core(core, CoreRequest { id, group, epoch, lane, request, handed })
-            }
+            At::Here => Hop::Here(CoreRequest { id, group, epoch, lane, request, handed }),
             At::Node(node) => Hop::Node(node, ForwardRequest { id, group, epoch, lane, request }),
             At::Waiting => return,
         });
@@ -461,7 +459,7 @@ impl Router {
     fn learn(&mut self, group: GroupId, asked: At, leader: Option<NodeId>) {
         let asked = match asked {
             At::Node(node) => Some(node),
-            At::Here(_) => Some(self.node),
+            At::Here => Some(self.node),
             At::Waiting => None,
         };
         if leader.is_some() && leader != asked {

@@ -36,7 +36,7 @@ fn sent(router: &mut Router) -> Vec<(u64, bool)> {
     router.take_hops(&mut hops);
     let sent = hops.into_iter().filter_map(|hop| match hop {
         Hop::Node(THERE, forward) => Some((forward.id, forward.lane.unwrap().follows)),
-        Hop::Node(..) | Hop::Core(..) | Hop::Done(..) => None,
+        Hop::Node(..) | Hop::Here(_) | Hop::Done(..) => None,
     });
     sent.collect()
 }
@@ -148,7 +148,7 @@ fn forwarded(router: &mut Router) -> Vec<(u64, u64, u64)> {
     router.take_hops(&mut hops);
     let sent = hops.into_iter().filter_map(|hop| match hop {
         Hop::Node(THERE, forward) => Some((forward.id, forward.group.get(), forward.epoch.get())),
-        Hop::Node(..) | Hop::Core(..) | Hop::Done(..) => None,
+        Hop::Node(..) | Hop::Here(_) | Hop::Done(..) => None,
     });
     sent.collect()
 }
@@ -158,7 +158,7 @@ fn ended(router: &mut Router) -> Vec<(Asker, Outcome)> {
     router.take_hops(&mut hops);
     let ended = hops.into_iter().filter_map(|hop| match hop {
         Hop::Done(asker, outcome) => Some((asker, outcome)),
-        Hop::Node(..) | Hop::Core(..) => None,
+        Hop::Node(..) | Hop::Here(_) => None,
     });
     ended.collect()
 }
@@ -252,7 +252,7 @@ fn keys_that_lie_apart_by_now_end_the_request() {
                 slots.insert(ticket.slot);
             }
             Hop::Node(THERE, forward) => sent.push(forward.id),
-            other @ (Hop::Core(..) | Hop::Node(..) | Hop::Done(..)) => panic!("{other:?}"),
+            other @ (Hop::Here(_) | Hop::Node(..) | Hop::Done(..)) => panic!("{other:?}"),
         }
     }
     assert_eq!(slots, BTreeSet::from([1, 2]));
@@ -407,7 +407,7 @@ impl World {
                     assert!(outcome.is_ok(), "{outcome:?} is seen by a client");
                     assert!(self.ended.insert(ticket.slot), "an outcome each");
                 }
-                Hop::Core(..)
+                Hop::Here(_)
                 | Hop::Done(
                     Asker::Node | Asker::Reporter | Asker::Placement(_) | Asker::Range(..),
                     _,
