@@ -352,7 +352,7 @@ impl Placement {
             let down_since = WallMs(wall(now).0.saturating_sub(down_ms));
             Node {
                 id: node.id,
-                cores: node.cores,
+                cores: cores_of(node, support),
                 capacity_bytes: CAPACITY_BYTES,
                 zone: node.zone.clone(),
                 down_since: (silence >= SILENCE).then_some(down_since),
@@ -438,6 +438,13 @@ fn order_of(task: &Task, map: &RangeMap) -> Option<(GroupId, Order)> {
         }
         Action::MoveCore { .. } | Action::Split(_) => None,
     }
+}
+
+/// The cores that a node has by now, as far as it was heard from.
+fn cores_of(node: &NodeEntry, support: &SharedSupport) -> u16 {
+    let heard =
+        if node.id == support.node() { support.cores() } else { support.peer_cores(node.id) };
+    if heard == 0 { node.cores } else { heard }
 }
 
 #[cfg(test)]
