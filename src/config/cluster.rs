@@ -28,7 +28,7 @@ pub struct NodeEntry {
     pub peer_address: SocketAddr,
     /// Where clients reach it.
     pub client_address: SocketAddr,
-    /// How many cores it has.
+    /// How many cores it had when the cluster was formed, or when it joined; it may have others by now.
     pub cores: u16,
     /// A port for clients of each core, at the host of `client_address`: a client that knows the map
     /// reaches the very core that leads a range. Empty: the kernel chooses the core.
@@ -174,6 +174,20 @@ impl Config {
         hash.bytes(&limits.support_duration.as_micros().to_le_bytes());
         hash.bytes(&limits.drift_per_mille_max.to_le_bytes());
         ClusterId(hash.0)
+    }
+
+    /// Keeps the identity `found`, if it is the one that this node, a cluster of its own without a list, had
+    /// when it began with another number of cores, at most `cores_max`.
+    pub fn keep_cluster_id(&mut self, found: ClusterId, cores_max: u16) {
+        if self.cluster.cluster_id.is_some() || !self.cluster.initial_nodes.is_empty() {
+            return;
+        }
+        let mut former = self.clone();
+        let is_it = (1..=cores_max).any(|cores| {
+            former.node.cores = Some(Cores::Count(cores));
+            former.cluster_id() == found
+        });
+        self.cluster.cluster_id = Some(found).filter(|_| is_it);
     }
 }
 
@@ -333,6 +347,25 @@ pub(super) mod tests {
         assert_eq!(nodes.len(), 1);
         assert_eq!((nodes[0].id, nodes[0].cores), (NodeId(7), 2));
         assert_eq!(config.replication_factor(), 1);
+    }
+
+    #[test]
+    fn a_node_without_a_list_stays_its_cluster_with_other_cores() {
+        let mut config = Config::default();
+        config.node.node_id = NodeId(7);
+        let first = config.cluster_id();
+        config.node.cores = Some(Cores::Count(3));
+        assert_ne!(config.cluster_id(), first);
+        for other in [ClusterId(5), three().cluster_id()] {
+            config.keep_cluster_id(other, 8);
+            assert_eq!(config.cluster.cluster_id, None);
+        }
+        config.keep_cluster_id(first, 8);
+        assert_eq!(config.cluster_id(), first);
+        let mut listed = three();
+        let derived = listed.cluster_id();
+        listed.keep_cluster_id(first, 8);
+        assert_eq!(listed.cluster_id(), derived);
     }
 
     #[test]

@@ -28,7 +28,8 @@ settings! {
         /// On a local disk whose file system supports O_DIRECT (ext4, xfs; not tmpfs).
         data_dir: PathBuf = PathBuf::new(), like "\"/var/lib/oarlock\"";
         /// The cores that serve: a number (CPUs are taken in order), or a list of CPUs to be pinned
-        /// to, as in [2, 3]. It never changes for a data directory.
+        /// to, as in [2, 3]. A start with another number than before brings the node's replicas to them; then
+        /// leave the `cores` in `initial_nodes` as they were, by which the cluster is known.
         /// Unset: as many as this node's entry in `initial_nodes` says; 1 if there is no list.
         cores: Option<Cores> = None, in 1..=1024, like "2";
         /// The client address (HOST:PORT, or several with commas) of a node of a running cluster that this
@@ -53,7 +54,7 @@ settings! {
         /// `oarlock config show` prints.
         cluster_id: Option<ClusterId> = None, like "\"6f61726c6f636b000000000000000001\"";
         /// The nodes that form the cluster, with the addresses (IP:port) at which other nodes and
-        /// clients reach them. With `core_ports = [6380, 6381]`, one for each core, clients that know
+        /// clients reach them. With `core_ports = [6380, 6381]`, one for each core that serves, clients that know
         /// the map reach the very core that leads a range. With `zone = "rack-7"` replicas of a range are
         /// kept in different zones. Empty: this node alone is the cluster.
         initial_nodes: Vec<NodeEntry> = Vec::new(), like "[

@@ -135,14 +135,14 @@ impl Config {
             }
             return;
         };
-        let cores = self.cores().count();
-        if cores != usize::from(entry.cores) {
+        let (ports, cores) = (entry.core_ports.len(), self.cores().count());
+        if ports != 0 && ports != cores {
             let what = format!(
-                "node.cores: {cores} cores here, but initial_nodes says {} for node {}: the others \
-                 go by that, so make them equal",
-                entry.cores, id.0
+                "cluster.initial_nodes: node {} has {ports} core_ports, and {cores} cores here: give one for \
+                 each, or none",
+                id.0
             );
-            found.push(("cores", what));
+            found.push(("initial_nodes", what));
         }
     }
 
@@ -249,13 +249,6 @@ pub(super) fn check_entries(nodes: &[NodeEntry], found: &mut Vec<Contradiction>)
         if node.cores == 0 {
             say(format!("node {id} has no core: give it at least 1"));
         }
-        let ports = node.core_ports.len();
-        if ports != 0 && ports != usize::from(node.cores) {
-            say(format!(
-                "node {id} has {ports} core_ports for {} cores: give one for each, or none",
-                node.cores
-            ));
-        }
         let of_core = |port: &u16| SocketAddr::new(node.client_address.ip(), *port);
         let of_cores = node.core_ports.iter().map(of_core);
         for address in [node.peer_address, node.client_address].into_iter().chain(of_cores) {
@@ -321,10 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn cores_are_distinct_and_as_many_as_the_others_think() {
+    fn cores_are_distinct_and_have_a_port_each_or_none() {
         refused("is empty", |c| c.node.cores = Some(Cores::Cpus(vec![])));
         refused("named twice", |c| c.node.cores = Some(Cores::Cpus(vec![1, 1])));
-        refused("initial_nodes says 2 for node 1", |c| c.node.cores = Some(Cores::Count(3)));
+        assert_eq!(after(|c| c.node.cores = Some(Cores::Count(3))), Vec::<String>::new());
+        refused("node 1 has 2 core_ports, and 3 cores here", |c| {
+            c.cluster.initial_nodes[0].core_ports = vec![7, 8];
+            c.node.cores = Some(Cores::Count(3));
+        });
     }
 
     #[test]
@@ -340,8 +337,8 @@ mod tests {
         refused("used by node 1 and again by node 3", |c| {
             c.cluster.initial_nodes[2].peer_address = c.cluster.initial_nodes[0].client_address;
         });
-        refused("3 core_ports for 2 cores", |c| {
-            c.cluster.initial_nodes[1].core_ports = vec![7, 8, 9];
+        refused("node 1 has 3 core_ports, and 2 cores here", |c| {
+            c.cluster.initial_nodes[0].core_ports = vec![7, 8, 9];
         });
         refused("127.0.0.1:7 is used by node 2 and again by node 2", |c| {
             c.cluster.initial_nodes[1].core_ports = vec![7, 7];
