@@ -96,8 +96,7 @@ fn what_is_not_this_nodes_is_refused_and_left_alone() {
             "belongs to node n1, but this is node n2",
         ),
         (DataDirOptions { cluster: ClusterId(6), ..options() }, "belongs to cluster-5, but"),
-        (DataDirOptions { cores: 1, ..options() }, "laid out for 2 cores, but 1 are configured"),
-        (DataDirOptions { cores: 3, ..options() }, "laid out for 2 cores, but 3 are configured"),
+        (DataDirOptions { node: NodeId(2), cores: 3, ..options() }, "belongs to node n1, but"),
     ] {
         let text = refusal(path.path(), &wanted);
         assert!(text.contains(words), "{text}");

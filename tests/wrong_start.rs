@@ -159,15 +159,12 @@ fn answers(start: &Start, child: &mut Ended) {
 }
 
 #[test]
-fn a_data_directory_of_another_node_or_another_number_of_cores() {
+fn a_data_directory_of_another_node() {
     let _turn = turn();
     let start = used("another-node");
     let path = start.data_dir.display().to_string();
     let other = Start { node_id: 2, data_dir: start.data_dir.clone(), ..Start::new("two") };
     other.fails(CANNOT_START, &[&path, "node"]);
-    let mut command = start.command();
-    command.args(["--cores", "2"]);
-    fails(command, CANNOT_START, &[&path, "cores"]);
 }
 
 #[test]

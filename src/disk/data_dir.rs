@@ -1,5 +1,6 @@
-//! Opens a node's data directory: locks it, makes sure that it is this node's, and raises its
-//! incarnation durably before the node says a word. It must not read logs. One per process.
+//! Opens a node's data directory: locks it, makes sure that it is this node's, has it brought to as many cores
+//! as are wanted, and raises its incarnation durably before the node says a word. It must not read logs. One
+//! per process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -7,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oarlock_types::{ClusterId, CoreId, DiskId, Incarnation, NodeId, SegmentId};
+use oarlock_types::{ClusterId, CoreId, DiskId, GroupId, Incarnation, NodeId, SegmentId};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -18,9 +19,10 @@ use super::job::DiskError;
 use super::layout::CoreDir;
 use super::peers::PeerDisks;
 use super::probe::{self, ProbeError};
+use super::relocation;
 use super::segments::read_segment;
 
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 
 /// How long a process that was killed may still have writes under way.
@@ -35,7 +37,7 @@ pub struct DataDirOptions {
     pub cluster: ClusterId,
     /// The node that it must belong to.
     pub node: NodeId,
-    /// The cores that it must be laid out for.
+    /// The cores that it is to be laid out for; one that is laid out for others is written anew.
     pub cores: u16,
     /// The identity that a new directory gets; none: a new one is drawn.
     pub disk: Option<DiskId>,
@@ -149,20 +151,87 @@ pub enum DataDirError {
         /// The peers file.
         path: PathBuf,
     },
-    /// It is laid out for another number of cores.
+    /// A log that is to be written anew for another number of cores is not whole.
     #[error(
-        "the data directory {path} is laid out for {found} cores, but {wanted} are configured: \
-         configure {found}; changing the number of cores of a node is not possible yet",
+        "{path}: {what}: the number of cores is changed only where all logs are whole: start the node with \
+         {cores} cores, have what it does not serve rebuilt (`oarlock replica rebuild`), and change the number \
+         afterwards; or remove the node and add it as a new one",
         path = path.display()
     )]
-    OtherCores {
+    DamagedLog {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The cores that it was laid out for until now.
+        cores: u16,
+    },
+    /// A newer build has written a log.
+    #[error(
+        "{path} was written in format {found}, and this build reads up to {known}: start the newer \
+         build again",
+        path = path.display()
+    )]
+    NewerLog {
+        /// The segment.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+        /// The newest that this build reads.
+        known: u16,
+    },
+    /// Two cores have a replica of one group.
+    #[error(
+        "{path}: the logs of {} and {} both have a replica of {group}, which may have voted twice: remove \
+         the node from the cluster and add it as a new one", cores[0], cores[1],
+        path = path.display()
+    )]
+    TwoReplicas {
         /// The data directory.
         path: PathBuf,
-        /// The cores that it has.
-        found: u16,
-        /// The cores that were asked for.
-        wanted: u16,
+        /// The group.
+        group: GroupId,
+        /// The cores.
+        cores: [CoreId; 2],
     },
+    /// What says which of two layouts counts can not be read.
+    #[error(
+        "{path} is damaged, and it alone says whether the logs beside it or those of before count: restore \
+         the data directory from a backup, or remove the node and add it as a new one",
+        path = path.display()
+    )]
+    RelocationDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A start that brought the replicas to other cores was interrupted.
+    #[error(
+        "a start of the node of {path} with another number of cores was interrupted: start it once more, \
+         which ends what that began, and try again",
+        path = path.display()
+    )]
+    HalfRelocated {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// There is no room for logs beside those that there are.
+    #[error(
+        "to write its logs anew for another number of cores, {path} needs {} MiB of room, and {} MiB are \
+         free: free some, or start the node with as many cores as before",
+        needed_bytes.div_ceil(1 << 20), available_bytes >> 20,
+        path = path.display()
+    )]
+    NoRoom {
+        /// The data directory.
+        path: PathBuf,
+        /// What it would take.
+        needed_bytes: u64,
+        /// What there is.
+        available_bytes: u64,
+    },
+    /// A log can not be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// There is no room for it.
     #[error(
         "no room on the disk for {path}: free some space, then start again",
@@ -216,14 +285,14 @@ impl DataDir {
         let found = read_identity(path)?;
         let is_new = found.is_none();
         let mut identity = match found {
-            Some(identity) => check(path, identity, options)?,
+            Some(identity) => at_home(path, check(path, identity, options)?, options.cores)?,
             None => new_identity(options)?,
         };
         identity.incarnation = identity.incarnation.next();
         replace(path, IDENTITY, identity.to_text().as_bytes())
             .map_err(refused("write", &path.join(IDENTITY)))?;
         let this = Self { path: path.to_owned(), identity, is_new, lock };
-        this.make_core_directories()?;
+        make_core_directories(path, this.identity.cores)?;
         Ok(this)
     }
 
@@ -290,22 +359,33 @@ impl DataDir {
     pub fn read_segments(&self, core: CoreId) -> Result<SegmentReads, DataDirError> {
         SegmentReads::new(&self.core(core))
     }
+}
 
-    fn make_core_directories(&self) -> Result<(), DataDirError> {
-        for core in (0..self.identity.cores).map(CoreId) {
-            let directory = self.core(core);
-            let checkpoints = directory.checkpoints();
-            fs::create_dir_all(&checkpoints).map_err(refused("create", &checkpoints))?;
-            let leftovers = directory.leftovers().map_err(refused("list", directory.path()))?;
-            for leftover in leftovers {
-                fs::remove_file(&leftover).map_err(refused("remove", &leftover))?;
-            }
-            for made in [checkpoints.as_path(), directory.path()] {
-                sync_directory(made).map_err(refused("sync", made))?;
-            }
-        }
-        sync_directory(&self.path).map_err(refused("sync", &self.path))
+/// The identity of a directory whose replicas are on so many cores: they are brought there if they are not.
+fn at_home(path: &Path, identity: Identity, cores: u16) -> Result<Identity, DataDirError> {
+    let identity = relocation::finish(path, identity, &mut |_| Ok(()))?;
+    if identity.cores == cores {
+        return Ok(identity);
     }
+    relocation::carry_out(path, identity, cores, &mut |_| Ok(()))
+        .inspect_err(|_| relocation::give_back(path))
+}
+
+/// Makes the directories of so many cores in `path`, if they are not there, and removes what is unfinished in them.
+pub(super) fn make_core_directories(path: &Path, cores: u16) -> Result<(), DataDirError> {
+    for core in (0..cores).map(CoreId) {
+        let directory = CoreDir::new(path, core);
+        let checkpoints = directory.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(refused("create", &checkpoints))?;
+        let leftovers = directory.leftovers().map_err(refused("list", directory.path()))?;
+        for leftover in leftovers {
+            fs::remove_file(&leftover).map_err(refused("remove", &leftover))?;
+        }
+        for made in [checkpoints.as_path(), directory.path()] {
+            sync_directory(made).map_err(refused("sync", made))?;
+        }
+    }
+    sync_directory(path).map_err(refused("sync", path))
 }
 
 /// Reads a core's segments one at a time, so that recovery holds one in memory, not all.
@@ -347,6 +427,9 @@ pub fn lock_stopped(path: &Path) -> Result<(Identity, File), DataDirError> {
     let nothing = || DataDirError::NothingThere { path: path.to_owned() };
     read_identity(path)?.ok_or_else(nothing)?;
     let lock = lock(path)?;
+    if relocation::is_half_done(path) {
+        return Err(DataDirError::HalfRelocated { path: path.to_owned() });
+    }
     // A node that has just ended may have changed it before.
     Ok((read_identity(path)?.ok_or_else(nothing)?, lock))
 }
@@ -484,10 +567,6 @@ fn check(path: &Path, found: Identity, wanted: &DataDirOptions) -> Result<Identi
         let (found, wanted) = (found.node, wanted.node);
         return Err(DataDirError::OtherNode { path, found, wanted });
     }
-    if found.cores != wanted.cores {
-        let (found, wanted) = (found.cores, wanted.cores);
-        return Err(DataDirError::OtherCores { path, found, wanted });
-    }
     if found.cluster != wanted.cluster {
         let (found, wanted) = (found.cluster, wanted.cluster);
         return Err(DataDirError::OtherCluster { path, found, wanted });
@@ -495,7 +574,8 @@ fn check(path: &Path, found: Identity, wanted: &DataDirOptions) -> Result<Identi
     Ok(found)
 }
 
-fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+/// Says what was tried with which file, and tells refusals apart that are mended differently.
+pub(super) fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     move |source| {
         let path = path.to_owned();
         match source.raw_os_error() {

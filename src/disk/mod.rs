@@ -5,7 +5,7 @@
 //! system beforehand whether a node can run here; [`ring`] writes WAL frames from [`buffer`]s (the
 //! hot path, one per core); [`worker`] does everything slow on a thread of its own (one per node),
 //! as [`job`] describes it: [`segments`] and [`checkpoint`] are what it does. [`stopped`] reads the logs of a
-//! node that does not run, and adds to them.
+//! node that does not run, and adds to them; [`relocation`] writes them anew for another number of cores.
 
 pub mod atomic_file;
 pub mod buffer;
@@ -18,6 +18,7 @@ pub mod lost;
 pub mod map_copy;
 pub mod peers;
 pub mod probe;
+pub mod relocation;
 pub mod ring;
 pub mod segments;
 pub mod stopped;

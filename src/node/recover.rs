@@ -157,8 +157,7 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     claim(parts, &recovered, &lost_before)?;
     let (lost, destroyed) = lost_groups(parts, &mut recovered, lost_before)?;
     parts.all_cores.wait();
-    let is_held = |range: &Range<'_>| parts.homes.claim(range.group, parts.addr.core);
-    let held: Vec<Range<'_>> = parts.map.groups_on(parts.addr).filter(is_held).collect();
+    let held = held_by_map(parts);
     let Recovered { wal, groups, .. } = recovered;
     let mut random = Random::new(parts.seed);
     let mut shard = new_shard(parts, wal, random.next_u64());
@@ -209,17 +208,33 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         }
     }
     // A group of the formation that the log does not know has never spoken: it is made now.
-    let is_new = |range: &&Range<'_>| {
-        let is_formed = parts.formation.group(range.group).is_some_and(|formed| formed == **range);
-        is_formed && !known.contains(&range.group) && !lost.contains_key(&range.group)
-    };
-    for range in held.iter().filter(is_new) {
+    let is_known = |group| known.contains(&group) || lost.contains_key(&group);
+    for range in held.iter().filter(|range| !is_known(range.group) && is_as_formed(parts, range)) {
         let wait = first_election(range, parts.addr.node, spread, &mut random);
         shard.add_replica(create(parts, range, wait), true);
     }
     note_lost(parts, &mut shard, &unserved);
     tracing::info!("{}: {restored} replicas restored, {} in all", parts.addr, shard.counts().0);
     Ok(shard)
+}
+
+/// What the map has on this core and no other has claimed. It may know the node with more cores than it has.
+fn held_by_map(parts: &RecoverParts) -> Vec<Range<'_>> {
+    let CoreAddr { node, core: own } = parts.addr;
+    let is_due = |range: &Range<'_>| {
+        range.core_on(node).is_some_and(|core| core.get() % parts.support.cores() == own.get())
+    };
+    let ranges = parts.map.groups_of(node).filter(is_due);
+    ranges.filter(|range| parts.homes.claim(range.group, own)).collect()
+}
+
+/// Whether nothing has become of a range since the formation. On which core of a node a replica is means nothing.
+fn is_as_formed(parts: &RecoverParts, range: &Range<'_>) -> bool {
+    let nodes = |range: &Range<'_>| range.replicas.iter().map(|at| at.node).collect::<Vec<_>>();
+    parts.formation.group(range.group).is_some_and(|formed| {
+        (formed.bounds(), formed.configured) == (range.bounds(), range.configured)
+            && nodes(&formed) == nodes(range)
+    })
 }
 
 /// Says which replicas the core's log has, and waits until all cores have.

@@ -42,7 +42,7 @@ use super::reporter::Reporter;
 use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;
-use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions};
+use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions, peek_identity};
 use crate::disk::map_copy::CopyError;
 use crate::disk::probe::{self, ProbeError};
 use crate::disk::ring::WalRing;
@@ -146,6 +146,9 @@ pub fn serve(mut config: Config) -> Result<(), ServeError> {
     let cores = u16::try_from(config.cores().count()).unwrap_or(CORES_MAX).min(CORES_MAX);
     let joins = config.joins().next().is_some();
     let joined = if joins { Some(join(&mut config)?) } else { None };
+    if let Ok(found) = peek_identity(&config.node.data_dir) {
+        config.keep_cluster_id(found.cluster, CORES_MAX);
+    }
     let (cluster, node) = (config.cluster_id(), config.node.node_id);
     let disk = joined.as_ref().map(|joined| joined.disk);
     let options = DataDirOptions { cluster, node, cores, disk };

@@ -49,7 +49,7 @@ pub use load::RequestRates;
 pub use output::{
     CheckpointFile, FileDone, FileJob, JobToken, Merging, Outcome, Output, Split, Wanted,
 };
-pub use seed::ReplicaSeed;
+pub use seed::{ReplicaSeed, base_of};
 pub use shard::{Shard, ShardConfig};
 pub use support_table::SupportTable;
 

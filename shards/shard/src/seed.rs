@@ -12,8 +12,10 @@ use oarlock_wal::RecoveredGroup;
 use crate::rebuild::{Origin, SplitBase};
 use crate::shard::Shard;
 
-/// What makes the state of a replica that the log gives back, if no checkpoint holds it.
-pub(crate) fn base_of(found: &RecoveredGroup) -> Option<SplitBase> {
+/// What makes the state of a replica that the log gives back, if no checkpoint holds it: such a one needs the
+/// cut range's log on the same core.
+#[must_use]
+pub fn base_of(found: &RecoveredGroup) -> Option<SplitBase> {
     let base = Origin::from_details(&found.details).base;
     let is_in_file = |meta: &SnapshotMeta| meta.position > SPLIT_BASE || meta.size_bytes > 0;
     base.filter(|_| !found.checkpoint.as_ref().is_some_and(is_in_file))

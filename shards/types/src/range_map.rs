@@ -332,13 +332,7 @@ impl RangeMap {
         self.find(self.groups.start(group)?)
     }
 
-    /// All groups with a replica on this core, the meta group included.
-    pub fn groups_on(&self, addr: CoreAddr) -> impl Iterator<Item = Range<'_>> {
-        let all = self.meta.iter().map(RangeDescriptor::as_range).chain(self.ranges());
-        all.filter(move |range| range.replicas.contains(&addr))
-    }
-
-    /// The groups that have a replica on any core of a node.
+    /// The groups that have a replica on any core of a node, the meta group included.
     pub fn groups_of(&self, node: NodeId) -> impl Iterator<Item = Range<'_>> {
         let all = self.meta.iter().map(RangeDescriptor::as_range).chain(self.ranges());
         all.filter(move |range| range.core_on(node).is_some())
@@ -592,7 +586,7 @@ mod tests {
         let nodes: Vec<_> = (1..=5).map(|n| (NodeId(n), 1)).collect();
         let map = RangeMap::formation(&nodes, &even_split_points(10), 3).unwrap();
         for (node, _) in nodes {
-            let held = map.groups_on(CoreAddr::new(node, CoreId(0))).count();
+            let held = map.groups_of(node).count();
             assert_eq!(held, 7, "six of thirty replicas and the meta group");
         }
     }

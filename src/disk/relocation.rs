@@ -1,0 +1,502 @@
+//! Brings the replicas of a node to another number of cores: at a start, before anything of the node runs, in
+//! a directory that is locked. Once per such start; it may take as long as its logs take to be read and written.
+//!
+//! All logs are written anew in a folder beside the old ones, and checkpoints are linked there. Nothing of the
+//! old is touched before all of the new is durable and a file says so: that one file decides which of the two
+//! counts. What is cut short is begun anew before it, for whatever number of cores is wanted by then, and
+//! brought to its end behind it. So no group ever has two replicas, and none has none.
+//! `docs/decisions/0015-between-cores.md` argues why so and not replica by replica.
+//!
+//! It must not take up a replica, nor judge damage: a log that is not whole is left to a start with the old number.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use oarlock_codec::Record;
+use oarlock_raft::Entry;
+use oarlock_shard::Homes;
+use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up, may_hide};
+use oarlock_types::{CoreId, GroupId};
+use oarlock_wal::layout::{BLOCK_BYTES, VERSION};
+use oarlock_wal::{Affected, DamageKind, Owner, Recovered, RecoveredGroup, Wal, WalConfig};
+
+use super::atomic_file::{replace, seal, sync_directory, unseal};
+use super::data_dir::{DataDirError, IDENTITY, make_core_directories, refused};
+use super::identity::Identity;
+use super::job::space;
+use super::layout::{CheckpointName, CoreDir};
+use super::lost;
+use super::stopped::{self, Addition, ReadLogError};
+use plan::plan;
+
+const FOLDER: &str = "relocation";
+/// Where this file is, the logs in the folder are the ones that count.
+const DECIDED: &str = "decided";
+/// Records are written so much at a time: no frame becomes longer, unless one entry alone is.
+const PIECE_BYTES: usize = 1 << 20;
+/// What a record other than of entries is counted with.
+const SMALL_RECORD_BYTES: usize = 256;
+/// How often it is said how far the work is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What has just been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The old logs are read. Nothing is changed yet.
+    Read,
+    /// A core's new log is written.
+    Logged(CoreId),
+    /// The checkpoints of an old core have their names under the new ones too.
+    Linked(CoreId),
+    /// The new logs count from now on.
+    Decided,
+    /// A core has its new directory.
+    InPlace(CoreId),
+    /// The cores that are no more have no directory any more.
+    Left,
+    /// The identity names the new number of cores.
+    Counted,
+}
+
+/// Is called behind each step; an error ends the work there, as the end of the process would.
+pub type AfterStep<'a> = &'a mut dyn FnMut(Step) -> Result<(), DataDirError>;
+
+/// What an old core has.
+#[derive(Debug)]
+struct Held {
+    core: CoreId,
+    groups: BTreeMap<GroupId, RecoveredGroup>,
+    lost: Lost,
+    files: Vec<CheckpointName>,
+    has_unnamed: bool,
+    needed_bytes: u64,
+    segment_bytes: u64,
+}
+
+/// Whether a relocation was decided and not brought to its end: until then nothing else may use the directory.
+#[must_use]
+pub fn is_half_done(path: &Path) -> bool {
+    path.join(FOLDER).join(DECIDED).exists()
+}
+
+/// Ends what an earlier start has decided, or drops what it had not; the identity as it is then.
+///
+/// # Errors
+/// When the system refuses: the next start goes on with it.
+pub fn finish(
+    path: &Path,
+    mut identity: Identity,
+    after: AfterStep<'_>,
+) -> Result<Identity, DataDirError> {
+    let folder = path.join(FOLDER);
+    let decided = folder.join(DECIDED);
+    let Some(text) = read_if_there(&decided)? else {
+        drop_folder(path)?;
+        return Ok(identity);
+    };
+    let cores =
+        unseal(&text).and_then(|text| text.strip_prefix("cores = ")?.trim_end().parse().ok());
+    let cores: u16 = cores.ok_or(DataDirError::RelocationDamaged { path: decided.clone() })?;
+    for core in (0..cores).map(CoreId) {
+        put_in_place(path, &folder, core)?;
+        after(Step::InPlace(core))?;
+    }
+    remove_others(path, cores)?;
+    sync(&folder)?;
+    sync(path)?;
+    after(Step::Left)?;
+    identity.cores = cores;
+    replace(path, IDENTITY, identity.to_text().as_bytes())
+        .map_err(refused("write", &path.join(IDENTITY)))?;
+    after(Step::Counted)?;
+    remove_if_there(&decided)?;
+    sync(&folder)?;
+    drop_folder(path)?;
+    tracing::info!("{}: all replicas are on {cores} cores now", path.display());
+    Ok(identity)
+}
+
+/// Brings all that the directory holds to `cores` cores, once [`finish`] has ended what was before; the
+/// identity as it is then.
+///
+/// # Errors
+/// When a log is not whole, there is no room, or the system refuses. As long as nothing was decided, nothing
+/// has changed then.
+pub fn carry_out(
+    path: &Path,
+    identity: Identity,
+    cores: u16,
+    after: AfterStep<'_>,
+) -> Result<Identity, DataDirError> {
+    tracing::info!(
+        "{}: brings its replicas from {} cores to {cores}",
+        path.display(),
+        identity.cores
+    );
+    make_core_directories(path, identity.cores)?;
+    let held = read(path, &identity)?;
+    after(Step::Read)?;
+    check_room(path, &held, cores)?;
+    let homes = plan(held.iter().map(|held| (held.core, &held.groups, &held.lost)), cores);
+    let folder = path.join(FOLDER);
+    make_core_directories(&folder, cores)?;
+    for held in &held {
+        link_checkpoints(path, &folder, held, cores, |group| homes.get(&group).copied())?;
+        after(Step::Linked(held.core))?;
+    }
+    write_lost(&folder, &held, &homes)?;
+    let segment_bytes = held.iter().map(|held| held.segment_bytes).max();
+    let mut progress = Progress::new(held.iter().map(|held| held.groups.len()).sum());
+    let mut parts: BTreeMap<CoreId, Vec<(GroupId, RecoveredGroup)>> = BTreeMap::new();
+    for (group, found) in held.into_iter().flat_map(|held| held.groups) {
+        parts.entry(homes[&group]).or_default().push((group, found));
+    }
+    for (core, groups) in parts {
+        let Identity { cluster, node, disk, .. } = identity;
+        let segment_bytes = segment_bytes.unwrap_or(WalConfig::SEGMENT_BYTES_DEFAULT);
+        // What stood in a segment fits into one.
+        let frame_bytes_max = usize::try_from(segment_bytes).unwrap_or(usize::MAX) - BLOCK_BYTES;
+        let owner = Owner { cluster, node, disk, core };
+        let wal = Wal::new(WalConfig { owner, segment_bytes, frame_bytes_max });
+        write_log(&CoreDir::new(&folder, core), core, &identity, wal, groups, &mut progress)?;
+        after(Step::Logged(core))?;
+    }
+    for core in (0..cores).map(CoreId) {
+        let directory = CoreDir::new(&folder, core);
+        sync(&directory.checkpoints())?;
+        sync(directory.path())?;
+    }
+    sync(&folder)?;
+    sync(path)?;
+    replace(&folder, DECIDED, seal(&format!("cores = {cores}\n")).as_bytes())
+        .map_err(refused("write", &folder.join(DECIDED)))?;
+    after(Step::Decided)?;
+    finish(path, identity, after)
+}
+
+fn read(path: &Path, identity: &Identity) -> Result<Vec<Held>, DataDirError> {
+    let homes = Homes::new(identity.cores);
+    let mut logs = Vec::new();
+    for core in (0..identity.cores).map(CoreId) {
+        let directory = CoreDir::new(path, core);
+        let log = stopped::read_log(&directory, core, identity).map_err(|error| match error {
+            ReadLogError::Directory(error) => error,
+            ReadLogError::Segment(error) => DataDirError::Disk(error),
+        })?;
+        check_whole(&directory, &log, identity.cores)?;
+        let lost = lost::read(&directory)?;
+        claim_logged(&homes, core, &log, &lost).map_err(|(group, other)| {
+            let path = path.to_owned();
+            DataDirError::TwoReplicas { path, group, cores: [other, core] }
+        })?;
+        logs.push((core, directory, log, lost));
+    }
+    let read = |(core, directory, mut log, mut lost): (_, CoreDir, Recovered, Lost)| {
+        give_up(&homes, core, &mut log, &mut lost);
+        let had_begun = directory.has_begun();
+        let losses = Losses::judge(&Evidence {
+            recovered: &log,
+            held: &[],
+            had_begun,
+            before: &lost,
+            incarnation: identity.incarnation,
+        });
+        if let Some(group) = losses.news.first() {
+            let what = format!("the state of {group} is lost");
+            return Err(not_whole(directory.path(), what, identity.cores));
+        }
+        let is_home = |file: &CheckpointName| homes.core_of(file.group).is_none_or(|at| at == core);
+        let files = directory.checkpoint_list();
+        let files = files.map_err(refused("list", &directory.checkpoints()))?;
+        Ok(Held {
+            core,
+            lost: losses.lost,
+            files: files.into_iter().map(|(name, _)| name).filter(is_home).collect(),
+            has_unnamed: lost::has_unnamed(&directory),
+            needed_bytes: log.wal.needed_bytes(),
+            segment_bytes: log.wal.segment_bytes(),
+            groups: log.groups,
+        })
+    };
+    logs.into_iter().map(read).collect()
+}
+
+/// What a start with the old number of cores has to find first, it must find: once a log is written anew, the
+/// damage is not seen any more.
+fn check_whole(directory: &CoreDir, log: &Recovered, cores: u16) -> Result<(), DataDirError> {
+    for damage in &log.damage {
+        let path = directory.segment(damage.segment);
+        if let DamageKind::NewerVersion { found } = damage.kind {
+            return Err(DataDirError::NewerLog { path, found, known: VERSION });
+        }
+        if damage.affected != Affected::Groups(Vec::new()) {
+            return Err(not_whole(&path, damage.to_string(), cores));
+        }
+    }
+    if may_hide(log, directory.has_begun()) {
+        return Err(not_whole(directory.path(), "its log is missing".to_owned(), cores));
+    }
+    Ok(())
+}
+
+fn not_whole(path: &Path, what: String, cores: u16) -> DataDirError {
+    DataDirError::DamagedLog { path: path.to_owned(), what, cores }
+}
+
+/// The new logs stand beside the old ones for a moment.
+fn check_room(path: &Path, held: &[Held], cores: u16) -> Result<(), DataDirError> {
+    let segment_bytes = held.iter().map(|held| held.segment_bytes).max().unwrap_or_default();
+    let needed: u64 = held.iter().map(|held| held.needed_bytes).sum();
+    // Frames are whole blocks, and each core's last segment is not full.
+    let needed_bytes = needed + needed / 8 + 2 * u64::from(cores) * segment_bytes;
+    let available = space(path).map_err(refused("ask for the room of", path))?.available_bytes;
+    if available < needed_bytes {
+        let path = path.to_owned();
+        return Err(DataDirError::NoRoom { path, needed_bytes, available_bytes: available });
+    }
+    Ok(())
+}
+
+/// Gives the checkpoints of an old core names under the new ones, also those that nobody has named yet, or
+/// not any more: the start sweeps them as ever.
+fn link_checkpoints(
+    path: &Path,
+    folder: &Path,
+    held: &Held,
+    cores: u16,
+    home: impl Fn(GroupId) -> Option<CoreId>,
+) -> Result<(), DataDirError> {
+    let from = CoreDir::new(path, held.core);
+    for name in &held.files {
+        let core = home(name.group).unwrap_or(CoreId(held.core.get() % cores));
+        let to = CoreDir::new(folder, core).checkpoint(*name);
+        link(&from.checkpoint(*name), &to).map_err(refused("make", &to))?;
+    }
+    Ok(())
+}
+
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        // Only of groups that nobody has: two old cores may both have kept the file.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // The file system knows no second names, or the directories are on two of them.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EXDEV | libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK)
+            ) =>
+        {
+            fs::copy(from, to)?;
+            File::open(to)?.sync_all()
+        }
+        linked => linked,
+    }
+}
+
+/// What is lost stays so, wherever its group's number is by now.
+fn write_lost(
+    folder: &Path,
+    held: &[Held],
+    homes: &BTreeMap<GroupId, CoreId>,
+) -> Result<(), DataDirError> {
+    let mut parts: BTreeMap<CoreId, Lost> = BTreeMap::new();
+    for (group, lost_in) in held.iter().flat_map(|held| &held.lost) {
+        parts.entry(homes[group]).or_default().insert(*group, *lost_in);
+    }
+    for (core, lost) in parts {
+        lost::write(&CoreDir::new(folder, core), &lost)?;
+    }
+    if held.iter().any(|held| held.has_unnamed) {
+        // It concerns all cores, whichever knows of it.
+        lost::note_unnamed(&CoreDir::new(folder, CoreId(0)))?;
+    }
+    Ok(())
+}
+
+fn write_log(
+    directory: &CoreDir,
+    core: CoreId,
+    identity: &Identity,
+    mut wal: Wal,
+    groups: Vec<(GroupId, RecoveredGroup)>,
+    progress: &mut Progress,
+) -> Result<(), DataDirError> {
+    let (mut piece, mut bytes) = (Vec::new(), 0);
+    for (group, found) in groups {
+        for record in records(group, found) {
+            bytes += match &record {
+                Record::Entries { entries, .. } => entries.iter().map(Entry::size_bytes).sum(),
+                Record::Create { .. }
+                | Record::HardState { .. }
+                | Record::Checkpoint { .. }
+                | Record::Destroy { .. } => SMALL_RECORD_BYTES,
+            };
+            piece.push(Addition::Append(record));
+            if bytes >= PIECE_BYTES {
+                stopped::add(directory, core, identity, &mut wal, &piece)?;
+                (bytes, piece) = (0, Vec::new());
+            }
+        }
+        progress.one_more();
+    }
+    Ok(stopped::add(directory, core, identity, &mut wal, &piece)?)
+}
+
+/// All that a log has to say of a group.
+fn records(group: GroupId, found: RecoveredGroup) -> Vec<Record> {
+    let RecoveredGroup {
+        configuration, details, hard_state, checkpoint, log_start, entries, ..
+    } = found;
+    let mut records = vec![
+        Record::Create { group, configuration, details },
+        Record::HardState { group, hard_state },
+    ];
+    let keep_from = log_start;
+    records.extend(checkpoint.map(|meta| Record::Checkpoint { group, meta, keep_from }));
+    let (mut piece, mut bytes) = (Vec::new(), 0);
+    for entry in entries {
+        bytes += entry.size_bytes();
+        piece.push(entry);
+        if bytes >= PIECE_BYTES {
+            records.push(Record::Entries { group, entries: std::mem::take(&mut piece) });
+            bytes = 0;
+        }
+    }
+    if !piece.is_empty() {
+        records.push(Record::Entries { group, entries: piece });
+    }
+    records
+}
+
+/// Puts a core's new directory in the place of the old one, if it is not there yet.
+fn put_in_place(path: &Path, folder: &Path, core: CoreId) -> Result<(), DataDirError> {
+    let (new, old) = (CoreDir::new(folder, core), CoreDir::new(path, core));
+    if new.path().exists() {
+        remove_if_there(old.path())?;
+        fs::rename(new.path(), old.path()).map_err(refused("rename", new.path()))?;
+    }
+    // The mark beside the directory is the old log's.
+    let mark = old.begun_beside();
+    if old.begun().exists() {
+        fs::write(&mark, "").map_err(refused("write", &mark))
+    } else {
+        remove_if_there(&mark)
+    }
+}
+
+/// Removes the directories of cores that there are no more, and the marks beside them.
+fn remove_others(path: &Path, cores: u16) -> Result<(), DataDirError> {
+    let list = || path.read_dir()?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    for found in list().map_err(refused("list", path))? {
+        if core_of(&found).is_some_and(|core| core >= cores) {
+            remove_if_there(&found)?;
+        }
+    }
+    Ok(())
+}
+
+/// The core that a directory, or the mark beside it, is of.
+fn core_of(path: &Path) -> Option<u16> {
+    let name = path.file_name()?.to_str()?.strip_prefix("core-")?;
+    let core = name.strip_suffix(".begun").unwrap_or(name).parse().ok()?;
+    let directory = CoreDir::new(path.parent()?, CoreId(core));
+    let is_one = |name: PathBuf| name == path;
+    (is_one(directory.path().to_owned()) || is_one(directory.begun_beside())).then_some(core)
+}
+
+/// Gives back the room of what was begun, unless it is decided already. What stays, the next start drops.
+pub fn give_back(path: &Path) {
+    if !is_half_done(path) {
+        let _ = drop_folder(path);
+    }
+}
+
+fn drop_folder(path: &Path) -> Result<(), DataDirError> {
+    let folder = path.join(FOLDER);
+    if folder.exists() {
+        remove_if_there(&folder)?;
+        sync(path)?;
+    }
+    Ok(())
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, DataDirError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refused("read", path)(error)),
+    }
+}
+
+/// Removes a file, or a directory with all that is in it.
+fn remove_if_there(path: &Path) -> Result<(), DataDirError> {
+    let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let removed = if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(refused("remove", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn sync(directory: &Path) -> Result<(), DataDirError> {
+    sync_directory(directory).map_err(refused("sync", directory))
+}
+
+/// Says now and then how far the work is.
+#[derive(Debug)]
+struct Progress {
+    done: usize,
+    all: usize,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(all: usize) -> Self {
+        Self { done: 0, all, told: Instant::now() }
+    }
+
+    fn one_more(&mut self) {
+        self.done += 1;
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            tracing::info!("{} of {} replicas are written", self.done, self.all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_room_for_both_nothing_is_begun() {
+        let held = |needed_bytes| Held {
+            core: CoreId(0),
+            groups: BTreeMap::new(),
+            lost: Lost::new(),
+            files: Vec::new(),
+            has_unnamed: false,
+            needed_bytes,
+            segment_bytes: 4096,
+        };
+        check_room(Path::new("/"), &[held(0)], 3).unwrap();
+        let error = check_room(Path::new("/"), &[held(1 << 60)], 3).unwrap_err().to_string();
+        assert!(error.contains("MiB are free: free some, or start the node with"), "{error}");
+    }
+
+    #[test]
+    fn only_what_is_of_a_core_is_taken_for_it() {
+        let core = |name: &str| core_of(&Path::new("/data").join(name));
+        assert_eq!((core("core-12"), core("core-3.begun")), (Some(12), Some(3)));
+        for name in ["core-", "core-012", "core-+1", "core-1.old", "core-1.begun.tmp", "identity"] {
+            assert_eq!(core(name), None, "{name}");
+        }
+    }
+}
