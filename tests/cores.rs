@@ -90,6 +90,24 @@ fn nodes_change_their_number_of_cores_one_after_the_other_under_load() {
     (1..=3).for_each(|node| wait_for_spread(&cluster, node, 2, 14, 2));
 }
 
+#[test]
+fn a_cluster_forms_on_fewer_and_more_cores_than_its_nodes_are_listed_with() {
+    let options = Options { cores: 3, ranges: 12, ..Options::default() };
+    let mut cluster = Cluster::prepare("cores-formed", options);
+    for (node, cores) in [(1, 2), (2, 1), (3, 4)] {
+        set_cores(&cluster, node, cores);
+    }
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    for (node, cores) in [(1, 2), (2, 1), (3, 4)] {
+        wait_for_spread(&cluster, node, cores, 13, 5);
+        let client = &mut cluster.client(node);
+        for key in 0..16_u8 {
+            assert!(client.call(&[b"SET", &[key << 4], b"x"]).unwrap().is_ok());
+        }
+    }
+}
+
 /// A node that is ended with its test.
 struct Alone(Child);
 

@@ -261,8 +261,13 @@ fn a_directory_that_was_removed_in_part_is_replaced_by_the_new_one() {
     // Reading, linking for two cores and writing three logs are done; the decision is the last.
     assert!(cut_short(path, 3, 6));
     assert!(relocation::is_half_done(path));
-    let refusal = lock_stopped(path).unwrap_err().to_string();
-    assert!(refusal.contains("was interrupted: start it once more"), "{refusal}");
+    let refusals = [
+        lock_stopped(path).unwrap_err().to_string(),
+        oarlock::cli::wal::inspect(path).unwrap_err().to_string(),
+    ];
+    for refusal in refusals {
+        assert!(refusal.contains("was interrupted: start it once more"), "{refusal}");
+    }
     for core in [0, 1] {
         let directory = CoreDir::new(path, CoreId(core));
         fs::remove_dir_all(directory.checkpoints()).unwrap();
@@ -361,6 +366,19 @@ fn of_two_cores_that_have_a_group_the_one_that_has_it_last_is_right_or_neither()
     [0, 1].into_iter().for_each(|core| write(folder.path(), core, replica(GroupId(1), first)));
     let refusal = open(folder.path(), 1).unwrap_err().to_string();
     assert!(refusal.contains("c0 and c1 both have a replica of g1"), "{refusal}");
+}
+
+#[test]
+fn a_core_on_another_disk_is_not_put_in_the_place_of_one_here() {
+    let folder = folder();
+    let path = folder.path().join("data");
+    open(&path, 2).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    fs::rename(path.join("core-1"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, path.join("core-1")).unwrap();
+    let refusal = open(&path, 1).unwrap_err().to_string();
+    assert!(refusal.contains("core-1 is a link, or a disk of its own"), "{refusal}");
+    open(&path, 2).unwrap();
 }
 
 #[test]

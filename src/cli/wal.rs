@@ -13,9 +13,10 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::table;
-use crate::disk::data_dir::peek_identity;
+use crate::disk::data_dir::{DataDirError, peek_identity};
 use crate::disk::identity::Identity;
 use crate::disk::layout::CoreDir;
+use crate::disk::relocation;
 use crate::disk::stopped;
 
 /// Looks into the write-ahead log of a stopped node.
@@ -129,6 +130,9 @@ pub fn inspect(dir: &Path) -> io::Result<LogReport> {
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
         let text = format!("{}: its node runs; stop it first", dir.display());
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+    }
+    if relocation::is_half_done(dir) {
+        return Err(io::Error::other(DataDirError::HalfRelocated { path: dir.to_owned() }));
     }
     let mut cores = Vec::new();
     for core in (0..identity.cores).map(CoreId) {

@@ -194,6 +194,16 @@ pub enum DataDirError {
         /// The cores.
         cores: [CoreId; 2],
     },
+    /// A core's directory is not simply a part of the data directory.
+    #[error(
+        "{path} is a link, or a disk of its own: to change the number of cores, bring it into the data \
+         directory itself, or start the node with as many cores as before",
+        path = path.display()
+    )]
+    Elsewhere {
+        /// The core's directory.
+        path: PathBuf,
+    },
     /// What says which of two layouts counts can not be read.
     #[error(
         "{path} is damaged, and it alone says whether the logs beside it or those of before count: restore \

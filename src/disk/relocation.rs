@@ -14,6 +14,7 @@ mod plan;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,7 @@ pub fn carry_out(
         identity.cores
     );
     make_core_directories(path, identity.cores)?;
+    check_place(path, identity.cores)?;
     let held = read(path, &identity)?;
     after(Step::Read)?;
     check_room(path, &held, cores)?;
@@ -224,6 +226,19 @@ fn read(path: &Path, identity: &Identity) -> Result<Vec<Held>, DataDirError> {
         })
     };
     logs.into_iter().map(read).collect()
+}
+
+/// A directory can be put in the place of another only where both are on one disk.
+fn check_place(path: &Path, cores: u16) -> Result<(), DataDirError> {
+    let disk = path.metadata().map_err(refused("look at", path))?.dev();
+    for core in (0..cores).map(CoreId) {
+        let path = CoreDir::new(path, core).path().to_owned();
+        let found = path.symlink_metadata().map_err(refused("look at", &path))?;
+        if found.is_symlink() || found.dev() != disk {
+            return Err(DataDirError::Elsewhere { path });
+        }
+    }
+    Ok(())
 }
 
 /// What a start with the old number of cores has to find first, it must find: once a log is written anew, the

@@ -484,6 +484,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn nodes_count_with_the_cores_that_were_heard_of() {
+        let peers = [(NodeId(2), 3), (NodeId(3), 0)];
+        let table = Arc::new(SupportTable::new(&TableConfig {
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            cores: 4,
+            cores_max: 8,
+            origin: Mono(0),
+            peers: &peers,
+        }));
+        let cores = |id| cores_of(&node(NodeId(id), 2), &table);
+        assert_eq!([1, 2, 3].map(cores), [4, 3, 2]);
+        assert!(table.learn_cores(NodeId(3), 5));
+        assert_eq!(cores(3), 5);
+    }
+
     /// Node 1, which has heard of all others at this moment.
     fn support() -> SharedSupport {
         let peers: Vec<(NodeId, u16)> = NODES[1..].to_vec();
