@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/identity  DIR/peers  DIR/lock  DIR/map
+//! DIR/relocation/core-<c>  DIR/relocation/decided   logs for another number of cores
 //! DIR/core-<c>.begun  DIR/core-<c>/begun            the log has begun
 //! DIR/core-<c>/lost                                 replicas that lost a part of their log
 //! DIR/core-<c>/wal-<segment, 16 hex digits>.seg     a segment of the log
