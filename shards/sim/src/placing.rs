@@ -33,8 +33,9 @@ impl Placing {
 }
 
 impl World {
-    /// Moves a replica of a group to a node that has none.
-    pub(crate) fn move_somewhere(&mut self, group: GroupId) {
+    /// Moves a replica of a group of a family to a node that has none.
+    pub(crate) fn move_somewhere(&mut self, family: GroupId) {
+        let group = self.relative(family);
         let Some(leader) = self.leader(group) else { return };
         let Some(now) = self.configuration(leader, group) else { return };
         let others: Vec<NodeId> =

@@ -109,10 +109,7 @@ impl World {
             }
             Trouble::Cut(group) => self.cut_somewhere(*group),
             Trouble::Merge(group) => self.merge_somewhere(*group),
-            Trouble::Move(group) => {
-                let group = self.relative(*group);
-                self.move_somewhere(group);
-            }
+            Trouble::Move(group) => self.move_somewhere(*group),
         }
     }
 
@@ -281,7 +278,7 @@ impl World {
     }
 
     /// One of the groups that splits have made of this one, or itself.
-    fn relative(&mut self, group: GroupId) -> GroupId {
+    pub(crate) fn relative(&mut self, group: GroupId) -> GroupId {
         let all = self.ranges.relatives(group);
         // Where there is no choice nothing is drawn.
         if all.len() > 1 { all[self.node_random.place(all.len())] } else { group }

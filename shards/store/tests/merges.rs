@@ -1,6 +1,8 @@
 //! Ranges that go into their neighbours: what both hold comes together, and a question that comes late or
 //! twice changes nothing.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
 use bytes::Bytes;
 use oarlock_store::{
     Absorb, Batch, Command, Expiry, Frozen, Loader, Reply, Request, SetCondition, Store,

@@ -1,0 +1,38 @@
+//! Replicas that are lost, or never were, and those that are rebuilt: what is not asked of them any more.
+
+use oarlock_types::{GroupId, NodeId};
+
+use super::Oracle;
+
+impl Oracle {
+    /// A node's replica is lost for good: nothing is asked of its disk any more.
+    pub(crate) fn replica_lost(&mut self, node: NodeId, id: GroupId) {
+        if let Some(known) = self.groups.get_mut(&id) {
+            // What it acknowledged before may still be on its way to a leader.
+            if let Some(seen) = known.replicas.remove(&node) {
+                known.lost.insert(node, seen.durable);
+            }
+        }
+    }
+
+    /// A node's replica was begun and never reached its disk.
+    pub(crate) fn replica_never_was(&mut self, node: NodeId, id: GroupId) {
+        if let Some(known) = self.groups.get_mut(&id) {
+            known.replicas.remove(&node);
+        }
+    }
+
+    /// Whether a node's replica was lost and has not been seen since.
+    pub(crate) fn is_lost(&self, node: NodeId, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|known| known.lost.contains_key(&node))
+    }
+
+    /// A lost replica has been rebuilt: it is another member now, and neither the votes nor the
+    /// entries of its former self are its own.
+    pub(crate) fn replica_rebuilt(&mut self, node: NodeId, id: GroupId) {
+        if let Some(known) = self.groups.get_mut(&id) {
+            known.lost.remove(&node);
+            known.votes.remove(&node);
+        }
+    }
+}
