@@ -80,8 +80,8 @@ impl Departures {
     }
 }
 
-/// Ends a replica of a group that the map does not have, if its range was taken. One that holds nothing, and
-/// that nobody leads, may be of a group that is no more, or new: it is made again if somebody asks for it.
+/// Ends a replica of a group that the map does not have, if its range was taken. One that still holds nothing
+/// may be of a group that is no more, or new: it is made again if somebody asks for it.
 fn end_unknown(
     map: &RangeMap,
     shard: &mut Shard,
@@ -89,13 +89,10 @@ fn end_unknown(
     is_young: bool,
 ) -> Option<Departure> {
     let bounds = shard.bounds(group)?;
-    let is_over = if bounds.epoch.get() == 0 {
-        if is_young {
-            return Some(Departure::Later);
-        }
-        shard.leader(group).is_none()
-    } else {
-        map.owner(&bounds.start).is_some_and(|(_, epoch)| epoch > bounds.epoch)
-    };
-    is_over.then(|| shard.end_merged(group))
+    if bounds.epoch.get() == 0 {
+        let is_over = !is_young && shard.is_waiting(group);
+        return Some(if is_over { shard.end_merged(group) } else { Departure::Later });
+    }
+    let is_taken = map.owner(&bounds.start).is_some_and(|(_, epoch)| epoch > bounds.epoch);
+    is_taken.then(|| shard.end_merged(group))
 }

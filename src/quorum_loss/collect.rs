@@ -10,7 +10,7 @@ use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::Origin;
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{ReplicaSeed, SupportTable};
-use oarlock_store::{Loader, Store};
+use oarlock_store::{Absorb, Batch, Command, Loader, Store};
 use oarlock_types::{
     CoreAddr, CoreId, FeatureLevel, FeatureLevels, GroupId, Incarnation, Index, Limits, Mono,
     NodeId, RangeDescriptor, RangeEpoch, Term, WallMs,
@@ -183,6 +183,12 @@ pub(super) fn read_core(
     Ok((recovered, losses.lost))
 }
 
+/// The neighbours that a batch brings into a range, each of which raises its version, if it takes it.
+fn absorbed(batch: &Batch) -> impl Iterator<Item = &Absorb> {
+    let commands = batch.requests.iter().flat_map(|request| &request.commands);
+    commands.filter_map(|command| if let Command::Absorb(it) = command { Some(it) } else { None })
+}
+
 fn peers(path: &Path) -> Result<Vec<KnownPeer>, DataDirError> {
     let known = PeerDisks::open(path)?;
     Ok(known.iter().map(|(node, disk)| KnownPeer { node, disk }).collect())
@@ -249,6 +255,9 @@ fn replica(
             Payload::Commands(bytes) => {
                 let batch = oarlock_store::decode(bytes).map_err(|error| unread(&error))?;
                 seen.stamp = seen.stamp.max(batch.stamp);
+                for absorb in absorbed(&batch) {
+                    seen.epoch = seen.epoch.max(absorb.frozen).next();
+                }
                 if group == GroupId::META {
                     store.apply(index, batch, &mut Vec::new());
                 }
@@ -261,7 +270,7 @@ fn replica(
                     seen.epoch = seen.epoch.next();
                 }
             }
-            // A step of a merge is applied again by whoever goes on: its version is not told of before.
+            Payload::Merge(_) if seen.epoch > RangeEpoch(0) => seen.epoch = seen.epoch.next(),
             Payload::Noop | Payload::Config(_) | Payload::Merge(_) => {}
         }
         index = index.next();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use oarlock_codec::{MergeEntry, Refusal};
 use oarlock_raft::{ChangeError, LogPosition};
 use oarlock_store::{Absorb, Command, ErrorReply, Frozen, Reply, Request, Store};
-use oarlock_types::{FeatureLevel, GroupId, Guard, Mono, NodeId, RangeBounds, RangeEpoch};
+use oarlock_types::{FeatureLevel, GroupId, Guard, Mono, RangeBounds, RangeEpoch};
 
 use crate::Outcome;
 use crate::moves::Departure;
@@ -186,10 +186,11 @@ impl Shard {
         self.end(group)
     }
 
-    /// Who leads a group, as far as the replica here knows.
+    /// Whether a replica waits for what its group holds, and is receiving none of it.
     #[must_use]
-    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.replicas.get(&group)?.raft.leader()
+    pub fn is_waiting(&self, group: GroupId) -> bool {
+        let waits = |r: &Replica| r.store.bounds().epoch.get() == 0 && r.incoming.is_none();
+        self.replicas.get(&group).is_some_and(waits)
     }
 
     /// The keys of a range, and its version, as the replica here has them; version zero if it holds nothing.
