@@ -39,7 +39,8 @@ impl Shard {
     /// Whether a range may go into a neighbour: all that it holds fits an entry as a longest value does, with
     /// room for what is under way.
     fn is_small(&self, store: &Store) -> bool {
-        store.size_bytes() + store.once_bytes() <= (self.limits.value_bytes_max / 2) as u64
+        let most = self.limits.value_bytes_max / 2;
+        store.size_bytes() + store.once_bytes() <= most as u64 && store.contents().len() <= most
     }
 
     /// Freezes a range for its neighbour. The reply comes once that has answered.

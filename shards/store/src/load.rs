@@ -380,8 +380,8 @@ fn take_record(store: &mut Store, record: &[u8]) -> bool {
     if tag == TAG_FROZEN || tag == TAG_TAKEN {
         let is_early = store.map.len() == 0 && store.once.len() == 0 && second == 0;
         if tag == TAG_TAKEN {
-            store.taken.push((GroupId(number), RangeEpoch(reader.u64())));
-            return is_early && first == 0;
+            let is_new = store.taken.insert((GroupId(number), RangeEpoch(reader.u64())));
+            return is_early && is_new && first == 0;
         }
         let (into_start, into_epoch) = (reader.bytes(first), RangeEpoch(number));
         let is_first = store.frozen.replace(Frozen { into_start, into_epoch }).is_none();

@@ -78,7 +78,7 @@ impl Store {
             return Reply::Int(0);
         };
         self.join(right);
-        self.taken.push(taken);
+        self.taken.insert(taken);
         Reply::Int(1)
     }
 

@@ -3,7 +3,7 @@
 //! It must not interpret commands: everything that changes a key goes through `put` and `remove` here,
 //! which keep the size, the hash, the expiry index and a checkpoint under way in step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use oarlock_types::{Index, RangeBounds, WallMs};
@@ -60,7 +60,7 @@ pub struct Store {
     /// It is to be brought into its neighbour.
     pub(crate) frozen: Option<Frozen>,
     /// The ranges that it has taken, and those that it was cut from before.
-    pub(crate) taken: Vec<Taken>,
+    pub(crate) taken: BTreeSet<Taken>,
     pub(crate) applied: Index,
     pub(crate) stamp: WallMs,
     /// Grows with every change of a key; a key's version is the revision that wrote it.
@@ -85,7 +85,7 @@ impl Store {
             expiry: ExpiryIndex::default(),
             once: OnceTable::default(),
             frozen: None,
-            taken: Vec::new(),
+            taken: BTreeSet::new(),
             applied: Index(0),
             stamp: WallMs(0),
             revision: 0,

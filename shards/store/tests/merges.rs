@@ -57,11 +57,15 @@ fn freeze(right: &mut Store, into_epoch: u64) {
 }
 
 fn question(right: &Store) -> Request {
+    question_of(right, RIGHT)
+}
+
+fn question_of(right: &Store, group: GroupId) -> Request {
     let frozen = right.frozen().unwrap();
     Request::one(Command::Absorb(Absorb {
         start: frozen.into_start.clone(),
         epoch: frozen.into_epoch,
-        group: RIGHT,
+        group,
         frozen: right.bounds().epoch,
         contents: right.contents(),
     }))
@@ -170,4 +174,21 @@ fn a_checkpoint_under_way_is_of_the_state_before() {
     loader.feed(&bytes).unwrap();
     let before = loader.finish().unwrap();
     assert_eq!((before.state_hash(), before.len()), (hash, keys));
+}
+
+#[test]
+fn what_is_cut_and_merged_again_and_again_stays_whole() {
+    let mut left = Store::new(StoreLimits::default());
+    left.set_bounds(RangeBounds::everything());
+    for number in 0..500 {
+        let key = format!("z{number:05}");
+        run(&mut left, set(&key, &"x".repeat(128), None));
+    }
+    for round in 1..=40_u64 {
+        let mut right = left.split_off(&Bytes::from_static(b"m"), Index(1));
+        run(&mut right, set("z00007", "again", None));
+        freeze(&mut right, left.bounds().epoch.get());
+        let taken = run(&mut left, question_of(&right, GroupId(round)));
+        assert_eq!((taken, left.len()), (Reply::Int(1), 500), "round {round}");
+    }
 }
