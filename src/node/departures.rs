@@ -91,8 +91,8 @@ fn end_unknown(
     let bounds = shard.bounds(group)?;
     if bounds.epoch.get() == 0 {
         let is_over = !is_young && shard.is_waiting(group);
-        return Some(if is_over { shard.end_merged(group) } else { Departure::Later });
+        return Some(if is_over { shard.end(group) } else { Departure::Later });
     }
     let is_taken = map.owner(&bounds.start).is_some_and(|(_, epoch)| epoch > bounds.epoch);
-    is_taken.then(|| shard.end_merged(group))
+    is_taken.then(|| shard.end(group))
 }

@@ -21,7 +21,7 @@ use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::range_map::Range;
 use oarlock_types::{
-    CoreAddr, CoreId, FeatureLevels, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap,
+    CoreAddr, FeatureLevels, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap,
 };
 use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
@@ -109,19 +109,6 @@ pub enum RecoverError {
         path: PathBuf,
         /// The frame.
         lsn: u64,
-    },
-    /// Two cores have a replica of one group: each may have voted without the other.
-    #[error(
-        "the logs of {} and {} of {node} both have a replica of {group}, which may have voted twice: \
-         remove {node} from the cluster and add it as a new node", cores[0], cores[1]
-    )]
-    TwoReplicas {
-        /// The group.
-        group: GroupId,
-        /// The cores.
-        cores: [CoreId; 2],
-        /// Their node.
-        node: NodeId,
     },
 }
 
@@ -239,11 +226,14 @@ fn is_as_formed(parts: &RecoverParts, range: &Range<'_>) -> bool {
 
 /// Says which replicas the core's log has, and waits until all cores have.
 fn claim(parts: &RecoverParts, recovered: &Recovered, lost: &Lost) -> Result<(), RecoverError> {
-    let (core, node) = (parts.addr.core, parts.addr.node);
+    let core = parts.addr.core;
     let claimed = claim_logged(&parts.homes, core, recovered, lost);
     parts.all_cores.wait();
-    let twice = |(group, other)| RecoverError::TwoReplicas { group, cores: [other, core], node };
-    claimed.map_err(twice)
+    claimed.map_err(|(group, other)| {
+        let own = parts.directory.path();
+        let path = own.parent().unwrap_or(own).to_owned();
+        DataDirError::TwoReplicas { path, group, cores: [other, core] }.into()
+    })
 }
 
 /// Tells the shard which replicas it does not serve, and which files it has.

@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 
+use bytes::Bytes;
 use rkyv::api::access_with_context;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator, to_bytes_in};
 use rkyv::bytecheck::CheckBytes;
@@ -56,6 +57,16 @@ where
     let appender = to_bytes_in::<_, Failure>(value, appender)
         .expect("invariant: plain values in memory can always be archived");
     *out = appender.buffer;
+}
+
+/// The archive of `value` alone.
+pub(crate) fn encode<T>(value: &T) -> Bytes
+where
+    T: for<'a> Serialize<Serializer<'a>>,
+{
+    let mut bytes = Vec::new();
+    append(value, &mut bytes);
+    bytes.into()
 }
 
 /// Reads a validated archive; `None` if it is not a valid one. Copies it first if it does not

@@ -27,9 +27,7 @@ impl SplitEntry {
     /// As bytes, for an entry of the cut range's log.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut bytes = Vec::new();
-        archive::append(self, &mut bytes);
-        bytes.into()
+        archive::encode(self)
     }
 
     /// What an entry's bytes say; `None` if they are no split.
@@ -62,9 +60,7 @@ impl MergeEntry {
     /// As bytes, for an entry of the range's log.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut bytes = Vec::new();
-        archive::append(self, &mut bytes);
-        bytes.into()
+        archive::encode(self)
     }
 
     /// What an entry's bytes say; `None` if they are no such step.

@@ -25,7 +25,7 @@ struct Inner {
     cores: FastMap<GroupId, CoreId>,
     counts: BTreeMap<CoreId, usize>,
     /// The lives in which replicas were last found lost or were rebuilt.
-    given_up: FastMap<GroupId, Incarnation>,
+    since: FastMap<GroupId, Incarnation>,
     /// A log has lost replicas that nobody can name.
     has_unknown_losses: bool,
 }
@@ -70,12 +70,12 @@ impl Homes {
         }
         let mut inner = self.inner();
         let home = inner.claim(group, core);
-        let before = inner.given_up.get(&group).copied().unwrap_or_default();
+        let before = inner.since.get(&group).copied().unwrap_or_default();
         if home != core && before == since {
             return Err(home);
         }
         if since > before {
-            inner.given_up.insert(group, since);
+            inner.since.insert(group, since);
             inner.bring(group, core);
         }
         Ok(())

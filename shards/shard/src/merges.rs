@@ -14,9 +14,9 @@ use oarlock_store::{Absorb, Command, ErrorReply, Frozen, Reply, Request, Store};
 use oarlock_types::{FeatureLevel, GroupId, Guard, Mono, RangeBounds, RangeEpoch};
 
 use crate::Outcome;
-use crate::moves::Departure;
 use crate::output::Merging;
 use crate::replica::Replica;
+use crate::requests::not_known;
 use crate::shard::Shard;
 
 /// A neighbour that has answered, but did not decide, is asked again so much later.
@@ -95,7 +95,7 @@ impl Shard {
     /// Carries out a committed step of a merge.
     pub(crate) fn apply_merge(&mut self, group: GroupId, at: LogPosition, bytes: &Bytes) {
         let Some(step) = MergeEntry::decode(bytes) else {
-            panic!("{group}: committed step of a merge {at} can not be decoded");
+            not_known(group, at, "a step of a merge");
         };
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         match step {
@@ -179,12 +179,6 @@ impl Shard {
             }
             Ok(_) | Err(_) => {}
         }
-    }
-
-    /// Ends a replica whose range another one has taken, by what the map says of its first key, which other
-    /// groups' ranges only come to have that way.
-    pub fn end_merged(&mut self, group: GroupId) -> Departure {
-        self.end(group)
     }
 
     /// Whether a replica waits for what its group holds, and is receiving none of it.

@@ -162,8 +162,10 @@ impl Shard {
         self.end(group)
     }
 
-    /// Ends a replica, unless it has something to do first.
-    pub(crate) fn end(&mut self, group: GroupId) -> Departure {
+    /// Ends a replica, unless it has something to do first: one that [`Shard::destroy`] says has come to its end,
+    /// or whose range another one has taken, by what the map says of its first key, which other groups' ranges
+    /// only come to have that way.
+    pub fn end(&mut self, group: GroupId) -> Departure {
         let is_rebuilt = self.rebuild_stages().any(|(rebuilt, _)| rebuilt == group);
         if self.splits.needs_log_of(group) || is_rebuilt {
             return Departure::Later;

@@ -11,7 +11,7 @@ const KINDS: u64 = 27;
 /// More kinds, for the seeds that spoil a disk.
 const MORE_SPOILING: std::ops::Range<u64> = 27..29;
 /// Most splits of a seed.
-const CUTS_MAX: u64 = 40;
+const CUTS_MAX: usize = 40;
 /// Kinds that lose what a disk held for good.
 const SPOILING: std::ops::Range<u64> = 21..25;
 
@@ -63,15 +63,8 @@ fn draw_merges(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault
         return;
     }
     let interval_us = [20_000, 100_000, 500_000][random.place(3)];
-    let mut at_us = 300_000;
-    for _ in 0..CUTS_MAX {
-        at_us += random.within(1, 2 * interval_us);
-        if at_us >= until_us {
-            break;
-        }
-        let trouble = Trouble::Merge(GroupId(1 + random.below(config.groups)));
-        faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
-    }
+    let mut orders = Orders { config, random, interval_us, until_us };
+    orders.draw(300_000, CUTS_MAX, faults, Trouble::Merge);
 }
 
 /// In half of the seeds with a node to spare, and disks that stay what they are, replicas move to other
@@ -82,15 +75,8 @@ fn draw_moves(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault>
         return;
     }
     let interval_us = [100_000, 500_000, 2_000_000][random.place(3)];
-    let mut at_us = 200_000;
-    loop {
-        at_us += random.within(1, 2 * interval_us);
-        if at_us >= until_us {
-            return;
-        }
-        let trouble = Trouble::Move(GroupId(1 + random.below(config.groups)));
-        faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
-    }
+    let mut orders = Orders { config, random, interval_us, until_us };
+    orders.draw(200_000, usize::MAX, faults, Trouble::Move);
 }
 
 /// In half of the seeds ranges are cut, one now and then or all of them at once. Drawn apart from the
@@ -101,14 +87,35 @@ fn draw_cuts(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault>)
         return;
     }
     let interval_us = [20_000, 300_000, 1_000_000, 4_000_000][random.place(4)];
-    let mut at_us = 200_000;
-    for _ in 0..CUTS_MAX {
-        at_us += random.within(1, 2 * interval_us);
-        if at_us >= until_us {
-            break;
+    let mut orders = Orders { config, random, interval_us, until_us };
+    orders.draw(200_000, CUTS_MAX, faults, Trouble::Cut);
+}
+
+/// What an operator orders of ranges, now and then.
+struct Orders<'a> {
+    config: &'a Config,
+    random: Stream,
+    interval_us: u64,
+    until_us: u64,
+}
+
+impl Orders<'_> {
+    /// Draws at most so many orders behind `at_us`.
+    fn draw(
+        &mut self,
+        mut at_us: u64,
+        most: usize,
+        faults: &mut Vec<Fault>,
+        order: impl Fn(GroupId) -> Trouble,
+    ) {
+        for _ in 0..most {
+            at_us += self.random.within(1, 2 * self.interval_us);
+            if at_us >= self.until_us {
+                return;
+            }
+            let trouble = order(GroupId(1 + self.random.below(self.config.groups)));
+            faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
         }
-        let trouble = Trouble::Cut(GroupId(1 + random.below(config.groups)));
-        faults.push(Fault { number: faults.len(), at_us, lasts_us: 1, trouble });
     }
 }
 

@@ -115,7 +115,7 @@ impl Core {
                 self.shard.merge_answered(group, epoch, &outcome);
             }
             Ask::End(group) => {
-                if self.shard.end_merged(group) == Departure::Ended {
+                if self.shard.end(group) == Departure::Ended {
                     self.destroyed.push(group);
                     self.granted.push(format!("{group} was taken, and ends here"));
                 }
