@@ -3,7 +3,7 @@
 //! Map: [`config`] is what an operator may set, [`cli`] the commands, [`logging`] the log,
 //! [`disk`] the log's ring and files, [`net`] all that crosses a socket, [`node`] the pinned
 //! executors and their turns, [`runtime`] what their tasks run on, [`quorum_loss`] goes on from what survives,
-//! [`mod@bench`] the load driver, [`range_text`] what is written of a range, [`levels`] the cluster's feature level, [`hex`] bytes as digits, [`abort`] ends
+//! [`mod@bench`] the load driver, [`abort`] ends
 //! the process on a bug.
 
 pub mod abort;
@@ -11,12 +11,8 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod disk;
-pub mod hex;
-pub mod levels;
 pub mod logging;
-pub mod members;
 pub mod net;
 pub mod node;
 pub mod quorum_loss;
-pub mod range_text;
 pub mod runtime;

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use common::{Cluster, Options, eventually};
 use oarlock::bench::client::{Answer, Client};
 use oarlock::bench::cluster_map;
-use oarlock::disk::map_copy::{self, MapCopy};
+use oarlock::disk::map_copy;
+use oarlock_cluster::MapCopy;
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Index, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
 };

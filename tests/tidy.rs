@@ -21,8 +21,13 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("wal", &["types", "raft", "codec"], &["bytes", "crc32fast", "thiserror"]),
     ("shard", &["types", "raft", "store", "codec", "wal"], &["bytes"]),
     (
+        "cluster",
+        &["types", "store", "placement", "shard"],
+        &["bytes", "serde", "serde_json", "thiserror", "tracing"],
+    ),
+    (
         "sim",
-        &["types", "raft", "store", "codec", "wal", "shard"],
+        &["types", "raft", "store", "codec", "wal", "shard", "placement", "cluster"],
         &["bytes", "clap", "crc32fast", "indicatif", "serde_json"],
     ),
 ];

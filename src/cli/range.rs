@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use oarlock_cluster::hex;
 use serde_json::json;
 
 use super::asked::Asked;
@@ -14,7 +15,6 @@ use crate::bench::client::Answer;
 use crate::bench::cluster_map::{self, RangeRow};
 use crate::bench::processes::poll;
 use crate::config::SplitPoint;
-use crate::hex;
 
 /// Show ranges, cut them in two, and bring them to other nodes.
 #[derive(Args, Clone, Debug)]

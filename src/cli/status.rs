@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use oarlock_cluster::hex;
 use serde_json::{Value, json};
 
 use super::asked::Asked;
@@ -16,7 +17,6 @@ use super::table::{render, shown_levels};
 use crate::bench::client::Client;
 use crate::bench::cluster_map::{self, GroupStatus, NodeAddress, NodeStatus, RangeRow};
 use crate::bench::run::resolve;
-use crate::hex;
 
 /// Show a cluster's nodes, ranges, leaders and lag.
 ///

@@ -3,66 +3,18 @@
 //! No node is asked and nothing is drawn at random, so that nodes may start in any order.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
 
-use oarlock_types::{ClusterId, CoreId, NodeId};
-use serde::{Deserialize, Serialize};
+use oarlock_cluster::{NodeEntry, hex};
+use oarlock_types::ClusterId;
+use oarlock_types::range_map::split_points;
 
 use super::{Config, Cores};
-use crate::hex;
 
 /// Replicas of a range where nothing else is asked for and there are nodes enough.
 const REPLICATION_FACTOR_DEFAULT: usize = 3;
 /// Ranges where neither their number nor their bounds are given.
 const RANGES_DEFAULT: u32 = 16;
-
-/// A node, as all the others know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeEntry {
-    /// Its number.
-    #[serde(with = "node_id")]
-    pub id: NodeId,
-    /// Where other nodes reach it, by TCP and by UDP.
-    pub peer_address: SocketAddr,
-    /// Where clients reach it.
-    pub client_address: SocketAddr,
-    /// How many cores it had when the cluster was formed, or when it joined; it may have others by now.
-    pub cores: u16,
-    /// A port for clients of each core, at the host of `client_address`: a client that knows the map
-    /// reaches the very core that leads a range. Empty: the kernel chooses the core.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub core_ports: Vec<u16>,
-    /// Where it stands: nodes of one zone may fail together. Empty: nothing is known.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub zone: String,
-}
-
-impl NodeEntry {
-    /// Where clients reach one of its cores; where they reach the node, if its cores have no ports.
-    #[must_use]
-    pub fn core_address(&self, core: CoreId) -> SocketAddr {
-        let port = self.core_ports.get(usize::from(core.get()));
-        let mut address = self.client_address;
-        address.set_port(port.copied().unwrap_or(address.port()));
-        address
-    }
-}
-
-/// The identifiers' crate has no serde: files are this side's matter.
-mod node_id {
-    use oarlock_types::NodeId;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(id: &NodeId, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(id.0)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<NodeId, D::Error> {
-        u64::deserialize(from).map(NodeId)
-    }
-}
 
 /// The first key of a range. Written as text, or as `0x` and hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,19 +42,6 @@ impl fmt::Display for SplitPoint {
             Ok(_) | Err(_) => write!(f, "0x{}", hex::encode(&self.0)),
         }
     }
-}
-
-/// The first keys of all of `ranges` ranges but the first, evenly over the first two bytes; over three, if there
-/// are more than 65,536. At most 2^24 ranges can be told apart so; more are taken as that many.
-#[must_use]
-pub fn split_points(ranges: u32) -> Vec<Vec<u8>> {
-    let ranges = ranges.min(1 << 24);
-    let bytes = if ranges <= 1 << 16 { 2 } else { 3 };
-    let point = |i: u32| {
-        let place = (u64::from(i) << (8 * bytes)) / u64::from(ranges);
-        place.to_be_bytes()[8 - bytes..].to_vec()
-    };
-    (1..ranges).map(point).collect()
 }
 
 impl Config {
@@ -220,6 +159,8 @@ impl Fnv128 {
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;
+
+    use oarlock_types::{CoreId, NodeId};
 
     use super::*;
 

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use oarlock_cluster::NodeEntry;
 use oarlock_types::{ClusterId, FeatureLevel, FeatureLevels, Limits, NodeId};
 
-use super::cluster::{NodeEntry, SplitPoint};
+use super::cluster::SplitPoint;
 use super::table::settings;
 use super::value::{Cores, LogFormat};
 

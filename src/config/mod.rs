@@ -20,7 +20,9 @@ mod value;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
-pub use cluster::{NodeEntry, SplitPoint, split_points};
+use oarlock_cluster::NodeEntry;
+
+pub use cluster::SplitPoint;
 pub use keys::{
     ClusterSection, Config, KEYS, LimitsSection, LogSection, NetworkSection, NodeSection, SECTIONS,
 };

@@ -1,6 +1,8 @@
 //! What all nodes of a cluster must have alike, as one hands it to another that joins.
 
-use super::{Config, KEYS, Key, NodeEntry};
+use oarlock_cluster::NodeEntry;
+
+use super::{Config, KEYS, Key};
 
 /// Beside the section `cluster`: replicas answer alike, and leases fit, only with the same of these.
 const LIMITS: [&str; 3] = ["value_bytes_max", "support_duration_ms", "drift_per_mille_max"];

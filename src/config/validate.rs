@@ -4,9 +4,10 @@
 
 use std::net::SocketAddr;
 
+use oarlock_cluster::NodeEntry;
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Cores, NodeEntry};
+use super::{Config, Cores};
 
 /// Room that a frame and an archive need around one entry.
 const FRAME_OVERHEAD_BYTES: usize = 4096;

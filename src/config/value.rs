@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oarlock_cluster::NodeEntry;
 use oarlock_types::{ClusterId, NodeId};
 use serde::Deserialize;
 
-use super::cluster::{NodeEntry, SplitPoint};
+use super::cluster::SplitPoint;
 
 /// A value as the file has it.
 pub type Value = toml::Value;

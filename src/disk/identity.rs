@@ -1,11 +1,11 @@
 //! The identity file: whose a data directory is, and how often it was started. Only its text is
 //! made and read here; [`super::data_dir`] decides what to do about it. One per node.
 
+use oarlock_cluster::hex::{decode_u128, encode_u128};
 use oarlock_types::{ClusterId, DiskId, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::atomic_file::{seal, unseal};
-use crate::hex::{decode_u128, encode_u128};
 
 /// The format of the data directory that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use oarlock_cluster::MapCopy;
 use oarlock_types::{CoreId, SegmentId};
 
 use super::layout::CheckpointName;
-use super::map_copy::MapCopy;
 use super::segments::SegmentFile;
 
 /// A job, with who asked for it.

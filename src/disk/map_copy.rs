@@ -6,11 +6,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oarlock_cluster::members::{self, Member};
+use oarlock_cluster::{MapCopy, range_text};
 use oarlock_types::{FeatureLevel, FeatureLevels, GroupId, RangeMap};
 
 use super::atomic_file::{replace, seal, unseal};
-use crate::members::{self, Member};
-use crate::range_text;
 
 const NAME: &str = "map";
 /// The first line, with the version of the format.
@@ -46,17 +46,6 @@ pub enum CopyError {
         /// The line.
         line: String,
     },
-}
-
-/// What a node keeps of the map.
-#[derive(Clone, Debug, Default)]
-pub struct MapCopy {
-    /// The ranges.
-    pub map: RangeMap,
-    /// The nodes that have joined since the cluster was formed.
-    pub members: Vec<Member>,
-    /// The cluster's feature level.
-    pub level: FeatureLevel,
 }
 
 /// Why a text is no copy of the map.

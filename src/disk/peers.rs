@@ -7,12 +7,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oarlock_cluster::hex::{decode_u128, encode_u128};
 use oarlock_types::{DiskId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::atomic_file::{replace, seal, unseal};
 use super::data_dir::DataDirError;
-use crate::hex::{decode_u128, encode_u128};
 
 const NAME: &str = "peers";
 

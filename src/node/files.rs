@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use oarlock_cluster::MapCopy;
 use oarlock_shard::{CheckpointFile, FileDone, FileJob, JobToken};
 use oarlock_types::{CoreId, FastMap, FeatureLevel, Mono};
 use oarlock_wal::Wal;
@@ -13,7 +14,6 @@ use oarlock_wal::Wal;
 use super::log_writer::LogWriter;
 use crate::disk::job::{DiskDone, DiskError, DiskJob, DiskOutcome, DiskRequest};
 use crate::disk::layout::CheckpointName;
-use crate::disk::map_copy::MapCopy;
 use crate::disk::worker::DiskHandle;
 
 /// How often a core looks how much room its file system has.

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use oarlock_cluster::NodeEntry;
+use oarlock_cluster::members::{self, Member};
+use oarlock_cluster::range_text;
 use oarlock_codec::Refusal;
 use oarlock_shard::SharedSupport;
 use oarlock_store::{Reply, Request};
@@ -26,13 +29,10 @@ use super::message::CoreAnswer;
 use super::router::{Asker, Router};
 use super::stages::{Stage, Stages};
 use super::status;
-use crate::config::NodeEntry;
-use crate::members::{self, Member};
 use crate::net::commands::KillReply;
 use crate::net::session::{
     Backend, ConnectionId, KeyRange, NodeInfo, Outcome, Query, RangeInfo, Ticket, Timed, backend,
 };
-use crate::range_text;
 
 /// What is the same for all cores of a node.
 #[derive(Debug)]

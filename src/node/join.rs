@@ -6,16 +6,17 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oarlock_cluster::NodeEntry;
+use oarlock_cluster::hex::{decode_u128, encode_u128};
+use oarlock_cluster::members::{self, Candidate, Member};
+use oarlock_cluster::range_text;
 use oarlock_types::{DiskId, NodeId, RangeDescriptor};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::client::{Answer, Client};
-use crate::config::{Config, NodeEntry};
+use crate::config::Config;
 use crate::disk::atomic_file::{replace, seal, unseal};
 use crate::disk::data_dir::{DataDirError, draw_disk_id, make_directory, peek_identity};
-use crate::hex::{decode_u128, encode_u128};
-use crate::members::{self, Candidate, Member};
-use crate::range_text;
 
 const NAME: &str = "joined";
 /// For one question.

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use oarlock_cluster::{MapCopy, NodeEntry, levels, members};
 use oarlock_types::{FeatureLevel, NodeId, RangeMap};
 
 use super::join::{Admission, Joined};
 use super::serve::ServeError;
-use crate::config::{Config, NodeEntry};
-use crate::disk::map_copy::{self, CopyError, MapCopy};
-use crate::{levels, members};
+use crate::config::Config;
+use crate::disk::map_copy::{self, CopyError};
 
 /// What a node knows of its cluster.
 pub(super) struct Known {

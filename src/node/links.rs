@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use oarlock_cluster::NodeEntry;
+use oarlock_cluster::members;
 use oarlock_types::{CoreId, NodeId};
 
-use crate::config::NodeEntry;
-use crate::members;
 use crate::net::handshake::PeerBook;
 use crate::net::link::{LinkConfig, LinkLimits, PeerLink};
 use crate::net::link_hub::LinkHub;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use oarlock_cluster::NodeEntry;
+use oarlock_cluster::members::JoinRefusal;
 use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
 use oarlock_shard::status::ReplicaStatus;
@@ -11,9 +13,7 @@ use oarlock_types::{
     CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
 };
 
-use crate::config::NodeEntry;
 use crate::disk::job::DiskDone;
-use crate::members::JoinRefusal;
 use crate::net::link_reader::AcceptedLink;
 use crate::net::session::Query;
 use crate::node::stages::Stages;

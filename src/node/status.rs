@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use oarlock_cluster::NodeEntry;
+use oarlock_cluster::hex::encode_u128;
 use oarlock_raft::ProgressState;
 use oarlock_shard::rebuild::RebuildStage;
 use oarlock_shard::status::ReplicaStatus;
@@ -9,8 +11,6 @@ use oarlock_types::{CoreId, FeatureLevels, GroupId, NodeId};
 use serde_json::{Map, Value, json};
 
 use super::front::NodeFacts;
-use crate::config::NodeEntry;
-use crate::hex::encode_u128;
 
 /// What one core says: its replicas, and those that are lost or being rebuilt.
 pub type CoreStatus = (CoreId, Vec<ReplicaStatus>, Vec<(GroupId, RebuildStage)>);

@@ -4,6 +4,9 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oarlock_cluster::MapCopy;
+use oarlock_cluster::levels::{self, NotUnderstood};
+use oarlock_cluster::map_store;
 use oarlock_raft::{Context, Group, GroupConfig, LogPosition, Payload, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, Lost};
 use oarlock_shard::moves::Departed;
@@ -21,12 +24,10 @@ use super::state::{Cut, KnownPeer, MetaState, NodeState, ReplicaKind, ReplicaSta
 use crate::disk::data_dir::DataDirError;
 use crate::disk::identity::Identity;
 use crate::disk::layout::CoreDir;
-use crate::disk::map_copy::{CopyError, MapCopy};
+use crate::disk::map_copy::CopyError;
 use crate::disk::peers::PeerDisks;
 use crate::disk::stopped::{self, ReadLogError};
 use crate::disk::{lost, map_copy};
-use crate::levels::{self, NotUnderstood};
-use crate::node::map_store;
 use crate::node::recover::{CheckpointError, load_checkpoint};
 
 /// Why a survivor's state cannot be told.

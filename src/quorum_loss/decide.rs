@@ -4,12 +4,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use oarlock_cluster::members::Member;
 use oarlock_raft::LogPosition;
 use oarlock_types::{CoreId, GroupId, Index, NodeId, RangeDescriptor, Term};
 
 use super::plan::{GroupPlan, Loss, Plan, Survived, Survivor};
 use super::state::{MetaState, NodeState, ReplicaKind, ReplicaState};
-use crate::members::Member;
 
 /// So far above all terms that survivors know is the one in which a group goes on. Each term but this one
 /// takes an election, so whoever was not asked is far below: a log of theirs never wins over it.

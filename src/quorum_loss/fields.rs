@@ -101,7 +101,7 @@ pub mod digits {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use super::Digits;
-    use crate::hex::{decode_u128, encode_u128};
+    use oarlock_cluster::hex::{decode_u128, encode_u128};
 
     /// Writes it.
     pub fn serialize<T: Digits, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
@@ -175,7 +175,7 @@ pub mod joined {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::members::{self, Member};
+    use oarlock_cluster::members::{self, Member};
 
     /// Writes them.
     pub fn serialize<S: Serializer>(values: &[Member], to: S) -> Result<S::Ok, S::Error> {
@@ -199,7 +199,7 @@ pub mod ranges {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::range_text;
+    use oarlock_cluster::range_text;
 
     /// Writes them.
     pub fn serialize<S: Serializer>(values: &[RangeDescriptor], to: S) -> Result<S::Ok, S::Error> {

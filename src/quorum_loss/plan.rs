@@ -1,6 +1,7 @@
 //! A plan: which survivors each group that lost its quorum goes on from, and what may be lost with that.
 //! Plain data and its file; [`super::decide`] makes it, [`super::apply`] carries it out.
 
+use oarlock_cluster::members::Member;
 use oarlock_raft::{Configuration, LogPosition};
 use oarlock_types::{
     ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeDescriptor,
@@ -10,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{digits, joined, members, number, numbers, position, ranges};
 use super::state::{FileFault, MetaState, ReplicaKind, from_text, to_text};
-use crate::members::Member;
 
 /// The first line of a plan's file says this.
 const FORMAT: &str = "oarlock recover plan 1";

@@ -6,6 +6,7 @@
 //! goes: it is needed no more than a copy, but other ranges' state may be made of it.
 
 use bytes::Bytes;
+use oarlock_cluster::map_store;
 use oarlock_codec::Record;
 use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload};
 use oarlock_shard::rebuild::{Origin, Rebuilt};
@@ -14,7 +15,6 @@ use oarlock_types::{Index, NodeId, RangeEpoch, WallMs};
 
 use super::plan::GroupPlan;
 use crate::disk::stopped::Addition;
-use crate::node::map_store;
 
 /// How a replica came to be, as the log says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What one stopped survivor has of each group, as plain data, and the file in which it goes to the host
 //! where the plan is made. It reads no log: [`super::collect`] does.
 
+use oarlock_cluster::members::Member;
 use oarlock_raft::{Configuration, LogPosition};
 use oarlock_types::{
     ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeDescriptor,
@@ -11,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{digits, joined, members, number, position, ranges};
 use crate::disk::atomic_file::{seal, unseal};
-use crate::members::Member;
 
 /// The first line of a state's file says this.
 const FORMAT: &str = "oarlock recover state 1";

@@ -5,11 +5,10 @@
 //! asked for; one that changed on the disk is refused; memory is a few times what was read.
 
 use bytes::Bytes;
-use oarlock::config::NodeEntry;
 use oarlock::disk::atomic_file::seal;
-use oarlock::disk::map_copy::{self, MapCopy};
-use oarlock::members::Member;
-use oarlock::range_text;
+use oarlock::disk::map_copy;
+use oarlock_cluster::members::Member;
+use oarlock_cluster::{MapCopy, NodeEntry, range_text};
 use oarlock_types::range_map::Range;
 use oarlock_types::{DiskId, FeatureLevel, GroupId, NodeId, RangeEpoch, RangeMap};
 

@@ -46,6 +46,19 @@ pub struct RangeDescriptor {
     pub replicas: Vec<CoreAddr>,
 }
 
+/// The first keys of all of `ranges` ranges but the first, evenly over the first two bytes; over three, if there
+/// are more than 65,536. At most 2^24 ranges can be told apart so; more are taken as that many.
+#[must_use]
+pub fn split_points(ranges: u32) -> Vec<Vec<u8>> {
+    let ranges = ranges.min(1 << 24);
+    let bytes = if ranges <= 1 << 16 { 2 } else { 3 };
+    let point = |i: u32| {
+        let place = (u64::from(i) << (8 * bytes)) / u64::from(ranges);
+        place.to_be_bytes()[8 - bytes..].to_vec()
+    };
+    (1..ranges).map(point).collect()
+}
+
 impl RangeDescriptor {
     /// The descriptor of a range with these bounds and replicas.
     #[must_use]

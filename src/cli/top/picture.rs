@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use oarlock_cluster::hex;
+
 use super::look::{Look, NodeLook};
 use crate::bench::breakdown::Breakdown;
 use crate::bench::cluster_map::{CoreStatus, GroupStatus, RangeRow};
 use crate::cli::keys::shown;
 use crate::cli::table::render;
-use crate::hex;
 
 /// Ranges that are shown where there is no end of room.
 const RANGES_SHOWN: usize = 20;

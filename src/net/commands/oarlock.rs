@@ -1,14 +1,14 @@
 //! `OARLOCK …`: what Redis has no command for. Pure.
 
 use bytes::Bytes;
+use oarlock_cluster::duties;
+use oarlock_cluster::members;
 use oarlock_store::{Command, Expiry, Order, SetCondition};
 use oarlock_types::{GroupId, NodeId, RangeEpoch};
 
 use super::connection::{arity, unknown_subcommand};
 use super::{CommandError, Input, Local, Parsed, RangeScanArgs, lookup, parse};
-use crate::members;
 use crate::net::session::Query;
-use crate::node::duties;
 
 /// Longest request id of `OARLOCK ONCE`, in bytes.
 const ONCE_ID_BYTES_MAX: usize = 256;

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use oarlock_cluster::members::{Candidate, JoinRefusal};
 use oarlock_shard::rebuild::RebuildError;
 use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
 use thiserror::Error;
 
-use crate::members::{Candidate, JoinRefusal};
 use crate::net::commands::{ClientFilter, KillReply};
 
 /// A client connection of this core. Never given again to another one.

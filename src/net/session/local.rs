@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use oarlock_cluster::hex::encode_u128;
 
 use super::backend::{NodeInfo, RangeInfo};
 use super::{Host, Session};
-use crate::hex::encode_u128;
 use crate::net::commands::connection::{Client, ReplyMode};
 use crate::net::commands::{Local, describe, glob};
 use crate::net::resp::{Protocol, Value};

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use oarlock_cluster::NodeEntry;
+use oarlock_cluster::members::{self, Candidate, JoinRefusal};
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId};
 
 use super::{Driver, FORWARDED};
-use crate::config::NodeEntry;
-use crate::members::{self, Candidate, JoinRefusal};
 use crate::net::link_hub::{Incoming, LinkEvent};
 use crate::node::message::CoreMessage;
 use crate::node::stages::Stage;

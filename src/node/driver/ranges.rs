@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use oarlock_cluster::executor::SILENCE;
+use oarlock_cluster::levels::{self, NotUnderstood};
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
 use oarlock_shard::{DueSplit, Merging, Split, SupportTable, Wanted};
@@ -14,9 +16,8 @@ use oarlock_types::{
 };
 
 use super::Driver;
-use crate::levels::{self, NotUnderstood};
+use crate::node::clock::Clock;
 use crate::node::message::CoreMessage;
-use crate::node::placement::SILENCE;
 use crate::node::router::Asker;
 
 /// The levels that those of the other nodes understand of whom pulses come.
@@ -48,7 +49,7 @@ impl Driver {
             self.mail.letter(core, CoreMessage::Ids(ids));
         }
         let joined = keeper.take_members().map(|members| front.all_nodes(members));
-        if let Some(map) = keeper.take_snapshot() {
+        if let Some(map) = keeper.take_snapshot().map(Arc::new) {
             self.table.raise_map_version(map.version());
             front.router.install(Arc::clone(&map));
             self.departures.look();
@@ -112,7 +113,7 @@ impl Driver {
             return self.placement.rest();
         }
         self.placement.set_feature_level(self.shard.feature_level());
-        let requests = self.placement.go_on(self.kept.now, map, &self.table);
+        let requests = self.placement.go_on(self.kept.now, map, &self.table, || Clock.mono());
         let router = &mut self.front.borrow_mut().router;
         for (name, group, request) in requests {
             router.submit_to(Asker::Placement(name), group, request);

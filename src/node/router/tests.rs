@@ -8,7 +8,6 @@ use oarlock_types::{Random, RangeDescriptor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::node::testing::split;
 
 const THERE: NodeId = NodeId(2);
 
@@ -21,6 +20,15 @@ fn router() -> (Router, GroupId) {
     router.begin_turn(Mono(1));
     router.leader_changed(group, Some(THERE));
     (router, group)
+}
+
+/// The halves into which the range of `key` splits there; the right one is a new group's.
+fn split(map: &RangeMap, key: &'static [u8], child: u64) -> Vec<RangeDescriptor> {
+    let parent = map.find(key).unwrap().to_descriptor();
+    let (at, epoch) = (Bytes::from_static(key), parent.epoch.next());
+    let left = RangeDescriptor { end: Some(at.clone()), epoch, ..parent.clone() };
+    let right = RangeDescriptor { group: GroupId(child), start: at, epoch, ..parent };
+    vec![left, right]
 }
 
 fn write(router: &mut Router, slot: u64) {

@@ -1,11 +1,11 @@
 //! Decisions on made-up survivors.
 
+use oarlock_cluster::members;
 use oarlock_raft::Configuration;
 use oarlock_types::{ClusterId, CoreAddr, DiskId, FeatureLevel, Incarnation, RangeEpoch, WallMs};
 
 use super::super::state::{Cut, KnownPeer};
 use super::*;
-use crate::members;
 
 /// A sound replica of a group of these voters whose log ends there; everything but the last five entries is
 /// known to be committed.

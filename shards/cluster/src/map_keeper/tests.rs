@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use oarlock_codec::Refusal;
 use oarlock_store::{Batch, Command, Store, StoreLimits};
+use oarlock_types::range_map::split_points;
 use oarlock_types::{CoreId, Index, NodeId, Random, RangeEpoch, WallMs};
 use proptest::prelude::*;
 
 use super::*;
-use crate::node::testing::split;
 
 const VALUE_BYTES_MAX: usize = 1 << 20;
 
@@ -54,9 +54,17 @@ impl Meta {
 }
 
 fn formation(ranges: u32) -> RangeMap {
-    let points: Vec<Bytes> =
-        crate::config::split_points(ranges).into_iter().map(Bytes::from).collect();
+    let points: Vec<Bytes> = split_points(ranges).into_iter().map(Bytes::from).collect();
     RangeMap::formation(&[(NodeId(1), 2), (NodeId(2), 2)], &points, 1).unwrap()
+}
+
+/// The halves into which the range of `key` splits there; the right one is a new group's.
+fn split(map: &RangeMap, key: &'static [u8], child: u64) -> Vec<RangeDescriptor> {
+    let parent = map.find(key).unwrap().to_descriptor();
+    let (at, epoch) = (Bytes::from_static(key), parent.epoch.next());
+    let left = RangeDescriptor { end: Some(at.clone()), epoch, ..parent.clone() };
+    let right = RangeDescriptor { group: GroupId(child), start: at, epoch, ..parent };
+    vec![left, right]
 }
 
 fn keeper(map: &RangeMap) -> MapKeeper {

@@ -16,9 +16,8 @@ use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
 use oarlock_types::{FeatureLevel, GroupId, Mono, NodeId, RangeEpoch, RangeMap, WallMs, range_map};
 
-use super::clock::Clock;
-use super::duties;
-use crate::config::NodeEntry;
+use crate::NodeEntry;
+use crate::duties;
 
 /// Between two plans, at least.
 const PLAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +28,7 @@ const STEP_REST: Duration = Duration::from_millis(50);
 /// A task that has not come to its end by then is planned anew, if it is still wanted.
 const TASK_MAX: Duration = Duration::from_secs(600);
 /// A node that was not heard of for so long is down.
-pub(super) const SILENCE: Duration = Duration::from_secs(2);
+pub const SILENCE: Duration = Duration::from_secs(2);
 /// Nothing is planned before so much time has passed since this node came to lead: until then the others
 /// tell how their ranges are.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
@@ -177,12 +176,13 @@ impl Placement {
         text + &self.plan.to_string()
     }
 
-    /// Goes on; gives the requests that are to be sent, with their names.
+    /// Goes on; gives the requests that are to be sent, with their names. `clock` tells how long a plan takes.
     pub fn go_on(
         &mut self,
         now: Mono,
         map: &RangeMap,
         support: &SharedSupport,
+        clock: impl Fn() -> Mono,
     ) -> Vec<(u64, GroupId, Request)> {
         let since = *self.leads_since.get_or_insert(now);
         let mut requests = Vec::new();
@@ -190,9 +190,9 @@ impl Placement {
             self.plans_from = now + PLAN_INTERVAL;
             if self.has_looked(now.since(since), map) && self.is_plan_due(now, map, support, since)
             {
-                let begun = Clock.mono();
+                let begun = clock();
                 self.plan_anew(now, map, support, since);
-                let took = Clock.mono().since(begun);
+                let took = clock().since(begun);
                 self.plans_from = now + PLAN_INTERVAL.max(took * REST_FACTOR);
             }
             if !self.errands.values().any(|errand| *errand == Errand::Duties) {
@@ -449,8 +449,6 @@ fn cores_of(node: &NodeEntry, support: &SharedSupport) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use oarlock_shard::SupportTable;
     use oarlock_shard::support_table::TableConfig;
     use oarlock_types::{Incarnation, RangeMap};
@@ -487,7 +485,7 @@ mod tests {
     #[test]
     fn nodes_count_with_the_cores_that_were_heard_of() {
         let peers = [(NodeId(2), 3), (NodeId(3), 0)];
-        let table = Arc::new(SupportTable::new(&TableConfig {
+        let table = SharedSupport::new(SupportTable::new(&TableConfig {
             node: NodeId(1),
             incarnation: Incarnation(1),
             cores: 4,
@@ -504,7 +502,7 @@ mod tests {
     /// Node 1, which has heard of all others at this moment.
     fn support() -> SharedSupport {
         let peers: Vec<(NodeId, u16)> = NODES[1..].to_vec();
-        Arc::new(SupportTable::new(&TableConfig {
+        SharedSupport::new(SupportTable::new(&TableConfig {
             node: NodeId(1),
             incarnation: Incarnation(1),
             cores: 1,
@@ -542,7 +540,7 @@ mod tests {
         let support = support();
         let mut orders = Vec::new();
         for now in seconds.map(second) {
-            for (name, group, request) in placement.go_on(now, map, &support) {
+            for (name, group, request) in placement.go_on(now, map, &support, || now) {
                 match request.commands.as_slice() {
                     [Command::Order(order)] => orders.push((name, group, order.clone())),
                     _ => placement.outcome(now, name, duties),

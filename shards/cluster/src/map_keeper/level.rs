@@ -11,9 +11,10 @@ use oarlock_placement::Duty;
 use oarlock_store::Reply;
 use oarlock_types::{FeatureLevel, FeatureLevels, Mono, NodeId};
 
-use super::{MapKeeper, duties};
+use super::MapKeeper;
+use crate::duties;
 use crate::levels::{self, NotUnderstood};
-use crate::node::map_store::Odd;
+use crate::map_store::Odd;
 
 /// Between two looks whether all understand more.
 const QUESTION_INTERVAL: Duration = Duration::from_secs(1);

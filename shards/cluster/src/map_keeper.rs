@@ -9,7 +9,6 @@
 //! but is **learned** only, until the meta group has it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,10 +19,10 @@ use oarlock_types::{
 };
 
 use self::level::Level;
-use super::duties;
-use super::map_store::{self, CHANGE_BYTES_MAX, Change, News};
-use crate::disk::map_copy::MapCopy;
+use crate::MapCopy;
+use crate::duties;
 use crate::levels;
+use crate::map_store::{self, CHANGE_BYTES_MAX, Change, News};
 use crate::members::{Candidate, JoinRefusal, Member};
 
 mod level;
@@ -91,7 +90,7 @@ pub struct MapKeeper {
     /// Cores that want ids for new groups, and those that they get.
     ids_wanted: VecDeque<CoreId>,
     ids: Vec<(CoreId, Vec<GroupId>)>,
-    snapshot: Option<Arc<RangeMap>>,
+    snapshot: Option<RangeMap>,
     has_new_members: bool,
     copied_version: u64,
     copied_at: Mono,
@@ -212,7 +211,7 @@ impl MapKeeper {
     }
 
     /// The new snapshot, if there is one since the last was taken.
-    pub fn take_snapshot(&mut self) -> Option<Arc<RangeMap>> {
+    pub fn take_snapshot(&mut self) -> Option<RangeMap> {
         self.snapshot.take()
     }
 
@@ -494,7 +493,7 @@ impl MapKeeper {
     fn publish(&mut self) {
         let mut map = self.confirmed.clone();
         self.learned.retain(|range| map.learn(range));
-        self.snapshot = Some(Arc::new(map));
+        self.snapshot = Some(map);
     }
 }
 

@@ -4,7 +4,7 @@
 use oarlock_types::{DiskId, FeatureLevel, FeatureLevels, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::config::NodeEntry;
+use crate::NodeEntry;
 use crate::hex::{decode_u128, encode_u128};
 use crate::levels::NotUnderstood;
 
