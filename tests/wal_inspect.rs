@@ -21,15 +21,10 @@ fn stopped_node(path: &Path) -> CoreDir {
     let data = DataDir::open(path, &options).unwrap();
     let core = CoreId(0);
     let owner = Owner { cluster: data.cluster(), node: data.node(), disk: data.disk(), core };
-    let config = WalConfig { owner, segment_bytes: 64 << 10, frame_bytes_max: 16 << 10 };
+    let config = WalConfig { owner, segment_bytes: 32 << 10, frame_bytes_max: 16 << 10 };
     let directory = data.core(core);
     let mut wal = Wal::new(config);
-    while let Some(id) = wal.next_segment_wanted() {
-        let mut bytes = config.segment_header(id);
-        bytes.resize(64 << 10, 0);
-        std::fs::write(directory.segment(id), bytes).unwrap();
-        wal.segment_prepared(id);
-    }
+    prepare(&mut wal, &config, &directory);
     for group in [1, 2].map(GroupId) {
         let configuration = Configuration::simple([NodeId(1)]);
         wal.append(&Record::Create { group, configuration, details: Bytes::new() });
@@ -45,7 +40,16 @@ fn stopped_node(path: &Path) -> CoreDir {
         file.write_all_at(&out[..write.len], write.offset).unwrap();
         wal.durable(write.lsn);
     }
+    prepare(&mut wal, &config, &directory);
     directory
+}
+
+fn prepare(wal: &mut Wal, config: &WalConfig, directory: &CoreDir) {
+    let id = wal.next_segment_wanted().expect("there is none, or half of it is used");
+    let mut bytes = config.segment_header(id);
+    bytes.resize(32 << 10, 0);
+    std::fs::write(directory.segment(id), bytes).unwrap();
+    wal.segment_prepared(id);
 }
 
 #[track_caller]

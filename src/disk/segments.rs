@@ -120,10 +120,16 @@ impl Preparation {
         result
     }
 
-    /// How much of it is ready.
+    /// Its length.
     #[must_use]
-    pub fn filled_bytes(&self) -> u64 {
-        self.filled_bytes
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// How much of it is left to be filled.
+    #[must_use]
+    pub fn unfilled_bytes(&self) -> u64 {
+        self.segment_bytes - self.filled_bytes
     }
 
     /// Removes an unfinished file.
@@ -133,7 +139,7 @@ impl Preparation {
     }
 
     fn try_step(&mut self, zeros: &AlignedBytes) -> Result<Option<SegmentFile>, DiskError> {
-        let left = self.segment_bytes - self.filled_bytes;
+        let left = self.unfilled_bytes();
         if left == 0 {
             self.file.sync_all().map_err(refused(Action::Sync, &self.path))?;
             return self.put_in_place().map(Some);

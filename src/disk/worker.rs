@@ -158,10 +158,12 @@ impl Pending {
         self.used.load(Ordering::Relaxed) == u64::MAX
     }
 
-    /// Whether the core could use up what it has before this is ready.
+    /// Whether the core could use up what it has before this is ready: it was asked for when half of that was
+    /// left, so it must come on twice as fast.
     fn is_pressing(&self) -> bool {
-        let used = self.used.load(Ordering::Relaxed);
-        self.preparation.filled_bytes() < used.saturating_add(used / 4)
+        let left =
+            self.preparation.segment_bytes().saturating_sub(self.used.load(Ordering::Relaxed));
+        self.preparation.unfilled_bytes() > left.saturating_mul(2)
     }
 }
 

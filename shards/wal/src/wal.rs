@@ -12,8 +12,6 @@ use crate::index::{LogIndex, Note, What};
 use crate::layout::{self, BLOCK_BYTES, FrameKey, Owner, SegmentHeader};
 use crate::segments::Segments;
 
-/// Segments that are made ahead of use.
-const SPARE_COUNT: usize = 2;
 /// A tail reaches back so many segments at most.
 const TAIL_SEGMENTS_COUNT: usize = 4;
 /// What an archived entry takes beyond `Entry::size_bytes`, at most.
@@ -249,13 +247,11 @@ impl Wal {
         let bytes = layout::frame_bytes(self.queue.front()?.payload.len());
         let blocks = u32::try_from(bytes / BLOCK_BYTES)
             .expect("invariant: the configuration bounds a segment's blocks");
-        let end = self.config.segment_bytes / BLOCK_BYTES as u64;
-        let fits = |start: u32| u64::from(start) + u64::from(blocks) <= end;
         let lsn = self.queue.front()?.lsn;
-        let is_closed =
-            |segment| self.recovered_head == Some(segment) && Guard::RecoveredHeadIsClosed.is_on();
-        let (segment, start) = match self.segments.head() {
-            Some((segment, start)) if !is_closed(segment) && fits(start) => (segment, start),
+        let (segment, start) = match self.open_head() {
+            Some((segment, start)) if self.blocks_left(start) >= u64::from(blocks) => {
+                (segment, start)
+            }
             Some(_) | None => {
                 let segment = self.prepared.pop_front()?;
                 self.segments.begin(segment, lsn);
@@ -315,10 +311,30 @@ impl Wal {
     }
 
     /// The segment to make ready next: a file of zeros, or a retired one, with
-    /// [`WalConfig::segment_header`] as its first block. The same until it is prepared.
+    /// [`WalConfig::segment_header`] as its first block. The same until it is prepared. It is wanted once half
+    /// of the one before it is used, so that a log that is seldom written has no room that it does not need.
     #[must_use]
     pub fn next_segment_wanted(&self) -> Option<SegmentId> {
-        (!self.failed && self.prepared.len() < SPARE_COUNT).then_some(self.next_segment)
+        if self.failed || !self.prepared.is_empty() {
+            return None;
+        }
+        let left = self.open_head().map_or(0, |(_, start)| self.blocks_left(start));
+        let half = self.config.segment_bytes / BLOCK_BYTES as u64 / 2;
+        let frame = self.queue.front().map_or(0, |frame| layout::frame_bytes(frame.payload.len()));
+        let is_short = left <= half || left < (frame / BLOCK_BYTES) as u64;
+        is_short.then_some(self.next_segment)
+    }
+
+    /// The segment that is being written, and the block at which the next frame begins.
+    fn open_head(&self) -> Option<(SegmentId, u32)> {
+        let is_closed =
+            |segment| self.recovered_head == Some(segment) && Guard::RecoveredHeadIsClosed.is_on();
+        self.segments.head().filter(|(segment, _)| !is_closed(*segment))
+    }
+
+    /// How many blocks of a segment there are from `start` on.
+    fn blocks_left(&self, start: u32) -> u64 {
+        (self.config.segment_bytes / BLOCK_BYTES as u64).saturating_sub(u64::from(start))
     }
 
     /// Segments that stand ready, in order of use: after a restart, those that were made and never

@@ -431,15 +431,17 @@ fn segments_that_are_missing_are_told_as_one() {
 /// is not written there or before it, where every start would call it lost.
 #[test]
 fn the_log_goes_on_behind_a_damaged_segment_that_was_not_used() {
-    let sound = filled(4, 40);
-    let last = sound.last_write.expect("something was written").segment;
-    let used = *sound.disk.keys().next_back().expect("one is prepared");
-    assert!(last < used);
+    let newest = |bench: &Bench| *bench.disk.keys().next_back().expect("it was written");
+    let is_unused = |bench: &Bench| bench.last_write.is_some_and(|w| w.segment < newest(bench));
+    let steps = (40..80).find(|steps| is_unused(&filled(4, *steps)));
+    let steps = steps.expect("half of a segment is used, and the next one prepared");
+    let sound = filled(4, steps);
+    let used = newest(&sound);
     let mut short = sound.disk[&used].clone();
     short.truncate(at(config().segment_bytes) - BLOCK_BYTES);
-    goes_on_behind(filled(4, 40), used, short);
+    goes_on_behind(filled(4, steps), used, short);
     let unused = sound.disk[&used].clone();
-    goes_on_behind(filled(4, 40), used.next(), unused);
+    goes_on_behind(filled(4, steps), used.next(), unused);
 }
 
 fn goes_on_behind(mut bench: Bench, id: SegmentId, file: Vec<u8>) {
