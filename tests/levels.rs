@@ -10,8 +10,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder, let_pass};
+use oarlock_types::FeatureLevel;
 
 const HELD: &str = "feature_level_max = 1\n";
+/// The newest level of this build.
+const MAX: u16 = FeatureLevel::MAX.get();
 
 /// The cluster's level as each node knows it, and what each understands.
 fn levels(cluster: &Cluster) -> Result<Vec<(u16, u16)>, String> {
@@ -44,6 +47,11 @@ fn hold(cluster: &Cluster, id: u64, is_held: bool) {
     fs::write(file, text).unwrap();
 }
 
+/// How a node that understands all levels of this build is shown.
+fn both() -> String {
+    format!("1-{MAX}")
+}
+
 /// Starts a node that is refused: what it says in the end.
 fn refused(args: &[&str]) -> String {
     let output = Command::new(PROGRAM).arg("serve").args(args).output().unwrap();
@@ -62,31 +70,34 @@ fn the_level_is_raised_when_the_last_node_understands_it_and_never_falls() {
     load.progress(300);
     eventually("all to know what the third one understands", || {
         let (code, text) = cluster.command(1, &["node", "list"]);
-        let is_known = text.matches("1-2").count() == 2 && text.matches("1-1").count() == 1;
+        let is_known = text.matches(&both()).count() == 2 && text.matches("1-1").count() == 1;
         if code == Some(0) && is_known { Ok(()) } else { Err(text) }
     });
     // Several times the time that it takes to raise the level where nobody holds it.
     let_pass(Duration::from_secs(5));
     load.progress(300);
-    assert_eq!(levels(&cluster).unwrap(), [(1, 2), (1, 2), (1, 1)]);
+    assert_eq!(levels(&cluster).unwrap(), [(1, MAX), (1, MAX), (1, 1)]);
     // A node that is not heard holds it, too: it may come back as an older build.
     cluster.kill(3);
     let_pass(Duration::from_secs(5));
-    assert_eq!(levels(&cluster).unwrap(), [(1, 2), (1, 2)]);
+    assert_eq!(levels(&cluster).unwrap(), [(1, MAX), (1, MAX)]);
     load.progress(300);
     hold(&cluster, 3, false);
     cluster.restart(3);
-    wait_for_level(&cluster, 2);
+    wait_for_level(&cluster, MAX);
     let (code, text) = cluster.command(2, &["status"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("feature level 2") && text.matches("1-2").count() == 3, "{text}");
+    let raised = text.contains(&format!("feature level {MAX}"));
+    assert!(raised && text.matches(&both()).count() == 3, "{text}");
     load.progress(300);
 
     // From then on nobody who understands less is one of the cluster.
-    let told = "the cluster is at feature level 2, and this node understands level 1 only";
+    let told =
+        format!("the cluster is at feature level {MAX}, and this node understands level 1 only");
+    let told = told.as_str();
     cluster.kill(3);
     let copy = cluster.data_dir(3).join("map");
-    assert!(fs::read_to_string(&copy).unwrap().contains("\nlevel = 2\n"));
+    assert!(fs::read_to_string(&copy).unwrap().contains(&format!("\nlevel = {MAX}\n")));
     hold(&cluster, 3, true);
     let config = cluster.local.node(3).config_file().display().to_string();
     let line = refused(&["--config", &config]);
@@ -103,14 +114,14 @@ fn the_level_is_raised_when_the_last_node_understands_it_and_never_falls() {
 
     hold(&cluster, 3, false);
     cluster.restart(3);
-    wait_for_level(&cluster, 2);
+    wait_for_level(&cluster, MAX);
     load.progress(300);
     let (recorded, _) = load.stop();
     // It is what the nodes know by themselves, not what they agree on.
     cluster.kill_all();
     cluster.local.start_all().unwrap();
     cluster.wait_for_leaders();
-    assert_eq!(levels(&cluster).unwrap(), [(2, 2); 3]);
+    assert_eq!(levels(&cluster).unwrap(), [(MAX, MAX); 3]);
     cluster.verify(recorded);
 }
 
@@ -123,8 +134,8 @@ fn a_node_that_was_given_up_does_not_hold_the_level() {
     cluster.wait_for_leaders();
     cluster.kill(4);
     let_pass(Duration::from_secs(3));
-    assert_eq!(levels(&cluster).unwrap(), [(1, 2); 3]);
+    assert_eq!(levels(&cluster).unwrap(), [(1, MAX); 3]);
     let (code, text) = cluster.command(1, &["node", "remove", "4"]);
     assert_eq!(code, Some(0), "{text}");
-    wait_for_level(&cluster, 2);
+    wait_for_level(&cluster, MAX);
 }

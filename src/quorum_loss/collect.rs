@@ -7,6 +7,7 @@ use std::time::Duration;
 use oarlock_cluster::MapCopy;
 use oarlock_cluster::levels::{self, NotUnderstood};
 use oarlock_cluster::map_store;
+use oarlock_codec::{SplitEntry, commands};
 use oarlock_raft::{Context, Group, GroupConfig, LogPosition, Payload, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, Lost};
 use oarlock_shard::moves::Departed;
@@ -253,8 +254,8 @@ fn replica(
         let unread =
             |reason: &dyn ToString| CollectError::Entry { group, reason: reason.to_string() };
         match &entry.payload {
-            Payload::Commands(bytes) => {
-                let batch = oarlock_store::decode(bytes).map_err(|error| unread(&error))?;
+            payload @ (Payload::Commands(_) | Payload::Packed(_)) => {
+                let batch = commands::batch(payload).map_err(|error| unread(&error))?;
                 seen.stamp = seen.stamp.max(batch.stamp);
                 for absorb in absorbed(&batch) {
                     seen.epoch = seen.epoch.max(absorb.frozen).next();
@@ -264,7 +265,7 @@ fn replica(
                 }
             }
             Payload::Split(bytes) => {
-                let cut = oarlock_codec::SplitEntry::decode(bytes);
+                let cut = SplitEntry::decode(bytes);
                 let cut = cut.ok_or_else(|| unread(&"it is no cut of a range"))?;
                 seen.cuts.push(Cut { child: cut.child, index });
                 if seen.epoch > RangeEpoch(0) {

@@ -52,7 +52,7 @@ pub fn going_on(
             let (version, groups) = (meta.map_version, meta.groups);
             let requests =
                 vec![map_store::write_heights(version, groups, &plan.joined, plan.level)];
-            Payload::Commands(oarlock_store::encode(&Batch { stamp: WallMs(0), requests }))
+            oarlock_codec::commands::payload(&Batch { stamp: WallMs(0), requests }, plan.level)
         } else {
             // The entry must stand behind all that the map knows of the members.
             Payload::Noop

@@ -10,7 +10,8 @@ use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable};
 use oarlock_store::{Command, Expiry, Request, SetCondition};
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Incarnation, Limits, Mono, NodeId, RangeBounds, RangeEpoch, WallMs,
+    CoreAddr, CoreId, FeatureLevel, GroupId, Incarnation, Limits, Mono, NodeId, RangeBounds,
+    RangeEpoch, WallMs,
 };
 
 use crate::batches;
@@ -52,6 +53,7 @@ impl Core {
             may_vote_from: Mono(0),
         };
         let mut shard = Shard::new(config, batches::prepared());
+        shard.set_feature_level(FeatureLevel::MAX);
         shard.begin_turn(Mono(1), WallMs(1));
         let voters = Configuration::simple([addr.node]);
         let bounds = RangeBounds::everything();

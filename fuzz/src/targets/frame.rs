@@ -173,13 +173,25 @@ fn damaged(mut source: Source<'_>) -> u64 {
 /// The archive in a log entry: it has only the checksum of what carries it. Which of both it is says the
 /// entry.
 fn entry(bytes: &[u8]) -> u64 {
-    outcome(&(batch(bytes), split(bytes)))
+    outcome(&(batch(bytes), packed(bytes), split(bytes)))
 }
 
 fn batch(bytes: &[u8]) -> Option<usize> {
     let read = memory::bounded(bytes.len() * ARCHIVE_FACTOR, || oarlock_store::decode(bytes));
     let batch = read.ok()?;
     let again = oarlock_store::decode(&oarlock_store::encode(&batch));
+    assert_eq!(again.as_ref(), Ok(&batch), "it is not read as it is written");
+    Some(batch.requests.len())
+}
+
+/// What a sequence claims to hold is reserved up to a bound before it is read, in each of three sequences within
+/// each other.
+const CLAIMED_BYTES_MAX: usize = 3 << 20;
+
+fn packed(bytes: &[u8]) -> Option<usize> {
+    let bound = bytes.len() * ARCHIVE_FACTOR + CLAIMED_BYTES_MAX;
+    let batch = memory::bounded(bound, || oarlock_store::unpack(bytes)).ok()?;
+    let again = oarlock_store::unpack(&oarlock_store::pack(&batch));
     assert_eq!(again.as_ref(), Ok(&batch), "it is not read as it is written");
     Some(batch.requests.len())
 }

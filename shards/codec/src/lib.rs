@@ -10,6 +10,7 @@
 //! `archive` the one place that calls rkyv.
 
 mod archive;
+pub mod commands;
 pub mod frame;
 pub mod peer;
 pub mod record;

@@ -105,11 +105,19 @@ pub enum RecordKind {
     Create = 4,
     /// [`Record::Destroy`].
     Destroy = 5,
+    /// [`Record::Entries`] in a shorter form, from [`oarlock_types::FeatureLevel::PACKED`] on.
+    PackedEntries = 6,
 }
 
 impl RecordKind {
-    const ALL: [Self; 5] =
-        [Self::Entries, Self::HardState, Self::Checkpoint, Self::Create, Self::Destroy];
+    const ALL: [Self; 6] = [
+        Self::Entries,
+        Self::HardState,
+        Self::Checkpoint,
+        Self::Create,
+        Self::Destroy,
+        Self::PackedEntries,
+    ];
 }
 
 /// A record's checksum is right, but its content is not valid: this build did not write it.
@@ -166,7 +174,7 @@ where
 pub fn encode(record: &Record, moved: bool, out: &mut Vec<u8>) {
     let group = record.group();
     match record {
-        Record::Entries { entries, .. } => encode_entries(group, entries, moved, out),
+        Record::Entries { entries, .. } => encode_entries(group, entries, false, moved, out),
         Record::HardState { hard_state, .. } => {
             put(group, RecordKind::HardState, moved, out, |out| archive::append(hard_state, out));
         }
@@ -183,9 +191,22 @@ pub fn encode(record: &Record, moved: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a [`Record::Entries`] of borrowed entries.
-pub fn encode_entries(group: GroupId, entries: &[Entry], moved: bool, out: &mut Vec<u8>) {
-    put(group, RecordKind::Entries, moved, out, |out| archive::append(&Borrowed(entries), out));
+/// Appends a [`Record::Entries`] of borrowed entries, packed or as an archive.
+pub fn encode_entries(
+    group: GroupId,
+    entries: &[Entry],
+    packed: bool,
+    moved: bool,
+    out: &mut Vec<u8>,
+) {
+    if packed {
+        put(group, RecordKind::PackedEntries, moved, out, |out| {
+            let packed = postcard::to_extend(entries, std::mem::take(out));
+            *out = packed.expect("invariant: plain values in memory can always be packed");
+        });
+    } else {
+        put(group, RecordKind::Entries, moved, out, |out| archive::append(&Borrowed(entries), out));
+    }
 }
 
 fn put(
@@ -279,6 +300,19 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+fn unpack(body: &[u8]) -> Option<Vec<Entry>> {
+    let (entries, rest) = postcard::take_from_bytes(body).ok()?;
+    rest.is_empty().then_some(entries)
+}
+
+fn entries(group: GroupId, entries: Vec<Entry>) -> Result<Record, BadRecord> {
+    let in_order = entries.windows(2).all(|two| two[0].at.index.next() == two[1].at.index);
+    if entries.is_empty() || !in_order {
+        return Err(BadRecord);
+    }
+    Ok(Record::Entries { group, entries })
+}
+
 /// The first four bytes as a number.
 fn word(bytes: &[u8]) -> u32 {
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -293,15 +327,8 @@ impl RawRecord<'_> {
         let group = self.group;
         let bad = BadRecord;
         Ok(match self.kind {
-            RecordKind::Entries => {
-                let entries: Vec<Entry> = archive::read(self.body).ok_or(bad)?;
-                let in_order =
-                    entries.windows(2).all(|two| two[0].at.index.next() == two[1].at.index);
-                if entries.is_empty() || !in_order {
-                    return Err(bad);
-                }
-                Record::Entries { group, entries }
-            }
+            RecordKind::Entries => entries(group, archive::read(self.body).ok_or(bad)?)?,
+            RecordKind::PackedEntries => entries(group, unpack(self.body).ok_or(bad)?)?,
             RecordKind::HardState => {
                 Record::HardState { group, hard_state: archive::read(self.body).ok_or(bad)? }
             }

@@ -11,10 +11,17 @@ use support::record;
 proptest! {
     /// A row of records comes back as it went in.
     #[test]
-    fn what_goes_in_comes_out(list in prop::collection::vec((record(), any::<bool>()), 0..8)) {
+    fn what_goes_in_comes_out(
+        list in prop::collection::vec((record(), any::<bool>()), 0..8),
+        packed: bool,
+    ) {
         let mut row = Vec::new();
         for (record, moved) in &list {
-            record::encode(record, *moved, &mut row);
+            if let Record::Entries { group, entries } = record {
+                record::encode_entries(*group, entries, packed, *moved, &mut row);
+            } else {
+                record::encode(record, *moved, &mut row);
+            }
             prop_assert_eq!(row.len() % 8, 0);
         }
         let mut found: Vec<(Record, bool)> = Vec::new();
@@ -83,7 +90,7 @@ fn a_record_of_an_unknown_kind_is_told_and_costs_no_other() {
         let crc = crc32fast::hash(&record[..20]);
         record[20..24].copy_from_slice(&crc.to_le_bytes());
     };
-    seal(&mut row[..HEAD_BYTES], 16, 6);
+    seal(&mut row[..HEAD_BYTES], 16, 7);
     seal(&mut row[HEAD_BYTES..], 18, 2);
     let steps: Vec<Step<'_>> = Records::new(&row).collect();
     let [Step::Unknown { group: one }, Step::Unknown { group: two }, Step::Record(three)] =
@@ -107,7 +114,29 @@ fn borrowed_entries_have_the_same_bytes() {
         }));
     let group = GroupId(3);
     let (mut owned, mut borrowed) = (Vec::new(), Vec::new());
-    record::encode_entries(group, &entries, false, &mut borrowed);
+    record::encode_entries(group, &entries, false, false, &mut borrowed);
     record::encode(&Record::Entries { group, entries }, false, &mut owned);
     assert_eq!(owned, borrowed);
+}
+
+/// What stands in the log beside the bytes of small entries is a fifth of what it was.
+#[test]
+fn packed_entries_are_short() {
+    let group = GroupId(3);
+    let entry = |index: u64| oarlock_raft::Entry {
+        at: oarlock_raft::LogPosition {
+            term: oarlock_types::Term(7),
+            index: oarlock_types::Index(1_000_000 + index),
+        },
+        payload: oarlock_raft::Payload::Packed(bytes::Bytes::from(vec![b'x'; 150])),
+    };
+    for count in [1, 2, 10u64] {
+        let entries: Vec<oarlock_raft::Entry> = (0..count).map(entry).collect();
+        let length = |packed| {
+            let mut row = Vec::new();
+            record::encode_entries(group, &entries, packed, false, &mut row);
+            row.len() - HEAD_BYTES - entries.len() * 150
+        };
+        assert!(length(true) * 4 <= length(false), "{} of {}", length(true), length(false));
+    }
 }

@@ -8,7 +8,18 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// Voters and learners. While `outgoing` is not empty the configuration is joint: elections,
 /// commits, reads and leases need a majority of both sets (Raft §6). Lists are sorted and free
 /// of duplicates.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Configuration {
     /// The (new) voters.
     pub voters: Vec<NodeId>,

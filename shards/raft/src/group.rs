@@ -157,7 +157,7 @@ impl Group {
                     configurations.push((index, configuration.clone()))
                 }
                 Payload::Split(_) | Payload::Merge(_) => split_at = index,
-                Payload::Noop | Payload::Commands(_) => {}
+                Payload::Noop | Payload::Commands(_) | Payload::Packed(_) => {}
             }
             index = index.next();
         }
@@ -348,7 +348,7 @@ impl Group {
                 out.status_changed = true;
             }
             Payload::Split(_) | Payload::Merge(_) => self.split_at = entry.at.index,
-            Payload::Noop | Payload::Commands(_) => {}
+            Payload::Noop | Payload::Commands(_) | Payload::Packed(_) => {}
         }
         self.log.append(entry.clone());
         out.append.push(entry);

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use oarlock_types::{Guard, Index, Mono, NodeId};
 
 use crate::append::Sender;
@@ -109,14 +108,15 @@ impl fmt::Display for ProposeError {
 }
 
 impl Group {
-    /// Appends commands to the log and sends them to every follower that keeps up, in this step.
+    /// Appends commands, [`Payload::Commands`] or [`Payload::Packed`], to the log and sends them to every follower
+    /// that keeps up, in this step.
     ///
     /// # Errors
     /// When this replica does not lead, is handing over, or holds too much that is uncommitted.
     pub fn propose(
         &mut self,
         ctx: &Context<'_>,
-        commands: Bytes,
+        commands: Payload,
         out: &mut Effects,
     ) -> Result<LogPosition, ProposeError> {
         let bytes_max = self.limits.inflight_bytes_max * UNCOMMITTED_WINDOWS;
@@ -132,7 +132,7 @@ impl Group {
         if leader.uncommitted_bytes >= bytes_max {
             return Err(ProposeError::WindowFull);
         }
-        let at = self.append_own(ctx, Payload::Commands(commands), out);
+        let at = self.append_own(ctx, commands, out);
         self.finish(ctx, Duration::ZERO);
         Ok(at)
     }

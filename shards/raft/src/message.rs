@@ -24,6 +24,8 @@ use crate::Configuration;
     Archive,
     Serialize,
     Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct LogPosition {
     /// The entry's term. Compared first: a later term wins (Raft §5.4.1).
@@ -39,7 +41,17 @@ impl fmt::Display for LogPosition {
 }
 
 /// One entry of a group's log.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Entry {
     /// Where it stands.
     pub at: LogPosition,
@@ -53,14 +65,27 @@ impl Entry {
     pub fn size_bytes(&self) -> usize {
         32 + match &self.payload {
             Payload::Noop => 0,
-            Payload::Commands(bytes) | Payload::Split(bytes) | Payload::Merge(bytes) => bytes.len(),
+            Payload::Commands(bytes)
+            | Payload::Packed(bytes)
+            | Payload::Split(bytes)
+            | Payload::Merge(bytes) => bytes.len(),
             Payload::Config(config) => 8 * config.members().count(),
         }
     }
 }
 
 /// What an entry says.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Payload {
     /// Opens a term, so that earlier entries can commit (thesis §6.4).
     Noop,
@@ -74,6 +99,8 @@ pub enum Payload {
     /// A step of bringing the range into its neighbour, in the shard's words. Nothing is proposed behind it
     /// before it is applied.
     Merge(Bytes),
+    /// [`Payload::Commands`] in a shorter form, from [`oarlock_types::FeatureLevel::PACKED`] on.
+    Packed(Bytes),
 }
 
 /// A message of one group from one replica to another. Sender and receiver stand in the envelope.

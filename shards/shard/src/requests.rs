@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use oarlock_codec::{Lane, Refusal};
+use oarlock_codec::{Lane, Refusal, commands};
 use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
-use oarlock_store::{Batch, Request, decode, encode};
+use oarlock_store::{Batch, Request};
 use oarlock_types::{CoreAddr, FeatureLevels, GroupId, Guard, Index, RangeEpoch, WallMs};
 
 use crate::merges::serves;
@@ -209,7 +208,7 @@ impl Shard {
             tokens.push(write.token);
             requests.push(write.request);
         }
-        let commands = encode(&Batch { stamp, requests });
+        let commands = commands::payload(&Batch { stamp, requests }, self.feature_level());
         let since = self.now;
         let proposed = self.with_group(group, |raft, ctx, out| raft.propose(ctx, commands, out));
         let refusal = match proposed {
@@ -239,13 +238,13 @@ impl Shard {
         match &entry.payload {
             Payload::Split(bytes) => self.cut(group, entry.at, bytes),
             Payload::Merge(bytes) => self.apply_merge(group, entry.at, bytes),
-            Payload::Noop | Payload::Config(_) | Payload::Commands(_) => {}
+            Payload::Noop | Payload::Config(_) | Payload::Commands(_) | Payload::Packed(_) => {}
         }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let mut replies = std::mem::take(&mut self.replies);
         match &entry.payload {
-            Payload::Commands(bytes) => {
-                let batch = decoded(group, entry.at, bytes);
+            Payload::Commands(_) | Payload::Packed(_) => {
+                let batch = decoded(group, entry);
                 let before = replica.store.bounds().epoch;
                 replica.store.apply(entry.at.index, batch, &mut replies);
                 if replica.store.bounds().epoch != before {
@@ -341,8 +340,9 @@ impl Shard {
 
 /// A committed entry that can not be decoded means that replicas would diverge: a bug, not a fault
 /// of the disk, since frames are checksummed.
-fn decoded(group: GroupId, at: LogPosition, bytes: &Bytes) -> Batch {
-    decode(bytes).unwrap_or_else(|error| not_known(group, at, &error.to_string()))
+fn decoded(group: GroupId, entry: &Entry) -> Batch {
+    let batch = commands::batch(&entry.payload);
+    batch.unwrap_or_else(|error| not_known(group, entry.at, &error.to_string()))
 }
 
 /// Passing over what others apply would be worse than to stop. What a newer build proposes, it proposes only at

@@ -345,6 +345,7 @@ impl Shard {
     pub fn set_feature_level(&mut self, level: FeatureLevel) {
         debug_assert!(level >= self.level, "invariant: the cluster's level never falls");
         self.level = level;
+        self.wal.set_feature_level(level);
     }
 
     /// The cluster's feature level: what a higher one brings is neither proposed nor sent. What is in a log is

@@ -122,9 +122,10 @@ pub struct Oracle {
 fn hash(entry: &Entry) -> u32 {
     match &entry.payload {
         Payload::Noop => 1,
-        Payload::Commands(bytes) | Payload::Split(bytes) | Payload::Merge(bytes) => {
-            crc32fast::hash(bytes)
-        }
+        Payload::Commands(bytes)
+        | Payload::Packed(bytes)
+        | Payload::Split(bytes)
+        | Payload::Merge(bytes) => crc32fast::hash(bytes),
         Payload::Config(configuration) => crc32fast::hash(format!("{configuration:?}").as_bytes()),
     }
 }

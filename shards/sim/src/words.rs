@@ -2,7 +2,7 @@
 //! Made for traces only: nothing here may be asked while a run is not traced.
 
 use bytes::Bytes;
-use oarlock_codec::{MergeEntry, SplitEntry};
+use oarlock_codec::{MergeEntry, SplitEntry, commands};
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_store::{Batch, Command, Reply};
 use oarlock_types::{NodeId, Pulse};
@@ -143,7 +143,7 @@ fn entry(entry: &Entry) -> String {
             Some(split) => format!("cut at {}: {}", short(&split.at), split.child),
             None => "no split".to_owned(),
         },
-        Payload::Commands(bytes) => match oarlock_store::decode(bytes) {
+        Payload::Commands(_) | Payload::Packed(_) => match commands::batch(&entry.payload) {
             Ok(Batch { requests, .. }) => {
                 list(&requests, |request| list(&request.commands, command))
             }

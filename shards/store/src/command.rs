@@ -8,7 +8,17 @@ use oarlock_types::{GroupId, RangeEpoch, WallMs};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The payload of one log entry: what one turn proposed to the group.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Batch {
     /// The leader's wall clock. The store's time is the largest stamp that it has applied.
     pub stamp: WallMs,
@@ -17,7 +27,18 @@ pub struct Batch {
 }
 
 /// One client request to one range: carried out as a whole, or not at all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Request {
     /// `OARLOCK ONCE`: a request with an id that the range remembers is not carried out again, its
     /// kept reply is given.
@@ -69,7 +90,17 @@ impl Request {
 }
 
 /// A key as a client saw it when it said `WATCH`.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Watch {
     /// The key.
     pub key: Bytes,
@@ -80,7 +111,17 @@ pub struct Watch {
 }
 
 /// A command. Times are milliseconds; "in" is relative to the entry's stamp.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Command {
     /// `GET`: the value or nil.
     Get {
@@ -249,13 +290,24 @@ pub enum Command {
         new: Bytes,
     },
     /// Asks something of the range itself. It stands alone in its request, and in no log entry.
+    #[serde(skip)]
     Order(Order),
     /// Brings the range behind this one into it: 1 once it is there, 0 if it never will be. No client's.
     Absorb(Absorb),
 }
 
 /// A range that is frozen, for the neighbour before it.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Absorb {
     /// The neighbour's first key.
     pub start: Bytes,
@@ -407,7 +459,19 @@ impl Command {
 }
 
 /// When a key shall end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Expiry {
     /// Never: an expiry that is there is taken off.
     #[default]
@@ -421,7 +485,19 @@ pub enum Expiry {
 }
 
 /// Under what condition `SET` sets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum SetCondition {
     /// Always.
     #[default]
@@ -433,7 +509,19 @@ pub enum SetCondition {
 }
 
 /// Under what condition `EXPIRE` sets an expiry. No expiry counts as infinite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum ExpireCondition {
     /// Always.
     #[default]

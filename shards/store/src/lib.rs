@@ -28,7 +28,7 @@ pub mod split;
 pub mod store;
 mod write;
 
-pub use batch::{DecodeError, decode, encode};
+pub use batch::{DecodeError, decode, encode, pack, unpack};
 pub use checkpoint::CheckpointProgress;
 pub use command::{
     Absorb, Batch, Command, ExpireCondition, Expiry, Order, RangeReport, Request, SetCondition,

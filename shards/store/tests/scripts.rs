@@ -12,7 +12,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, Context, Runner};
 use oarlock_store::{
     Batch, CheckpointProgress, Command, ErrorReply, ExpireCondition, Expiry, Loader, Reply,
-    Request, SetCondition, SplitPoint, Store, StoreLimits, Watch, decode, encode,
+    Request, SetCondition, SplitPoint, Store, StoreLimits, Watch, decode, encode, pack, unpack,
 };
 use oarlock_types::{Index, WallMs};
 
@@ -130,6 +130,7 @@ impl Script {
 
     fn apply(&mut self, requests: Vec<Request>) -> Vec<Reply> {
         let batch = Batch { stamp: WallMs(self.now), requests };
+        assert_eq!(unpack(&pack(&batch)).as_ref(), Ok(&batch), "it is read as it is packed");
         let batch = decode(&encode(&batch)).expect("it was just encoded");
         let mut replies = Vec::new();
         self.store.apply(self.store.applied().next(), batch, &mut replies);

@@ -9,7 +9,7 @@ macro_rules! id {
         $(#[$meta])*
         #[derive(
             Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize,
-            Deserialize,
+            Deserialize, serde::Serialize, serde::Deserialize,
         )]
         pub struct $name(pub $inner);
 

@@ -19,6 +19,7 @@ pub struct FeatureLevel(pub u16);
 pub const FEATURES: &[(FeatureLevel, &str)] = &[
     (FeatureLevel::FIRST, "all that was there when levels came"),
     (FeatureLevel::MERGES, "merges of ranges"),
+    (FeatureLevel::PACKED, "log entries in a shorter form"),
 ];
 
 impl FeatureLevel {
@@ -26,6 +27,9 @@ impl FeatureLevel {
     pub const FIRST: Self = Self(1);
     /// Ranges can be merged.
     pub const MERGES: Self = Self(2);
+
+    /// Log entries are packed.
+    pub const PACKED: Self = Self(3);
 
     /// The oldest that this build understands.
     pub const MIN: Self = Self::FIRST;
@@ -112,6 +116,6 @@ mod tests {
         let held = FeatureLevels::held(Some(FeatureLevel(1)));
         assert_eq!((held.has(FeatureLevel(1)), held.has(FeatureLevel(2))), (true, false));
         assert_eq!(held.to_string(), "level 1 only");
-        assert_eq!(FeatureLevels::BUILD.to_string(), "levels 1 to 2");
+        assert_eq!(FeatureLevels::BUILD.to_string(), "levels 1 to 3");
     }
 }

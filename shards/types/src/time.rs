@@ -63,5 +63,7 @@ impl fmt::Display for Mono {
     Archive,
     Serialize,
     Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct WallMs(pub u64);

@@ -336,7 +336,7 @@ impl Wal {
 /// Replays one group's entries as recovery would; `None` if a record's content is not valid.
 fn replay_entries(log: &mut BTreeMap<Index, Entry>, raw: &RawRecord<'_>) -> Option<()> {
     match raw.kind {
-        RecordKind::Entries => {
+        RecordKind::Entries | RecordKind::PackedEntries => {
             let Record::Entries { entries, .. } = raw.decode().ok()? else { return None };
             if !raw.moved {
                 log.split_off(&entries.first()?.at.index);

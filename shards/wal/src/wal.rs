@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use oarlock_codec::Record;
 use oarlock_codec::record;
 use oarlock_raft::Entry;
-use oarlock_types::{GroupId, Guard, Index, Lsn, SegmentId};
+use oarlock_types::{FeatureLevel, GroupId, Guard, Index, Lsn, SegmentId};
 
 use crate::index::{LogIndex, Note, What};
 use crate::layout::{self, BLOCK_BYTES, FrameKey, Owner, SegmentHeader};
@@ -89,6 +89,8 @@ pub struct Wal {
     in_flight: Option<Lsn>,
     pub(crate) durable: Lsn,
     failed: bool,
+    /// Entries are written packed.
+    packed: bool,
     /// The newest segment of before the restart. It is not written any more: a write of the former
     /// process may have left bytes there, or may still land.
     recovered_head: Option<SegmentId>,
@@ -126,6 +128,7 @@ impl Wal {
             in_flight: None,
             durable,
             failed: false,
+            packed: false,
             recovered_head,
             spare: None,
         }
@@ -134,6 +137,11 @@ impl Wal {
     /// Takes over segments that were prepared before a restart and never written.
     pub(crate) fn adopt(&mut self, prepared: impl Iterator<Item = SegmentId>) {
         self.prepared.extend(prepared);
+    }
+
+    /// The cluster is at this feature level, by which records are written. All that there are can be read.
+    pub fn set_feature_level(&mut self, level: FeatureLevel) {
+        self.packed = level >= FeatureLevel::PACKED;
     }
 
     /// Queues a record; returns the frame that it will ride in (the last one, if its entries are
@@ -186,7 +194,8 @@ impl Wal {
             let (now, later) = rest.split_at(fit.count().max(1));
             let (first, last) = (now[0].at.index, now[now.len() - 1].at.index);
             let note = Note { group, moved, what: What::Entries { first, last, bytes: 0 } };
-            self.queue_bytes(note, |out| record::encode_entries(group, now, moved, out));
+            let packed = self.packed;
+            self.queue_bytes(note, |out| record::encode_entries(group, now, packed, moved, out));
             rest = later;
         }
         self.queue.back().map_or(self.durable, |open| open.lsn)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use oarlock_raft::{
     Configuration, Context, Durable, Effects, Grant, Group, GroupConfig, HardState, Message,
-    Received, Restored, SnapshotMeta, Support,
+    Payload, Received, Restored, SnapshotMeta, Support,
 };
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SupportEpoch,
@@ -108,7 +108,7 @@ impl Cluster {
         for _ in 0..count {
             let proposed = self.groups[0].propose(
                 &context(Mono::from_ms(1000)),
-                payload.clone(),
+                Payload::Packed(payload.clone()),
                 &mut self.out,
             );
             proposed.expect("the leader takes it");

@@ -502,8 +502,8 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, id: NodeId, command: &str) -> Option<String> {
-        let bytes = Bytes::copy_from_slice(command.as_bytes());
-        match self.with(id, |g, ctx, out| g.propose(ctx, bytes, out)) {
+        let command = Payload::Commands(Bytes::copy_from_slice(command.as_bytes()));
+        match self.with(id, |g, ctx, out| g.propose(ctx, command, out)) {
             Some(Err(error)) => Some(error.to_string()),
             Some(Ok(_)) => None,
             None => Some("the node is down".into()),
@@ -527,7 +527,9 @@ pub fn received(epoch: u64) -> Received {
 pub fn payload_text(payload: &Payload) -> String {
     match payload {
         Payload::Noop => "noop".into(),
-        Payload::Commands(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Payload::Commands(bytes) | Payload::Packed(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
         Payload::Merge(bytes) => format!("merge {}", String::from_utf8_lossy(bytes)),
         Payload::Split(bytes) => format!("split {}", String::from_utf8_lossy(bytes)),
         Payload::Config(configuration) => show::configuration(configuration),

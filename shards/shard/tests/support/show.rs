@@ -4,11 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use oarlock_codec::{GroupMessage, Record};
-use oarlock_codec::{MergeEntry, SplitEntry};
+use oarlock_codec::{GroupMessage, MergeEntry, Record, SplitEntry, commands};
 use oarlock_raft::{AppendOutcome, Body, Entry, Payload, Rebuild};
 use oarlock_shard::{CheckpointFile, FileJob, Outcome, Split};
-use oarlock_store::{Command, Reply, decode};
+use oarlock_store::{Command, Reply};
 use oarlock_types::{CoreAddr, GroupId, NodeId, RangeBounds};
 
 /// What is told, and what was.
@@ -116,10 +115,10 @@ fn entry(entry: &Entry) -> String {
             let split = SplitEntry::decode(bytes).expect("a split");
             format!("{} split at {:?} for {}", entry.at, split.at, split.child)
         }
-        Payload::Commands(bytes) => {
-            let batch = decode(bytes).expect("a batch");
-            let commands = batch.requests.iter().flat_map(|request| &request.commands);
-            let words: Vec<String> = commands.map(command).collect();
+        Payload::Commands(_) | Payload::Packed(_) => {
+            let batch = commands::batch(&entry.payload).expect("a batch");
+            let all = batch.requests.iter().flat_map(|request| &request.commands);
+            let words: Vec<String> = all.map(command).collect();
             let words =
                 if words.len() > 6 { format!("{} commands", words.len()) } else { words.join(" ") };
             format!("{} {words}", entry.at)

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use oarlock_raft::{Entry, LogPosition, Payload};
-use oarlock_types::{GroupId, Index, Term};
+use oarlock_types::{FeatureLevel, GroupId, Index, Term};
 use oarlock_wal::{Owner, Wal, WalConfig};
 
 /// A log as a node has it.
@@ -13,13 +13,14 @@ pub(crate) fn config() -> WalConfig {
 /// 64 entries of 100 bytes.
 pub(crate) fn entries(first: u64) -> Vec<Entry> {
     let at = |index| LogPosition { term: Term(3), index: Index(index) };
-    let payload = || Payload::Commands(Bytes::from(vec![7; 100]));
+    let payload = || Payload::Packed(Bytes::from(vec![7; 100]));
     (first..first + 64).map(|index| Entry { at: at(index), payload: payload() }).collect()
 }
 
 /// A log whose next segments are there.
 pub(crate) fn prepared() -> Wal {
     let mut wal = Wal::new(config());
+    wal.set_feature_level(FeatureLevel::MAX);
     while let Some(id) = wal.next_segment_wanted() {
         wal.segment_prepared(id);
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use oarlock_codec::Record;
 use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload, SnapshotMeta};
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Index, Lsn, NodeId, Random, SegmentId, Term,
+    ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Index, Lsn, NodeId, Random, SegmentId, Term,
 };
 use oarlock_wal::layout::{BLOCK_BYTES, SECTOR_BYTES};
 use oarlock_wal::{FrameWrite, Owner, Recovered, Recovery, Wal, WalConfig};
@@ -21,7 +21,8 @@ pub(crate) fn config() -> WalConfig {
 }
 
 pub(crate) fn entry(index: u64, term: u64, bytes: usize) -> Entry {
-    let fill = u8::try_from((index * 31 + term) % 251).expect("below 251");
+    // Never zero: a frame that ends with a block of zeros is whole without it.
+    let fill = u8::try_from(1 + (index * 31 + term) % 251).expect("at most 251");
     Entry {
         at: LogPosition { term: Term(term), index: Index(index) },
         payload: Payload::Commands(Bytes::from(vec![fill; bytes])),
@@ -107,8 +108,15 @@ impl Bench {
             spares: Vec::new(),
             term: 1,
         };
+        bench.choose_form();
         bench.prepare();
         bench
+    }
+
+    /// Entries are packed from here on, or not: a log holds both.
+    fn choose_form(&mut self) {
+        let level = if self.below(2) == 0 { FeatureLevel::FIRST } else { FeatureLevel::PACKED };
+        self.wal.set_feature_level(level);
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -213,6 +221,7 @@ impl Bench {
 
     pub(crate) fn flush(&mut self) {
         self.complete();
+        self.prepare();
         while self.seal().is_some() {
             self.complete();
             self.prepare();
@@ -284,6 +293,7 @@ impl Bench {
     /// Goes on with a recovered log.
     pub(crate) fn resume(&mut self, recovered: Recovered) {
         self.wal = recovered.wal;
+        self.choose_form();
         let now = self.wal.durable_lsn();
         self.states.retain(|lsn, _| *lsn <= now);
         self.model = self.states[&now].clone();
@@ -314,7 +324,18 @@ impl Bench {
 }
 
 pub(crate) fn recover(disk: &BTreeMap<SegmentId, Vec<u8>>) -> Recovered {
+    recover_up_to(disk, None)
+}
+
+/// Reads a log of which it is known which segment was prepared last.
+pub(crate) fn recover_up_to(
+    disk: &BTreeMap<SegmentId, Vec<u8>>,
+    newest: Option<SegmentId>,
+) -> Recovered {
     let mut recovery = Recovery::new(config());
+    if let Some(newest) = newest {
+        recovery.expect_up_to(newest);
+    }
     for (id, bytes) in disk {
         recovery.feed(*id, bytes);
     }
