@@ -72,7 +72,10 @@ fn rules(range: &Range) -> String {
         let nodes: Vec<String> = rules.pinned.iter().map(ToString::to_string).collect();
         text += &format!(", pinned to {}", nodes.join(" "));
     }
-    text
+    match &range.rules_of {
+        Some(keys) => text + ", set for " + keys,
+        None => text + ", as for all keys without a rule",
+    }
 }
 
 /// Where a member is, what it does, and what speaks for and against the place.

@@ -1,11 +1,13 @@
 //! What is out of order with a range's replicas, and the one step that brings it nearer to order.
 //!
-//! Replicas that are lost come first, then drains, then rules. No step takes away a voter that a
+//! Replicas that are lost come first, then drains, then rules, of which each range has one for all of its keys. No step takes away a voter that a
 //! quorum needs, and none is planned for a range that could not carry it out.
+
+use oarlock_types::GroupId;
 
 use crate::model::{Model, NodeUse, leader_amounts};
 use crate::target::{Misfit, Target};
-use crate::task::{Action, Obstacle, Reason};
+use crate::task::{Action, Obstacle, Reason, SplitAt};
 use crate::view::{Replica, ReplicaRole, Standing};
 
 /// Something that is out of order; the order is that of importance. Replicas go by their position.
@@ -15,6 +17,8 @@ pub(crate) enum Need {
     Lost(usize),
     /// A voter is on a node that is being drained.
     Drain(usize),
+    /// Other rules begin inside it: before it is cut, what follows would be done to keys that it is not meant for.
+    Border,
     /// There are fewer voters than the rules want.
     TooFew,
     /// There are more.
@@ -46,7 +50,8 @@ impl Need {
         match self {
             Self::Lost(_) => 0,
             Self::Drain(_) => 1,
-            Self::TooFew
+            Self::Border
+            | Self::TooFew
             | Self::TooMany
             | Self::Leftover(_)
             | Self::NotPinned(_)
@@ -59,7 +64,11 @@ impl Need {
     pub(crate) fn copies(self) -> bool {
         match self {
             Self::Lost(_) | Self::TooFew | Self::NotPinned(_) | Self::Zones => true,
-            Self::Drain(_) | Self::TooMany | Self::Leftover(_) | Self::LeaderZone => false,
+            Self::Drain(_)
+            | Self::Border
+            | Self::TooMany
+            | Self::Leftover(_)
+            | Self::LeaderZone => false,
         }
     }
 }
@@ -84,6 +93,9 @@ impl Model<'_> {
             } else if !range.rules.allow(replica.at.node) {
                 needs.push(Need::NotPinned(position));
             }
+        }
+        if range.border.is_some() && range.group != GroupId::META {
+            needs.push(Need::Border);
         }
         let wanted = self.wanted(at);
         if voters < wanted {
@@ -163,6 +175,7 @@ impl Model<'_> {
                 }
             },
             Need::Drain(position) => Reason::Draining(node(position)),
+            Need::Border => Reason::Border(range.border.clone().unwrap_or_default()),
             Need::TooFew => Reason::TooFew(voters, range.rules.replicas),
             Need::TooMany => Reason::TooMany(voters, range.rules.replicas),
             Need::Leftover(position) => Reason::Leftover(node(position)),
@@ -197,6 +210,7 @@ impl Model<'_> {
             Need::Lost(position) | Need::Drain(position) | Need::NotPinned(position) => {
                 self.remove(at, position)
             }
+            Need::Border => Step::Do(Action::Split(SplitAt::Border)),
             Need::TooFew => match self.target(at, None, None) {
                 Target::At(to, _) => Step::Do(Action::Add { to }),
                 Target::Wait(_) => Step::Wait,

@@ -15,6 +15,8 @@ use crate::view::{LoadSample, Range};
 /// Why two neighbours are not merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Apart {
+    /// Nothing is merged in this cluster.
+    Never,
     /// One of them is the meta group, or is split or merged just now.
     Busy,
     /// Their rules differ.
@@ -81,7 +83,9 @@ impl Model<'_> {
         let load = a.load_per_s().saturating_add(b.load_per_s());
         let rest = self.since_split(a).min(self.since_split(b));
         let sound = |at: usize| self.locked[at] || self.is_in_order(at);
-        if u128::from(bytes) > part(settings.split_bytes)
+        if !settings.plans_merges {
+            Some(Apart::Never)
+        } else if u128::from(bytes) > part(settings.split_bytes)
             || u128::from(keys) > part(settings.split_keys)
         {
             Some(Apart::Size(bytes, keys))
@@ -197,6 +201,7 @@ impl Planner<'_> {
 impl fmt::Display for Apart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Never => write!(f, "merges are not planned"),
             Self::Busy => write!(f, "one of them is being split or merged"),
             Self::Rules => write!(f, "their rules differ"),
             Self::Recent(ms) => write!(f, "a split is too recent for {} more", Spell(*ms)),

@@ -44,6 +44,8 @@ pub struct Settings {
     pub merge_bytes_max: u64,
     /// Splits are planned here; else whoever leads a range cuts it.
     pub plans_splits: bool,
+    /// Merges are planned; else ranges stay what they are.
+    pub plans_merges: bool,
     /// Milliseconds after a split before its parts may be merged.
     pub merge_rest_ms: u64,
     /// Ranges for each core that is up below which nothing is merged: idle cores help nobody.
@@ -73,6 +75,7 @@ impl Default for Settings {
             merge_percent: 25,
             merge_bytes_max: 512 << 10,
             plans_splits: true,
+            plans_merges: true,
             merge_rest_ms: 600_000,
             ranges_per_core_min: 4,
         }

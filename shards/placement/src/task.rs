@@ -74,6 +74,8 @@ pub enum SplitAt {
     HalfOfBytes,
     /// Half of its load on either side, by the samples.
     HalfOfLoad,
+    /// At the first key that is under other rules.
+    Border,
 }
 
 /// What is shared out among nodes or cores.
@@ -102,6 +104,8 @@ pub enum Reason {
     Removed(NodeId),
     /// A node with a replica is being drained.
     Draining(NodeId),
+    /// Other rules begin at this key inside it.
+    Border(Vec<u8>),
     /// Fewer voters than the rules want: so many of so many.
     TooFew(usize, u8),
     /// More voters than the rules want: so many for so many.
@@ -193,6 +197,7 @@ impl Reason {
             Self::Gone(..)
             | Self::Removed(_)
             | Self::Draining(_)
+            | Self::Border(_)
             | Self::TooFew(..)
             | Self::TooMany(..)
             | Self::Leftover(_)
@@ -225,6 +230,7 @@ impl fmt::Display for Action {
             Self::MoveCore { node, from, to } => write!(f, "move {node}/{from} to {node}/{to}"),
             Self::Split(SplitAt::HalfOfBytes) => write!(f, "split at half of its bytes"),
             Self::Split(SplitAt::HalfOfLoad) => write!(f, "split at half of its load"),
+            Self::Split(SplitAt::Border) => write!(f, "split where other rules begin"),
             Self::Merge { right, .. } => write!(f, "merge {right} into it"),
         }
     }
@@ -278,6 +284,9 @@ impl fmt::Display for Reason {
             Self::Gone(node, ms) => write!(f, "{node} has been down for {}", Spell(*ms)),
             Self::Removed(node) => write!(f, "{node} was removed"),
             Self::Draining(node) => write!(f, "{node} is being drained"),
+            Self::Border(key) => {
+                write!(f, "other rules begin at \"{}\" inside it", key.escape_ascii())
+            }
             Self::TooFew(have, want) => write!(f, "it has {have} of {want} replicas"),
             Self::TooMany(have, want) => write!(f, "it has {have} replicas for {want}"),
             Self::Leftover(node) => write!(f, "the learner on {node} was left over"),

@@ -75,8 +75,12 @@ pub struct Range {
     pub sample: LoadSample,
     /// When it was cut last, or came from a cut.
     pub last_split: Option<WallMs>,
-    /// What its owner wants of it.
+    /// What its owner wants of it; where other rules begin inside it, of the keys before these.
     pub rules: Rules,
+    /// The keys for which that was set, in words; `None`: nothing was.
+    pub rules_of: Option<String>,
+    /// The first of its keys that is under other rules: it is cut there.
+    pub border: Option<Vec<u8>>,
 }
 
 /// One member of a group.

@@ -48,6 +48,7 @@ struct Shape {
     replicas: u8,
     leader_zone: Option<u8>,
     pinned: Vec<u8>,
+    has_border: bool,
 }
 
 fn a_range(nodes: u8) -> impl Strategy<Value = Shape> {
@@ -55,13 +56,14 @@ fn a_range(nodes: u8) -> impl Strategy<Value = Shape> {
     let behind = prop_oneof![9 => Just(false), 1 => Just(true)];
     let places = vec((0..nodes, 0..5_u16, learner, behind), 1..6);
     let mib = prop_oneof![1 => 0..10_u64, 3 => 10..60_u64, 1 => 60..300_u64];
+    let has_border = prop_oneof![6 => Just(false), 1 => Just(true)];
     let load = (0..30_000_u64, 0..30_000_u64, 0..3_u8);
     let replicas = prop_oneof![Just(1_u8), Just(3), Just(5)];
     let pinned = prop_oneof![4 => Just(Vec::new()), 1 => vec(0..nodes, 1..6)];
     let leader_zone = prop_oneof![3 => Just(None), 1 => (0..4_u8).prop_map(Some)];
     let size = (mib, 0..200_000_u64, option::of(0..1_000_000_u64));
-    (places, 0..6_u8, size, load, replicas, leader_zone, pinned).prop_map(
-        |(places, leader, size, load, replicas, leader_zone, pinned)| Shape {
+    (places, 0..6_u8, size, load, replicas, (leader_zone, has_border), pinned).prop_map(
+        |(places, leader, size, load, replicas, (leader_zone, has_border), pinned)| Shape {
             places,
             leader,
             mib: size.0,
@@ -73,6 +75,7 @@ fn a_range(nodes: u8) -> impl Strategy<Value = Shape> {
             replicas,
             leader_zone,
             pinned,
+            has_border,
         },
     )
 }
@@ -109,6 +112,8 @@ fn make_range(at: usize, shape: &Shape, nodes: &[Node]) -> Range {
             leader_zone: shape.leader_zone.map(|zone| format!("z{zone}")),
             pinned,
         },
+        rules_of: None,
+        border: shape.has_border.then(|| b"m".to_vec()),
     }
 }
 

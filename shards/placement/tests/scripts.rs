@@ -109,6 +109,8 @@ impl Script {
                 "want" => range.rules.replicas = value.parse()?,
                 "leader-zone" => range.rules.leader_zone = Some(value.to_owned()),
                 "pin" => range.rules.pinned = ids(value)?,
+                "set-for" => range.rules_of = Some(value.to_owned()),
+                "border" => range.border = Some(value.as_bytes().to_vec()),
                 "behind" | "learner" => {
                     let node = id(value)?;
                     let replica = range.replicas.iter_mut().find(|r| r.at.node == node);
@@ -136,6 +138,7 @@ impl Script {
                 "transfers" => settings.transfers_max = value.parse()?,
                 "gone-s" => settings.gone_after_ms = value.parse::<u64>()? * 1_000,
                 "merge-mib" => settings.merge_bytes_max = value.parse::<u64>()? << 20,
+                "merges" => settings.plans_merges = value == "yes",
                 "ranges-per-core" => settings.ranges_per_core_min = value.parse()?,
                 other => return Err(format!("unknown setting {other}").into()),
             }
@@ -319,6 +322,7 @@ scripts! {
     removed_node
     repair_before_drain_before_rules
     replica_counts
+    rules_border
     size_split
     split_and_merge_do_not_undo_each_other
     surplus_on_dead_node

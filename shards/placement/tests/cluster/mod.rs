@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_placement::{
-    Action, Duty, LoadSample, Node, Plan, Range, Reason, Replica, ReplicaRole, Rules, Task, View,
-    plan,
+    Action, Duty, LoadSample, Node, Plan, Range, Reason, Replica, ReplicaRole, Rules, SplitAt,
+    Task, View, plan,
 };
 use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch, WallMs};
 
@@ -61,6 +61,8 @@ pub(crate) fn range(group: u64, replicas: Vec<Replica>) -> Range {
         sample: LoadSample::Unknown,
         last_split: None,
         rules: Rules::default(),
+        rules_of: None,
+        border: None,
     }
 }
 
@@ -174,7 +176,7 @@ impl Cluster {
             Action::MoveCore { node, to, .. } => {
                 range.replicas.iter_mut().find(|r| r.at.node == node).unwrap().at.core = to;
             }
-            Action::Split(_) => {
+            Action::Split(place) => {
                 range.bytes /= 2;
                 range.keys /= 2;
                 range.writes_per_s /= 2;
@@ -182,6 +184,10 @@ impl Cluster {
                 range.sample = LoadSample::Unknown;
                 range.last_split = Some(now);
                 let mut right = range.clone();
+                if place == SplitAt::Border {
+                    (range.border, right.border) = (None, None);
+                    (right.rules, right.rules_of) = (Rules::default(), None);
+                }
                 right.group = GroupId(self.next_group);
                 self.next_group += 1;
                 self.view.ranges.insert(at + 1, right);
@@ -303,6 +309,16 @@ fn check_task(view: &View, task: &Task) {
     let range = view.ranges.iter().find(|range| range.group == task.group).unwrap();
     assert_eq!(range.epoch, task.epoch);
     assert!(has_quorum(view, &range.replicas), "no quorum carries this out: {task}");
+    let is_for_rules = matches!(
+        task.reason,
+        Reason::TooFew(..)
+            | Reason::TooMany(..)
+            | Reason::NotPinned(_)
+            | Reason::SharedZone(_)
+            | Reason::LeaderZone(_)
+    );
+    let is_cut = range.border.is_none() || range.group == GroupId::META;
+    assert!(is_cut || !is_for_rules, "done to keys of other rules: {task}");
     match task.action {
         Action::Add { to } => check_arrival(view, range, None, to, task),
         Action::Replace { from, to } => check_arrival(view, range, Some(from), to, task),
@@ -330,6 +346,9 @@ fn check_task(view: &View, task: &Task) {
             let left: Vec<Replica> = range.replicas.iter().map(without).collect();
             let alone = range.voters().count() == 1;
             assert!(has_quorum(view, &left) || alone, "below quorum: {task}");
+        }
+        Action::Split(SplitAt::Border) => {
+            assert!(range.border.is_some() && range.group != GroupId::META, "{task}");
         }
         Action::Split(_) => assert!(range.keys >= 2 && range.group != GroupId::META, "{task}"),
         Action::Merge { right, right_epoch } => {
@@ -387,6 +406,7 @@ fn check_arrival(view: &View, range: &Range, from: Option<CoreAddr>, to: CoreAdd
             assert!(slack || best.is_none_or(|best| now <= best), "a better zone is free: {task}");
         }
         Reason::TooMany(..)
+        | Reason::Border(_)
         | Reason::Leftover(_)
         | Reason::UnevenCores { .. }
         | Reason::Align(_)
