@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_placement::{
-    Action, Duty, LoadSample, Node, Plan, Range, Replica, ReplicaRole, Rules, Settings, Task, View,
+    Action, LoadSample, Node, Plan, Range, Replica, ReplicaRole, Settings, SplitAt, Task, View,
     explain, plan,
 };
 use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
@@ -17,7 +17,9 @@ use oarlock_store::{Command, Order, RangeReport, Reply, Request};
 use oarlock_types::{FeatureLevel, GroupId, Mono, NodeId, RangeEpoch, RangeMap, WallMs, range_map};
 
 use crate::NodeEntry;
-use crate::duties;
+use crate::capacities;
+use crate::rules::RuleSet;
+use crate::wishes::{Reader, Wishes};
 
 /// Between two plans, at least.
 const PLAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,10 +36,8 @@ pub const SILENCE: Duration = Duration::from_secs(2);
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// It waits no longer for those of whom nothing was told: nobody may lead them.
 const REPORTS_WAIT: Duration = Duration::from_secs(15);
-/// Merges at once, in the whole cluster.
-const MERGES_MAX: usize = 4;
-/// Bytes of each node's disk, as a weight: all are alike.
-const CAPACITY_BYTES: u64 = 1 << 50;
+/// Merges, and cuts for rules, at once, in the whole cluster.
+const RESHAPES_MAX: usize = 4;
 
 /// What does not change while a node runs.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ struct Running {
 /// What a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Errand {
-    Duties,
+    Wishes,
     Step(GroupId),
 }
 
@@ -85,7 +85,8 @@ pub struct Placement {
     parts: PlacementParts,
     leads_since: Option<Mono>,
     reports: BTreeMap<GroupId, RangeReport>,
-    duties: BTreeMap<NodeId, Duty>,
+    wishes: Wishes,
+    reader: Reader,
     tasks: BTreeMap<GroupId, Running>,
     /// Since when ranges are as they are, by their epochs, as far as this planner has seen.
     shaped: BTreeMap<GroupId, (RangeEpoch, Mono)>,
@@ -93,6 +94,8 @@ pub struct Placement {
     rested_at: Option<Mono>,
     /// The cluster understands merges.
     can_merge: bool,
+    /// The wishes are to be read again.
+    is_wish_due: bool,
     errands: BTreeMap<u64, Errand>,
     next_errand: u64,
     plans_from: Mono,
@@ -112,11 +115,13 @@ impl Placement {
             parts,
             leads_since: None,
             reports: BTreeMap::new(),
-            duties: BTreeMap::new(),
+            wishes: Wishes::default(),
+            reader: Reader::default(),
             tasks: BTreeMap::new(),
             shaped: BTreeMap::new(),
             rested_at: None,
             can_merge: false,
+            is_wish_due: false,
             errands: BTreeMap::new(),
             next_errand: 0,
             plans_from: Mono(0),
@@ -195,9 +200,13 @@ impl Placement {
                 let took = clock().since(begun);
                 self.plans_from = now + PLAN_INTERVAL.max(took * REST_FACTOR);
             }
-            if !self.errands.values().any(|errand| *errand == Errand::Duties) {
-                requests.push((self.errand(Errand::Duties), GroupId::META, duties::read()));
-            }
+            self.is_wish_due = true;
+        }
+        let is_asking = self.errands.values().any(|errand| *errand == Errand::Wishes);
+        if (self.is_wish_due || self.reader.is_reading()) && !is_asking {
+            self.is_wish_due = false;
+            let request = self.reader.request();
+            requests.push((self.errand(Errand::Wishes), GroupId::META, request));
         }
         self.tasks.retain(|_, running| now.since(running.begun) < TASK_MAX);
         let due = |running: &Running| !running.is_asked && now >= running.rests_until;
@@ -222,25 +231,25 @@ impl Placement {
     /// What became of a request.
     pub fn outcome(&mut self, now: Mono, name: u64, outcome: &Outcome) {
         match self.errands.remove(&name) {
-            Some(Errand::Duties) => {
-                if let Ok(reply) = outcome {
-                    let found = duties::found(reply);
-                    self.is_stale |= found != self.duties;
-                    self.duties = found;
+            Some(Errand::Wishes) => {
+                if let Ok(reply) = outcome
+                    && let Some(found) = self.reader.take(reply)
+                {
+                    self.is_stale |= found != self.wishes;
+                    self.wishes = found;
                 }
             }
             Some(Errand::Step(group)) => {
                 let Some(running) = self.tasks.get_mut(&group) else { return };
                 // A transfer is done once it was asked for: the next plan sees who leads. A merge is ordered
-                // once: what has changed since is planned anew.
+                // once, and so is a cut: what has changed since is planned anew.
                 let is_once = match running.task.action {
-                    Action::Transfer { .. } => true,
+                    Action::Transfer { .. } | Action::Split(_) => true,
                     Action::Merge { .. } => outcome.is_ok(),
                     Action::Add { .. }
                     | Action::Replace { .. }
                     | Action::Remove { .. }
-                    | Action::MoveCore { .. }
-                    | Action::Split(_) => false,
+                    | Action::MoveCore { .. } => false,
                 };
                 if *outcome == Ok(Reply::Ok) || is_once {
                     tracing::info!("placement: done: {}", running.task);
@@ -301,7 +310,7 @@ impl Placement {
             return;
         }
         for task in &self.plan.tasks {
-            let Some((group, order)) = order_of(task, map) else { continue };
+            let Some((group, order)) = self.order_of(task, map) else { continue };
             tracing::info!("placement: {task}");
             let (begun, rests_until, task) = (now, now, task.clone());
             let running = Running { task, group, order, begun, is_asked: false, rests_until };
@@ -353,10 +362,10 @@ impl Placement {
             Node {
                 id: node.id,
                 cores: cores_of(node, support),
-                capacity_bytes: CAPACITY_BYTES,
+                capacity_bytes: capacities::of(&self.wishes.capacities, node.id),
                 zone: node.zone.clone(),
                 down_since: (silence >= SILENCE).then_some(down_since),
-                duty: self.duties.get(&node.id).copied().unwrap_or_default(),
+                duty: self.wishes.duties.get(&node.id).copied().unwrap_or_default(),
             }
         });
         let meta = map.group(GroupId::META);
@@ -379,6 +388,10 @@ impl Placement {
             role: ReplicaRole::Voter,
             caught_up: caught_up(at.node),
         };
+        // The meta group's own keys are not people's.
+        let keys =
+            if range.group == GroupId::META { &RuleSet::default() } else { &self.wishes.rules };
+        let ruled = keys.of_range(range.start, range.end, self.parts.replicas);
         Range {
             group: range.group,
             epoch: range.epoch,
@@ -390,7 +403,9 @@ impl Placement {
             reads_per_s: report.map_or(0, |report| report.reads_per_s),
             sample: LoadSample::Unknown,
             last_split: self.shaped.get(&range.group).map(|(_, since)| WallMs(since.0 / 1000)),
-            rules: Rules { replicas: self.parts.replicas, ..Rules::default() },
+            rules: ruled.rules,
+            rules_of: ruled.span,
+            border: ruled.border.map(|key| key.to_vec()),
         }
     }
 
@@ -404,7 +419,8 @@ impl Placement {
             gone_after_ms,
             moves_max: self.parts.moves_max.max(1),
             core_moves_per_node_max: 0,
-            reshapes_max: if merges { MERGES_MAX } else { 0 },
+            reshapes_max: RESHAPES_MAX,
+            plans_merges: merges,
             plans_splits: false,
             split_bytes: bytes,
             split_keys: keys,
@@ -414,29 +430,36 @@ impl Placement {
             ..Settings::default()
         }
     }
-}
 
-/// The group whose leader is to be asked for a task, and the order; `None` for what is not carried out by
-/// orders.
-fn order_of(task: &Task, map: &RangeMap) -> Option<(GroupId, Order)> {
-    let range = map.group(task.group)?;
-    let members = range.replicas.iter().map(|at| at.node);
-    let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
-        let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
-        let voters = stay.chain(new).map(NodeId::get).collect();
-        Some((task.group, Order::Place { voters }))
-    };
-    match task.action {
-        Action::Add { to } => voters(None, Some(to.node)),
-        Action::Replace { from, to } => voters(Some(from.node), Some(to.node)),
-        Action::Remove { from } => voters(Some(from.node), None),
-        Action::Transfer { to, .. } => Some((task.group, Order::Transfer { to: to.get() })),
-        Action::Merge { right, .. } => {
-            let start = Bytes::copy_from_slice(map.group(right)?.start);
-            let (into_start, into_epoch) = (Bytes::copy_from_slice(range.start), range.epoch);
-            Some((right, Order::Merge { start, into_start, into_epoch }))
+    /// The group whose leader is to be asked for a task, and the order; `None` for what is not carried out by
+    /// orders.
+    fn order_of(&self, task: &Task, map: &RangeMap) -> Option<(GroupId, Order)> {
+        let range = map.group(task.group)?;
+        let members = range.replicas.iter().map(|at| at.node);
+        let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
+            let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
+            let voters = stay.chain(new).map(NodeId::get).collect();
+            Some((task.group, Order::Place { voters }))
+        };
+        match task.action {
+            Action::Add { to } => voters(None, Some(to.node)),
+            Action::Replace { from, to } => voters(Some(from.node), Some(to.node)),
+            Action::Remove { from } => voters(Some(from.node), None),
+            Action::Transfer { to, .. } => Some((task.group, Order::Transfer { to: to.get() })),
+            Action::Merge { right, .. } => {
+                let start = Bytes::copy_from_slice(map.group(right)?.start);
+                let (into_start, into_epoch) = (Bytes::copy_from_slice(range.start), range.epoch);
+                Some((right, Order::Merge { start, into_start, into_epoch }))
+            }
+            Action::Split(SplitAt::Border) => {
+                let replicas = self.parts.replicas;
+                let at = self.wishes.rules.of_range(range.start, range.end, replicas).border?;
+                Some((task.group, Order::Split { at }))
+            }
+            Action::MoveCore { .. } | Action::Split(SplitAt::HalfOfBytes | SplitAt::HalfOfLoad) => {
+                None
+            }
         }
-        Action::MoveCore { .. } | Action::Split(_) => None,
     }
 }
 
@@ -454,6 +477,8 @@ mod tests {
     use oarlock_types::{Incarnation, RangeMap};
 
     use super::*;
+    use crate::duties;
+    use crate::rules::{self, Rule};
 
     const NODES: [(NodeId, u16); 4] =
         [(NodeId(1), 1), (NodeId(2), 1), (NodeId(3), 1), (NodeId(4), 1)];
@@ -524,10 +549,15 @@ mod tests {
         placement.take_reports(meta.chain(map.ranges()).map(report).collect());
     }
 
+    /// What the meta group answers: pairs of keys and values.
+    fn wishes(duties: Vec<Reply>, capacities: Vec<Reply>, rules: Vec<Reply>) -> Outcome {
+        Ok(Reply::Array([duties, capacities, rules].map(Reply::Array).to_vec()))
+    }
+
     fn drained(node: u64) -> Outcome {
         let key = duties::key(NodeId(node));
         let value = Bytes::from_static(duties::DRAINING);
-        Ok(Reply::Array(vec![Reply::Bulk(key), Reply::Bulk(value)]))
+        wishes(vec![Reply::Bulk(key), Reply::Bulk(value)], Vec::new(), Vec::new())
     }
 
     /// Goes on until the requests are for other groups than the meta group's duties.
@@ -578,7 +608,8 @@ mod tests {
         let order = |action| {
             let (group, epoch) = (range.group, range.epoch);
             let reason = oarlock_placement::Reason::Draining(NodeId(2));
-            order_of(&Task { group, epoch, action, reason }, &map).map(|(_, order)| order)
+            let task = Task { group, epoch, action, reason };
+            Placement::new(parts(8)).order_of(&task, &map).map(|(_, order)| order)
         };
         let voters = |nodes: &[NodeId]| {
             Some(Order::Place { voters: nodes.iter().map(|node| node.get()).collect() })
@@ -592,6 +623,83 @@ mod tests {
         assert_eq!(order(Action::Split(oarlock_placement::SplitAt::HalfOfBytes)), None);
     }
 
+    /// Placement that leads and was told of all ranges and these wishes, at this second.
+    fn told_of(map: &RangeMap, wishes: &Outcome, at: u64) -> Placement {
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, map);
+        let requests = placement.go_on(second(at), map, &support(), || second(at));
+        let [(name, GroupId::META, request)] = requests.as_slice() else { panic!("{requests:?}") };
+        assert!(request.is_read() && request.transaction);
+        placement.outcome(second(at), *name, wishes);
+        placement
+    }
+
+    fn written(rule: &Rule) -> [Reply; 2] {
+        [Reply::Bulk(rules::key(&rule.start)), Reply::Bulk(rule.write().into())]
+    }
+
+    #[test]
+    fn what_is_wanted_for_keys_and_told_by_nodes_is_planned_by() {
+        let map = formed();
+        let five = Rule {
+            start: Bytes::from_static(b"m"),
+            replicas: Some(5),
+            leader_zone: Some("east".to_owned()),
+            ..Rule::default()
+        };
+        let capacity = |node: u64, bytes: &'static str| {
+            let key = Bytes::from(format!("capacity/{node}"));
+            [Reply::Bulk(key), Reply::Bulk(Bytes::from_static(bytes.as_bytes()))]
+        };
+        let capacities = [capacity(1, "4000"), capacity(2, "2000")].concat();
+        let wishes = wishes(Vec::new(), capacities, written(&five).to_vec());
+        let placement = told_of(&map, &wishes, 1);
+        let view = placement.look(second(1), &map, &support(), second(1));
+        let capacities: Vec<u64> = view.nodes.iter().map(|node| node.capacity_bytes).collect();
+        assert_eq!(capacities, [4000, 2000, 3000, 3000], "of two nothing is known");
+        let [meta, left, right] = view.ranges.as_slice() else { panic!("{:?}", view.ranges) };
+        for plain in [meta, left] {
+            assert_eq!((plain.rules.replicas, &plain.rules_of, &plain.border), (3, &None, &None));
+        }
+        assert_eq!((right.rules.replicas, right.rules.leader_zone.as_deref()), (5, Some("east")));
+        assert_eq!(right.rules_of.as_deref(), Some(r#"keys from "m" on"#));
+    }
+
+    #[test]
+    fn a_range_is_cut_once_where_a_rule_begins_and_the_meta_group_never() {
+        let map = formed();
+        let inside = |start: &'static str, end: &'static str| Rule {
+            start: Bytes::from_static(start.as_bytes()),
+            end: Some(Bytes::from_static(end.as_bytes())),
+            replicas: Some(1),
+            ..Rule::default()
+        };
+        let rules = [inside("p", "t"), inside("map", "map0")];
+        let rules = rules.iter().flat_map(written).collect();
+        let mut placement = told_of(&map, &wishes(Vec::new(), Vec::new(), rules), 1);
+        // None but this node was heard of for long: what is ordered is seen without a plan.
+        let view = placement.look(second(1), &map, &support(), second(1));
+        let border = |at: usize| view.ranges[at].border.as_deref();
+        assert_eq!([0, 1, 2].map(border), [None, None, Some(&b"map"[..])]);
+        let range = map.ranges().nth(1).unwrap();
+        let reason = oarlock_placement::Reason::Border(b"map".to_vec());
+        let action = Action::Split(SplitAt::Border);
+        let task = Task { group: range.group, epoch: range.epoch, action, reason };
+        let (group, order) = placement.order_of(&task, &map).unwrap();
+        assert_eq!(
+            (group, &order),
+            (range.group, &Order::Split { at: Bytes::from_static(b"map") })
+        );
+        // Whatever comes of it, the next plan looks anew: it may have been cut already.
+        let (begun, rests_until) = (second(1), second(1));
+        let running = Running { task, group, order, begun, is_asked: true, rests_until };
+        placement.tasks.insert(group, running);
+        let name = placement.errand(Errand::Step(group));
+        let refused = Reply::Error(oarlock_store::ErrorReply::NothingToSplit);
+        placement.outcome(second(1), name, &Ok(refused));
+        assert!(placement.tasks.is_empty() && placement.is_stale);
+    }
+
     #[test]
     fn a_merge_is_ordered_of_the_right_one_for_the_left_ones_version() {
         let map = formed();
@@ -602,7 +710,7 @@ mod tests {
         let task = Task { group: left.group, epoch: left.epoch, action, reason };
         let [start, into_start] = [right.start, left.start].map(Bytes::copy_from_slice);
         let order = Order::Merge { start, into_start, into_epoch: left.epoch };
-        assert_eq!(order_of(&task, &map), Some((right.group, order)));
+        assert_eq!(Placement::new(parts(8)).order_of(&task, &map), Some((right.group, order)));
     }
 
     #[test]
@@ -623,7 +731,7 @@ mod tests {
         assert_eq!(merges(1, FeatureLevel::MERGES), 0, "they are new to it");
         assert_eq!(merges(10, FeatureLevel::MERGES), 0);
         assert_eq!(merges(12, FeatureLevel::FIRST), 0);
-        assert_eq!(merges(12, FeatureLevel::MERGES), MERGES_MAX);
+        assert_eq!(merges(12, FeatureLevel::MERGES), RESHAPES_MAX);
     }
 
     #[test]
@@ -637,7 +745,7 @@ mod tests {
         let mut begin = |group: GroupId, action: Action| {
             let reason = oarlock_placement::Reason::Draining(NodeId(2));
             let task = Task { group, epoch: range.epoch, action, reason };
-            let (group, order) = order_of(&task, &map).unwrap();
+            let (group, order) = placement.order_of(&task, &map).unwrap();
             let (begun, rests_until) = (second(1), second(1));
             let running = Running { task, group, order, begun, is_asked: true, rests_until };
             placement.tasks.insert(group, running);

@@ -20,6 +20,7 @@ use oarlock_types::{
 
 use self::level::Level;
 use crate::MapCopy;
+use crate::capacities;
 use crate::duties;
 use crate::levels;
 use crate::map_store::{self, CHANGE_BYTES_MAX, Change, News};
@@ -50,6 +51,7 @@ enum Asked {
     Change(Change),
     Ids(CoreId),
     Duties,
+    Capacity,
 }
 
 /// The keeper.
@@ -90,6 +92,8 @@ pub struct MapKeeper {
     /// Cores that want ids for new groups, and those that they get.
     ids_wanted: VecDeque<CoreId>,
     ids: Vec<(CoreId, Vec<GroupId>)>,
+    /// What this node has room for, and when it is to be told, if the meta group does not have it yet.
+    capacity: Option<(u64, Mono)>,
     snapshot: Option<RangeMap>,
     has_new_members: bool,
     copied_version: u64,
@@ -137,6 +141,7 @@ impl MapKeeper {
             formed: formation.ranges().map(|range| range.group).max().unwrap_or(GroupId::META),
             ids_wanted: VecDeque::new(),
             ids: Vec::new(),
+            capacity: None,
             snapshot: None,
             copied_at: Mono(0),
         }
@@ -186,6 +191,11 @@ impl MapKeeper {
             self.candidates.push(candidate.clone());
         }
         Ok(None)
+    }
+
+    /// The meta group shall have what this node has room for.
+    pub fn tell_capacity(&mut self, bytes: u64) {
+        self.capacity = Some((bytes, Mono(0)));
     }
 
     /// A core wants ids for new groups.
@@ -266,6 +276,11 @@ impl MapKeeper {
         } else if is_behind || self.wants_change() {
             self.must_look = false;
             (Asked::Changes(self.heard), map_store::read_changes(self.version()))
+        } else if let Some((bytes, _)) = self.capacity.filter(|(_, from)| now >= *from) {
+            // Should it not come to pass, all else goes before it again.
+            self.capacity = Some((bytes, now + ODD_REST));
+            self.base = base;
+            (Asked::Capacity, capacities::write(self.node, bytes))
         } else {
             return None;
         };
@@ -288,6 +303,8 @@ impl MapKeeper {
             Asked::Changes(heard) => self.take_changes(now, heard, &reply),
             Asked::All => self.take_all(now, &reply),
             Asked::Duties => self.take_duties(&reply),
+            Asked::Capacity if reply == Reply::Ok => self.capacity = None,
+            Asked::Capacity => {} // no room on the disks there
             Asked::Change(change) => self.take_change(now, &change, &reply),
             Asked::Ids(core) => {
                 let Some(ids) = map_store::ids(&reply) else {

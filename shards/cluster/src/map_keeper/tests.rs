@@ -608,3 +608,36 @@ fn a_line_that_is_not_known_is_neither_taken_in_nor_passed_over() {
     settle(&mut three, &mut meta, &mut now);
     assert_eq!((three.version(), all(&three.confirmed)), (3, all(&one.confirmed)));
 }
+
+#[test]
+fn a_node_tells_what_it_has_room_for_once_the_meta_group_has_a_map_and_until_it_has_that() {
+    let map = formation(2);
+    let (mut keeper, mut meta, mut now) = (keeper(&map), Meta::new(), Mono(0));
+    keeper.tell_capacity(7 << 30);
+    assert!(keeper.next_request(now, false).is_some_and(|request| request.is_read()));
+    keeper.outcome(now, Ok(meta.carry_out(map_store::read_changes(0))));
+    // There was none. Then another node writes it.
+    for request in map_store::write_formation(&map) {
+        meta.carry_out(request);
+    }
+    let tells = capacities::write(NodeId(1), 7 << 30);
+    let mut told = 0;
+    let until = now + Duration::from_secs(10);
+    while now < until {
+        now = now + Duration::from_millis(10);
+        let Some(request) = keeper.next_request(now, false) else { continue };
+        if request.is_read() {
+            keeper.outcome(now, Ok(meta.carry_out(request)));
+            continue;
+        }
+        assert_eq!(request, tells);
+        told += 1;
+        let outcome = match told {
+            1 => Err(Refusal::Unknown),
+            2 => Ok(Reply::Nil),
+            _ => Ok(meta.carry_out(request)),
+        };
+        keeper.outcome(now, outcome);
+    }
+    assert_eq!((told, meta.get("capacity/1")), (3, Reply::Bulk("7516192768".into())));
+}
