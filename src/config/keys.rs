@@ -39,6 +39,10 @@ settings! {
         /// Where a node that joins stands: replicas of a range are kept in different zones as far as there
         /// are some. Others have theirs in `initial_nodes`.
         zone: String = String::new();
+        /// How many bytes of replicas this node has room for. Nodes get replicas in proportion to it, and none
+        /// that would fill it beyond 85 percent. A start with another number than before changes it.
+        /// Unset: the size of the file system that holds `data_dir`.
+        capacity_bytes: Option<u64> = None, in 1_048_576..=i64::MAX, like "1_099_511_627_776";
         /// The newest feature level that this node makes use of: it behaves as a build that understands no more,
         /// and holds the cluster there, so that going back to the build before stays possible after an upgrade.
         /// Unset: all that the build understands.

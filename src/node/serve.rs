@@ -45,6 +45,7 @@ use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;
 use crate::disk::data_dir::{DataDir, DataDirError, DataDirOptions, peek_identity};
+use crate::disk::job::space;
 use crate::disk::map_copy::CopyError;
 use crate::disk::probe::{self, ProbeError};
 use crate::disk::ring::WalRing;
@@ -453,12 +454,24 @@ fn open_front(shared: &Shared, core: CoreId, bell: Doorbell) -> Front {
 fn map_keeper(shared: &Shared, addr: CoreAddr) -> MapKeeper {
     let Known { formation, copy, .. } = &*shared.known;
     let formed_of = shared.facts.formed_of.iter().map(|node| node.id).collect();
-    MapKeeper::new(
+    let mut keeper = MapKeeper::new(
         (copy.clone(), shared.facts.levels),
         (formation, formed_of),
         addr,
         shared.limits.value_bytes_max,
-    )
+    );
+    match capacity_bytes(shared) {
+        Ok(bytes) => keeper.tell_capacity(bytes),
+        // Then it counts as the others do on average.
+        Err(error) => tracing::warn!("the size of the file system is not known: {error}"),
+    }
+    keeper
+}
+
+/// What this node has room for.
+fn capacity_bytes(shared: &Shared) -> io::Result<u64> {
+    let given = shared.config.node.capacity_bytes;
+    given.map_or_else(|| Ok(space(shared.data.path())?.total_bytes), Ok)
 }
 
 /// Zero stands for no bound at all.
