@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
+use oarlock_cluster::capacities;
+use oarlock_cluster::rules::{self, Rule, RuleSet};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Answer, Client};
@@ -57,6 +59,8 @@ pub struct NodeStatus {
     pub level: u16,
     /// The oldest and the newest feature level that it understands.
     pub levels: Option<(u16, u16)>,
+    /// Replicas of a range for which nothing else is said; 0: its build does not tell.
+    pub replication_factor: u8,
     /// Its cores.
     pub cores: Vec<CoreStatus>,
     /// Its replicas.
@@ -313,14 +317,51 @@ pub fn status(client: &mut Client) -> io::Result<NodeStatus> {
 /// If the node does not answer, or not so: an older one does not know the question.
 pub fn duties(client: &mut Client) -> io::Result<BTreeMap<u64, String>> {
     let answer = client.call(&[b"OARLOCK", b"DUTIES"])?;
-    let Answer::Array(entries) = &answer else { return Err(unexpected("OARLOCK DUTIES", &answer)) };
-    Ok(entries.chunks_exact(2).filter_map(duty).collect())
+    Ok(pairs("OARLOCK DUTIES", &answer)?.into_iter().filter_map(duty).collect())
 }
 
-fn duty(entry: &[Answer]) -> Option<(u64, String)> {
-    let [Answer::Bulk(key), Answer::Bulk(duty)] = entry else { return None };
+fn duty((key, duty): (&[u8], &[u8])) -> Option<(u64, String)> {
     let node = std::str::from_utf8(key).ok()?.strip_prefix("node/")?.parse().ok()?;
     Some((node, String::from_utf8_lossy(duty).into_owned()))
+}
+
+/// Asks what nodes have room for, in bytes; those that have not told are missing.
+///
+/// # Errors
+/// If the node does not answer, or not so: an older one does not know the question.
+pub fn capacities(client: &mut Client) -> io::Result<BTreeMap<u64, u64>> {
+    let answer = client.call(&[b"OARLOCK", b"CAPACITIES"])?;
+    let found = pairs("OARLOCK CAPACITIES", &answer)?;
+    let found = found.into_iter().filter_map(|(key, value)| capacities::read(key, value));
+    Ok(found.map(|(node, bytes)| (node.get(), bytes)).collect())
+}
+
+/// Asks for all rules for keys.
+///
+/// # Errors
+/// If the node does not answer, or not so: an older one does not know the question.
+pub fn rules(client: &mut Client) -> io::Result<RuleSet> {
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut from: Vec<u8> = Vec::new();
+    loop {
+        let answer = client.call(&[b"OARLOCK", b"RULES", b"LIST", &from])?;
+        let found = pairs("OARLOCK RULES", &answer)?;
+        let Some(last) = found.last().and_then(|(key, _)| rules::start(key)) else {
+            return Ok(RuleSet::new(rules));
+        };
+        from = [last, b"\0"].concat();
+        rules.extend(found.iter().filter_map(|(key, value)| Rule::read(key, value)));
+    }
+}
+
+/// Keys of the meta group with their values.
+fn pairs<'a>(asked: &str, answer: &'a Answer) -> io::Result<Vec<(&'a [u8], &'a [u8])>> {
+    let Answer::Array(entries) = answer else { return Err(unexpected(asked, answer)) };
+    let pair = |pair: &'a [Answer]| match pair {
+        [Answer::Bulk(key), Answer::Bulk(value)] => Some((key.as_slice(), value.as_slice())),
+        _ => None,
+    };
+    Ok(entries.chunks_exact(2).filter_map(pair).collect())
 }
 
 /// Asks what placement plans and does, in words.
@@ -441,9 +482,8 @@ mod tests {
 
     #[test]
     fn a_duty_is_read_and_what_is_odd_passed_over() {
-        let entry = |key: &[u8]| [key, b"draining"].map(|text| Answer::Bulk(text.to_vec()));
-        assert_eq!(duty(&entry(b"node/12")), Some((12, "draining".to_owned())));
-        assert_eq!(duty(&entry(b"node/x")), None);
+        assert_eq!(duty((b"node/12", b"draining")), Some((12, "draining".to_owned())));
+        assert_eq!(duty((b"node/x", b"draining")), None);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct NodeFacts {
     pub settings: Vec<(String, String)>,
     /// What a node that joins must have alike, as a configuration.
     pub shared_settings: String,
+    /// Replicas of a range for which nothing else is said.
+    pub replication_factor: usize,
     /// The nodes that the cluster was formed of.
     pub formed_of: Vec<NodeEntry>,
     /// The feature levels that the node understands.

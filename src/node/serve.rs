@@ -258,6 +258,7 @@ fn share(
         connected: Arc::new(AtomicUsize::new(0)),
         settings: config.settings(),
         shared_settings: config.shared_settings(),
+        replication_factor: config.replication_factor(),
         formed_of: config.initial_nodes(),
         levels,
         table: Arc::clone(&table),

@@ -54,6 +54,7 @@ pub fn document(
         "incarnation": facts.incarnation.get(),
         "level": facts.table.level().get(),
         "levels": pair(facts.levels),
+        "replication_factor": facts.replication_factor,
         "uptime_ms": u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         "cores": cores.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),

@@ -59,6 +59,12 @@ pub fn key(start: &[u8]) -> Bytes {
     [RULES, start].concat().into()
 }
 
+/// Where the span begins whose rule stands at a key.
+#[must_use]
+pub fn start(key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(RULES)
+}
+
 /// Reads rules, from the one on that begins at `from` or behind it.
 #[must_use]
 pub fn from(from: &[u8]) -> Command {
@@ -74,7 +80,7 @@ pub fn found(reply: &Reply) -> (Vec<Rule>, Option<Bytes>) {
     for pair in entries.chunks_exact(2) {
         let [Reply::Bulk(key), Reply::Bulk(value)] = pair else { continue };
         bytes += key.len() + value.len();
-        last = key.strip_prefix(RULES);
+        last = start(key);
         rules.extend(Rule::read(key, value));
     }
     let may_be_cut = entries.len() / 2 >= RULES_PER_READ as usize || bytes >= LONG_READ_BYTES;
@@ -86,7 +92,7 @@ impl Rule {
     /// The rule that a key and its value stand for; a field that this build does not know is passed over.
     #[must_use]
     pub fn read(key: &[u8], value: &[u8]) -> Option<Self> {
-        let start = Bytes::copy_from_slice(key.strip_prefix(RULES)?);
+        let start = Bytes::copy_from_slice(start(key)?);
         let text: Text = serde_json::from_slice(value).ok()?;
         let end = match text.end {
             Some(end) => Some(Bytes::from(hex::decode(&end)?)),

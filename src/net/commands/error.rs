@@ -93,6 +93,14 @@ pub enum CommandError {
     OnceId(usize),
     #[error("ERR LIMIT must be from 1 to {0}")]
     ScanLimit(u32),
+    #[error("ERR a range has 1, 3 or 5 replicas")]
+    RuleReplicas,
+    #[error("ERR <end> is not behind <start>: leave it empty for all keys from <start> on")]
+    RuleSpan,
+    #[error("ERR the rule says nothing: name REPLICAS, LEADERZONE or PIN")]
+    RuleEmpty,
+    #[error("ERR {replicas} replicas need as many nodes, and {nodes} are pinned to")]
+    RulePins { replicas: u8, nodes: usize },
     #[error("ERR configuration cannot be changed at run time: edit the file and restart the node")]
     ConfigReadOnly,
 }

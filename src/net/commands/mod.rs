@@ -2,7 +2,7 @@
 //!
 //! Map: [`table`] lists every command with its arity, flags and keys, [`strings`] and [`expiry`]
 //! read the data commands, [`connection`] those that a connection answers itself, [`oarlock`] the
-//! commands that Redis has not, [`error`] what is wrong with a command in Redis's words, [`glob`]
+//! commands that Redis has not, `rules` those of them about rules for keys, [`error`] what is wrong with a command in Redis's words, [`glob`]
 //! Redis's patterns, [`held_bytes`] what a parsed command takes, [`describe`] answers `COMMAND`.
 
 mod clients;
@@ -13,6 +13,7 @@ pub mod expiry;
 pub mod glob;
 mod held;
 pub mod oarlock;
+mod rules;
 pub mod strings;
 pub mod table;
 

@@ -1,12 +1,12 @@
 //! `OARLOCK …`: what Redis has no command for. Pure.
 
 use bytes::Bytes;
-use oarlock_cluster::duties;
-use oarlock_cluster::members;
+use oarlock_cluster::{capacities, duties, members};
 use oarlock_store::{Command, Expiry, Order, SetCondition};
 use oarlock_types::{GroupId, NodeId, RangeEpoch};
 
 use super::connection::{arity, unknown_subcommand};
+use super::rules;
 use super::{CommandError, Input, Local, Parsed, RangeScanArgs, lookup, parse};
 use crate::net::session::Query;
 
@@ -19,6 +19,8 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 
 const HELP: &[&str] = &[
     "OARLOCK <subcommand> [<arg> ...]. Subcommands are:",
+    "CAPACITIES",
+    "    Return what each node has room for: pairs of capacity/<node> and a number of bytes.",
     "DUTIES",
     "    Return which nodes are to be emptied or are given up: pairs of node/<id> and draining or removed.",
     "PLACEMENT [<range>]",
@@ -29,6 +31,15 @@ const HELP: &[&str] = &[
     "RANGES [SINCE <version>]",
     "    Return each range with its group, bounds, leader, replicas and epoch, and the map's version.",
     "    With SINCE return none if the map is of this version or older.",
+    "RULES CLEAR <start>",
+    "    End the rule that begins at <start>; return 1 if there was one, else 0.",
+    "RULES LIST [<start>]",
+    "    Return the rules that begin at <start> or behind it: pairs of rule/<first key> and a line of JSON.",
+    "    There may be more behind them: go on after the last until there is none.",
+    "RULES SET <start> <end> [REPLICAS 1|3|5] [LEADERZONE <zone>] [PIN <node> [<node> ...]]",
+    "    Say how many replicas the ranges of the keys from <start>, before <end> (empty: to the last key),",
+    "    have, where they are led, and which nodes alone may hold them. PIN comes last. Of the rules that have",
+    "    a key the one that begins last counts, as a whole.",
     "SCAN <start> <end> [LIMIT <count>] [REVERSE]",
     "    Return keys and values from <start>, before <end> (empty: to the last key), in order.",
     "    Each range is read as of one moment; the result as a whole is not.",
@@ -96,6 +107,13 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else if input.is(1, "DUTIES") {
         arity(input, "oarlock|duties", |len| len == 2)?;
         Ok(Parsed::Group { group: GroupId::META, command: duties::all() })
+    } else if input.is(1, "CAPACITIES") {
+        arity(input, "oarlock|capacities", |len| len == 2)?;
+        Ok(Parsed::Group { group: GroupId::META, command: capacities::all() })
+    } else if input.is(1, "RULES") {
+        arity(input, "oarlock|rules", |len| len >= 3)?;
+        let command = rules::rules(input)?;
+        Ok(Parsed::Group { group: GroupId::META, command })
     } else if input.is(1, "JOIN") {
         arity(input, "oarlock|join", |len| len == 3)?;
         let candidate = members::read_candidate(input.required(2)?).ok_or(CommandError::Syntax)?;
@@ -142,7 +160,7 @@ fn duty(node: u64, input: &Input<'_>) -> Result<Command, CommandError> {
     Ok(Command::Set { key, value: Bytes::from_static(value), condition, expiry, get: false })
 }
 
-fn number(input: &Input<'_>, at: usize) -> Result<u64, CommandError> {
+pub(super) fn number(input: &Input<'_>, at: usize) -> Result<u64, CommandError> {
     u64::try_from(input.integer(at)?).map_err(|_| CommandError::NotAnInteger)
 }
 

@@ -414,6 +414,43 @@ fn quit_answers_and_ignores_what_follows() {
 }
 
 #[test]
+fn rules_for_keys_are_read_and_what_can_not_be_kept_is_refused() {
+    let sets = [
+        (
+            "k p REPLICAS 5 LEADERZONE east PIN 3 1 2 4 5 3",
+            r#"{"end":"70","replicas":5,"leader_zone":"east","pinned":[1,2,3,4,5]}"#,
+        ),
+        ("\"\" \"\" pin 7", r#"{"pinned":[7]}"#),
+    ];
+    for (words, line) in sets {
+        let mut client = three_ranges();
+        client.send(format!("OARLOCK RULES SET {words}\r\n").as_bytes());
+        let asked = format!("{:?}", client.backend.queue.back());
+        assert!(asked.contains(&format!("{line:?}")), "{asked}");
+    }
+    let mut client = three_ranges();
+    for (words, error) in [
+        ("SET k p REPLICAS 2", "ERR a range has 1, 3 or 5 replicas"),
+        ("SET k p REPLICAS x", "ERR value is not an integer or out of range"),
+        (
+            "SET k k REPLICAS 1",
+            "ERR <end> is not behind <start>: leave it empty for all keys from <start> on",
+        ),
+        ("SET k p", "ERR the rule says nothing: name REPLICAS, LEADERZONE or PIN"),
+        ("SET k p REPLICAS 3 PIN 1 1 2", "ERR 3 replicas need as many nodes, and 2 are pinned to"),
+        ("SET k p PIN", "ERR syntax error"),
+        ("SET k p LEADERZONE \"\"", "ERR syntax error"),
+        ("SET k p NOPE 1", "ERR syntax error"),
+        ("SET k", "ERR wrong number of arguments for 'oarlock|rules' command"),
+        ("CLEAR", "ERR wrong number of arguments for 'oarlock|rules' command"),
+        ("NOPE", "ERR unknown subcommand 'NOPE'. Try OARLOCK HELP."),
+    ] {
+        let answer = client.ask(&format!("OARLOCK RULES {words}"));
+        assert_eq!(answer, format!("-{error}\\r\\n"), "{words}");
+    }
+}
+
+#[test]
 fn an_outcome_that_comes_twice_or_for_nobody_changes_nothing() {
     let mut client = Client::new(&[]);
     client.send(b"GET a\r\n");
