@@ -58,7 +58,7 @@ enum Command {
     Node(node::NodeArgs),
     /// Show what placement plans, and why replicas are where they are.
     Placement(placement::PlacementArgs),
-    /// Show ranges, cut them in two, and bring them to other nodes.
+    /// Show ranges, cut them in two, bring them to other nodes, and set rules for keys.
     Range(range::RangeArgs),
     /// Look after single replicas: rebuild damaged ones.
     Replica(replica::ReplicaArgs),

@@ -29,7 +29,10 @@ pub struct NodeArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum NodeCommand {
-    /// Show all nodes with their replicas and leaders.
+    /// Show all nodes: where they stand, what they have room for, their duty, replicas and leaders.
+    ///
+    /// Room is `capacity_bytes` of a node's configuration, or the size of its file system; "?" for one that has not
+    /// told it: it counts as the others do on average.
     List {
         #[command(flatten)]
         asked: Asked,
@@ -84,21 +87,49 @@ fn list(asked: &Asked) -> io::Result<String> {
     let mut client = asked.client()?;
     let status = cluster_map::status(&mut client)?;
     let ranges = cluster_map::ranges(&mut client)?;
+    // Both are asked of whoever leads the meta group: without one, the rest is told all the same.
+    let duties = cluster_map::duties(&mut client).ok();
+    let capacities = cluster_map::capacities(&mut client).unwrap_or_default();
+    let duty = |node: u64| {
+        let duty =
+            duties.as_ref().map_or("?", |all| all.get(&node).map_or("serving", String::as_str));
+        duty.to_owned()
+    };
     let rows = status.nodes.iter().map(|node| {
         let replicas = held(&ranges, node.node);
         let leaders = ranges.iter().filter(|range| range.leader == node.node).count();
         vec![
             node.node.to_string(),
             node.client_address.clone(),
+            if node.zone.is_empty() { "-".to_owned() } else { node.zone.clone() },
+            capacities.get(&node.node).map_or_else(|| "?".to_owned(), |bytes| spelled(*bytes)),
+            duty(node.node),
             replicas.to_string(),
             leaders.to_string(),
             shown_levels(node.levels),
         ]
     });
-    let headers = ["node", "address", "replicas", "leaders known here", "levels known here"];
+    let headers = [
+        "node",
+        "address",
+        "zone",
+        "capacity",
+        "duty",
+        "replicas",
+        "leaders known here",
+        "levels known here",
+    ];
     let mut text = render(&headers, &rows.collect::<Vec<_>>());
     text.push_str(&format!("\nthe cluster is at feature level {}\n", status.level));
     Ok(text)
+}
+
+/// Bytes as people say them.
+fn spelled(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB")];
+    let (shift, unit) =
+        units.into_iter().find(|(shift, _)| bytes >> shift > 0).unwrap_or((20, "MiB"));
+    format!("{}.{} {unit}", bytes >> shift, ((bytes >> (shift - 10)) % 1024) * 10 / 1024)
 }
 
 fn held(ranges: &[RangeRow], node: u64) -> usize {

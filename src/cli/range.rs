@@ -1,4 +1,10 @@
-//! `oarlock range`: shows the ranges, cuts them, and brings them to other nodes by hand.
+//! `oarlock range`: shows the ranges, cuts them, brings them to other nodes by hand, and says what is wanted of
+//! those of some keys.
+//!
+//! Map: `rules` sets and shows rules for keys, `order` judges whether ranges are as these want them.
+
+mod order;
+mod rules;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,8 +21,9 @@ use crate::bench::client::Answer;
 use crate::bench::cluster_map::{self, RangeRow};
 use crate::bench::processes::poll;
 use crate::config::SplitPoint;
+use rules::RulesArgs;
 
-/// Show ranges, cut them in two, and bring them to other nodes.
+/// Show ranges, cut them in two, bring them to other nodes, and set rules for keys.
 #[derive(Args, Clone, Debug)]
 pub struct RangeArgs {
     #[command(subcommand)]
@@ -44,6 +51,8 @@ enum RangeCommand {
     Move(MoveArgs),
     /// Let another node lead a range.
     Transfer(TransferArgs),
+    /// Say of spans of keys how many replicas they have, where they are led, and which nodes may hold them.
+    Rules(RulesArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -118,6 +127,7 @@ pub fn run(args: &RangeArgs) -> Exit {
         RangeCommand::Merge(args) => ("merge", &args.asked, merge(args)),
         RangeCommand::Move(args) => ("move", &args.asked, bring(args)),
         RangeCommand::Transfer(args) => ("transfer", &args.asked, transfer(args)),
+        RangeCommand::Rules(args) => return rules::run(args),
     };
     super::conclude(&format!("range {name}"), asked, done)
 }
