@@ -212,6 +212,20 @@ impl Script {
         Ok(text)
     }
 
+    /// Bytes of the replicas of each node.
+    fn sizes(&self) -> String {
+        let view = &self.cluster.view;
+        let bytes = |id: NodeId| -> u64 {
+            let held = view.ranges.iter().filter(|r| r.replicas.iter().any(|r| r.at.node == id));
+            held.map(|range| range.bytes).sum()
+        };
+        let line = |node: &oarlock_placement::Node| {
+            let (has, room) = (bytes(node.id) / MIB, node.capacity_bytes / MIB);
+            format!("{}: {has} MiB of replicas, for {room}\n", node.id)
+        };
+        view.nodes.iter().map(line).collect()
+    }
+
     fn rest(&mut self) -> Outcome {
         let before = std::mem::take(&mut self.cluster.counts);
         let rounds = self.cluster.rest(10_000);
@@ -266,6 +280,7 @@ impl goldenscript::Runner for Script {
             }
             "rest" => self.rest(),
             "show" => self.show(),
+            "sizes" => Ok(self.sizes()),
             "where" => self.show_ranges(command),
             "explain" => {
                 let mut args = command.consume_args();
@@ -300,6 +315,7 @@ scripts! {
     fewer_cores_elsewhere
     five_zones_two_nodes_each
     full_node_gets_nothing
+    half_the_capacity
     hot_core
     hot_key_reported
     hot_range_split
