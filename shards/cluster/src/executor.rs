@@ -86,6 +86,8 @@ pub struct Placement {
     leads_since: Option<Mono>,
     reports: BTreeMap<GroupId, RangeReport>,
     wishes: Wishes,
+    /// They were read since this node came to lead: to plan without them would undo what they ask for.
+    knows_wishes: bool,
     reader: Reader,
     tasks: BTreeMap<GroupId, Running>,
     /// Since when ranges are as they are, by their epochs, as far as this planner has seen.
@@ -116,6 +118,7 @@ impl Placement {
             leads_since: None,
             reports: BTreeMap::new(),
             wishes: Wishes::default(),
+            knows_wishes: false,
             reader: Reader::default(),
             tasks: BTreeMap::new(),
             shaped: BTreeMap::new(),
@@ -236,7 +239,7 @@ impl Placement {
                     && let Some(found) = self.reader.take(reply)
                 {
                     self.is_stale |= found != self.wishes;
-                    self.wishes = found;
+                    (self.wishes, self.knows_wishes) = (found, true);
                 }
             }
             Some(Errand::Step(group)) => {
@@ -268,7 +271,7 @@ impl Placement {
     fn has_looked(&self, led_for: Duration, map: &RangeMap) -> bool {
         let is_told = |range: range_map::Range<'_>| self.reports.contains_key(&range.group);
         let mut all = map.group(GroupId::META).into_iter().chain(map.ranges());
-        led_for >= REPORTS_WAIT || led_for >= FIRST_LOOK && all.all(is_told)
+        self.knows_wishes && (led_for >= REPORTS_WAIT || led_for >= FIRST_LOOK && all.all(is_told))
     }
 
     /// Whether a plan could be another one than the newest. What waits for time to pass, or for others, is
@@ -663,6 +666,32 @@ mod tests {
         }
         assert_eq!((right.rules.replicas, right.rules.leader_zone.as_deref()), (5, Some("east")));
         assert_eq!(right.rules_of.as_deref(), Some(r#"keys from "m" on"#));
+    }
+
+    #[test]
+    fn nothing_is_planned_before_it_is_known_what_is_wanted() {
+        let map = formed();
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        let mut asked = Vec::new();
+        for now in (1..30).map(second) {
+            for (name, _, request) in placement.go_on(now, &map, &support(), || now) {
+                assert!(request.is_read(), "{request:?}");
+                placement.outcome(now, name, &Err(oarlock_codec::Refusal::NoQuorum));
+                asked.push(name);
+            }
+        }
+        assert!(asked.len() > 20, "it is asked again and again");
+        assert!(placement.explain(0).contains("has not looked yet"));
+        let name = asked.len() as u64 + 1;
+        let [(named, ..)] = &placement.go_on(second(30), &map, &support(), || second(30))[..]
+        else {
+            panic!("the wishes are asked for");
+        };
+        assert_eq!(*named, name);
+        placement.outcome(second(30), name, &wishes(Vec::new(), Vec::new(), Vec::new()));
+        placement.go_on(second(31), &map, &support(), || second(31));
+        assert!(!placement.explain(0).contains("has not looked yet"));
     }
 
     #[test]
