@@ -88,10 +88,10 @@ fn decode_aligned(bytes: &[u8]) -> Result<Batch, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use oarlock_types::WallMs;
+    use oarlock_types::{GroupId, RangeEpoch, WallMs};
 
     use super::*;
-    use crate::command::{Command, Expiry, SetCondition};
+    use crate::command::{Absorb, Command, Expiry, SetCondition};
 
     fn batch() -> Batch {
         let (key, value) = (Bytes::from_static(b"some key"), Bytes::from(vec![7; 128]));
@@ -105,6 +105,17 @@ mod tests {
         let packed = pack(&batch());
         assert!(packed.len() <= 8 + 128 + 20, "{}", packed.len());
         assert_eq!(unpack(&packed), Ok(batch()));
+    }
+
+    #[test]
+    fn what_stands_behind_orders_is_read_as_it_is_packed() {
+        let bounds = (Bytes::from_static(b"k"), RangeEpoch(3), RangeEpoch(4));
+        let (start, epoch, frozen) = bounds;
+        let contents = Bytes::from_static(b"all of it");
+        let absorb = Absorb { start, epoch, group: GroupId(7), frozen, contents };
+        let requests = vec![Request::one(Command::Absorb(absorb))];
+        let batch = Batch { requests, ..batch() };
+        assert_eq!(unpack(&pack(&batch)), Ok(batch));
     }
 
     #[test]

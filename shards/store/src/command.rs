@@ -290,10 +290,30 @@ pub enum Command {
         new: Bytes,
     },
     /// Asks something of the range itself. It stands alone in its request, and in no log entry.
-    #[serde(skip)]
+    #[serde(with = "in_no_entry")]
     Order(Order),
     /// Brings the range behind this one into it: 1 once it is there, 0 if it never will be. No client's.
     Absorb(Absorb),
+}
+
+/// What no log entry holds has no packed form. (A variant that serde skips is counted when others are written,
+/// and not when they are read.)
+mod in_no_entry {
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserializer, Serializer};
+
+    use super::Order;
+
+    const WHY: &str = "an order stands in no log entry";
+
+    pub(super) fn serialize<S: Serializer>(_: &Order, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom(WHY))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(_: D) -> Result<Order, D::Error> {
+        Err(D::Error::custom(WHY))
+    }
 }
 
 /// A range that is frozen, for the neighbour before it.
