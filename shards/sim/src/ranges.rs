@@ -59,6 +59,8 @@ impl Ranges {
             taken.push(*child);
         } else {
             family.insert(*child, bounds.clone());
+            // What the cut range took right before it is the new one's.
+            taken.extend(self.take(*child, bounds));
         }
         (true, taken)
     }
@@ -71,6 +73,12 @@ impl Ranges {
             return Vec::new();
         }
         family.insert(group, bounds.clone());
+        self.take(group, bounds)
+    }
+
+    /// Ends the groups whose ranges stand in a newer one.
+    fn take(&mut self, group: GroupId, bounds: &RangeBounds) -> Vec<GroupId> {
+        let family = self.bounds.entry(family(group)).or_default();
         let is_taken = |other: &GroupId, known: &mut RangeBounds| {
             *other != group && bounds.contains(&known.start) && known.epoch < bounds.epoch
         };
