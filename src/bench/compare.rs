@@ -26,7 +26,7 @@ pub struct Row {
 }
 
 /// Figures in the order in which they are told, with their places in the document.
-const FIGURES: [(&str, &str); 20] = [
+const FIGURES: [(&str, &str); 21] = [
     ("operations", "/ops"),
     ("per second", "/rate_ops_s"),
     ("errors", "/errors"),
@@ -46,11 +46,12 @@ const FIGURES: [(&str, &str); 20] = [
     ("generator late max µs", "/generator_late_us/max"),
     ("servers' CPU µs per operation", "/used/servers_cpu_us_per_op"),
     ("bytes written per operation", "/used/servers_written_bytes_per_op"),
+    ("bytes that the disk wrote per operation", "/used/disk_written_bytes_per_op"),
     ("generator's CPU µs per operation", "/used/generator_cpu_us_per_op"),
 ];
 
 /// Settings that say what is written and watched, and nothing of the load.
-const OUTPUTS: [&str; 6] = ["json", "csv", "hdr", "html", "conditions", "pids"];
+const OUTPUTS: [&str; 7] = ["json", "csv", "hdr", "html", "conditions", "pids", "disk"];
 
 /// Reads what a run wrote.
 ///

@@ -210,6 +210,9 @@ impl Measured {
             all["used"]["servers_cpu_us_per_op"] = json!(per_op(servers.cpu_s * 1e6));
             all["used"]["servers_written_bytes_per_op"] =
                 json!(per_op(servers.written_bytes as f64));
+            let disk = used.disk_written_bytes;
+            all["used"]["disk_written_bytes_per_op"] =
+                json!(disk.and_then(|bytes| per_op(bytes as f64)));
         }
         all
     }
@@ -336,7 +339,8 @@ mod tests {
         assert_eq!(measured.json().get("used"), None);
         let usage = |cpu_s, written_bytes| Usage { cpu_s, written_bytes };
         let processes = vec![(7, usage(0.1, 4096)), (8, usage(0.2, 8192))];
-        measured.used = Some(Used { generator: usage(0.03, 0), processes });
+        let generator = usage(0.03, 0);
+        measured.used = Some(Used { generator, processes, disk_written_bytes: Some(4096) });
         let used = &measured.json()["used"];
         assert_eq!(used["servers_cpu_us_per_op"], 300.0);
         assert_eq!(used["servers_written_bytes_per_op"], 12.29);

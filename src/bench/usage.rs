@@ -1,10 +1,17 @@
 //! What processes of this machine have used, from `/proc`: CPU time, and bytes that they had written
-//! to disks. Reads only; what the kernel does for a process in threads of its own is not in it.
+//! to disks. What the kernel does for a process in threads of its own is not in it: a file system's journal, which
+//! a write that makes a file longer goes through, is in what [`Disk`] counts, with all else that the device was
+//! asked for. Reads only.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+
+/// What the kernel counts a device's work in, whatever its blocks are.
+const SECTOR_BYTES: u64 = 512;
 
 /// What a process, all its threads together, has used since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -41,6 +48,40 @@ impl Usage {
     }
 }
 
+/// The device of a folder's file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    stat: PathBuf,
+}
+
+impl Disk {
+    /// The device that `folder` lies on.
+    ///
+    /// # Errors
+    /// If there is no such folder, or it is on no block device.
+    pub fn of(folder: &Path) -> io::Result<Self> {
+        let told = |error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
+        };
+        let device = fs::metadata(folder).map_err(told)?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let disk = Self { stat: format!("/sys/dev/block/{major}:{minor}/stat").into() };
+        disk.written_bytes().map_err(told)?;
+        Ok(disk)
+    }
+
+    /// Bytes that were written to it since the machine's start, by anybody.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn written_bytes(&self) -> io::Result<u64> {
+        let told = |why: &str| io::Error::other(format!("{}: {why}", self.stat.display()));
+        let stat = fs::read_to_string(&self.stat).map_err(|error| told(&error.to_string()))?;
+        let sectors = stat.split_whitespace().nth(6).and_then(|field| field.parse::<u64>().ok());
+        sectors.map(|sectors| sectors * SECTOR_BYTES).ok_or_else(|| told("it is not understood"))
+    }
+}
+
 /// User and system time in ticks: the name before them may hold anything, also brackets.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, behind) = stat.rsplit_once(')')?;
@@ -60,6 +101,8 @@ pub struct Used {
     pub generator: Usage,
     /// Each process by its number.
     pub processes: Vec<(u32, Usage)>,
+    /// Bytes that the disk has written for anybody, if one was named.
+    pub disk_written_bytes: Option<u64>,
 }
 
 impl Used {
@@ -67,10 +110,11 @@ impl Used {
     ///
     /// # Errors
     /// If one of the processes is not there.
-    pub fn now(pids: &[u32]) -> io::Result<Self> {
+    pub fn now(pids: &[u32], disk: Option<&Disk>) -> io::Result<Self> {
         let processes =
             pids.iter().map(|pid| Ok((*pid, Usage::of(*pid)?))).collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { generator: Usage::of(std::process::id())?, processes })
+        let disk_written_bytes = disk.map(Disk::written_bytes).transpose()?;
+        Ok(Self { generator: Usage::of(std::process::id())?, processes, disk_written_bytes })
     }
 
     /// What was used from then to now.
@@ -80,6 +124,10 @@ impl Used {
         Self {
             generator: self.generator.since(before.generator),
             processes: pairs.map(|((pid, now), (_, then))| (*pid, now.since(*then))).collect(),
+            disk_written_bytes: self
+                .disk_written_bytes
+                .zip(before.disk_written_bytes)
+                .map(|(now, then)| now.saturating_sub(then)),
         }
     }
 
@@ -102,6 +150,7 @@ impl Used {
             "generator_cpu_s": self.generator.cpu_s,
             "servers_cpu_s": servers.cpu_s,
             "servers_written_bytes": servers.written_bytes,
+            "disk_written_bytes": self.disk_written_bytes,
             "processes": self.processes.iter().map(process).collect::<Vec<_>>(),
         })
     }
@@ -123,11 +172,11 @@ mod tests {
     #[test]
     fn what_this_process_uses_is_seen() {
         let pid = std::process::id();
-        let before = Used::now(&[pid]).unwrap();
+        let before = Used::now(&[pid], None).unwrap();
         let mut sum = 0u64;
         let used = loop {
             sum = (0..1_000_000u64).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
-            let used = Used::now(&[pid]).unwrap().since(&before);
+            let used = Used::now(&[pid], None).unwrap().since(&before);
             if used.servers().cpu_s >= 0.05 {
                 break used;
             }
@@ -138,8 +187,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_disk_writes_is_seen() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let disk = Disk::of(folder.path()).unwrap();
+        let before = disk.written_bytes().unwrap();
+        let file = fs::File::create(folder.path().join("file")).unwrap();
+        std::io::Write::write_all(&mut &file, &[7; 1 << 20]).unwrap();
+        file.sync_all().unwrap();
+        assert!(disk.written_bytes().unwrap() >= before + (1 << 20));
+        let error = Disk::of(Path::new("/proc")).unwrap_err().to_string();
+        assert!(error.contains("/proc"), "{error}");
+    }
+
+    #[test]
     fn a_process_that_is_not_there_is_named() {
-        let error = Used::now(&[u32::MAX]).unwrap_err();
+        let error = Used::now(&[u32::MAX], None).unwrap_err();
         assert!(error.to_string().contains(&u32::MAX.to_string()), "{error}");
     }
 }

@@ -1,7 +1,9 @@
-//! How long values are: always the same, or drawn evenly between two bounds. Pure.
+//! Values: how long they are, always the same or drawn evenly between two bounds, and what they hold. Pure.
 
 use std::fmt;
 use std::str::FromStr;
+
+use oarlock_types::Random;
 
 /// The longest value that the Redis protocol carries.
 const BYTES_MAX: usize = 512 << 20;
@@ -27,6 +29,35 @@ impl ValueBytes {
         }
         let above = below((self.most - self.least + 1) as u64);
         self.least + usize::try_from(above).expect("invariant: below a length")
+    }
+}
+
+/// Bytes that values are cut out of, at any place.
+const POOL_BYTES: usize = 1 << 20;
+
+/// What values hold: random letters, for each a piece of one long row, so that a system that compresses gains
+/// nothing by values that are alike.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    pool: Vec<u8>,
+    bytes: ValueBytes,
+}
+
+impl Contents {
+    /// Of values of this length; the same for the same seed.
+    #[must_use]
+    pub fn new(bytes: ValueBytes, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let letters = std::iter::from_fn(|| Some(random.next_u64().to_be_bytes()));
+        let letters = letters.flatten().map(|byte| b'a' + byte % 26);
+        Self { pool: letters.take(POOL_BYTES + bytes.most()).collect(), bytes }
+    }
+
+    /// Draws a value with the help of a function that draws a number below a bound.
+    pub fn draw(&self, mut below: impl FnMut(u64) -> u64) -> &[u8] {
+        let length = self.bytes.draw(&mut below);
+        let at = usize::try_from(below(POOL_BYTES as u64)).expect("invariant: below a length");
+        &self.pool[at..at + length]
     }
 }
 
@@ -82,6 +113,22 @@ mod tests {
         assert_eq!("7..7".parse(), Ok(ValueBytes::from(7)));
         let drawn = "64..4096".parse::<ValueBytes>().unwrap();
         assert_eq!((drawn.draw(|_| 0), drawn.draw(|bound| bound - 1)), (64, 4096));
+    }
+
+    #[test]
+    fn values_are_as_long_as_asked_and_not_alike() {
+        let contents = Contents::new("64..4096".parse().unwrap(), 7);
+        let mut random = Random::new(1);
+        let mut drawn: Vec<Vec<u8>> =
+            (0..1000).map(|_| contents.draw(|bound| random.below(bound)).to_vec()).collect();
+        assert!(drawn.iter().all(|value| (64..=4096).contains(&value.len())));
+        assert!(drawn.iter().flatten().all(u8::is_ascii_lowercase));
+        drawn.iter_mut().for_each(|value| value.truncate(16));
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert!(drawn.len() > 990, "{} are different", drawn.len());
+        let last = contents.draw(|bound| bound - 1);
+        assert_eq!(last.len(), 4096, "also at the end of the row");
     }
 
     #[test]

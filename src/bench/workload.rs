@@ -7,7 +7,7 @@ use oarlock_types::Random;
 
 use super::keys::{Chooser, KeySpace, Naming};
 use super::resp::{self, Reply};
-use super::values::ValueBytes;
+use super::values::{Contents, ValueBytes};
 
 /// Whether an operation changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub struct Mix {
 pub struct Mixed {
     mix: Mix,
     chooser: Chooser,
-    value: Vec<u8>,
+    contents: Contents,
     key: Vec<u8>,
     /// Keys that were read and are to be written.
     owed: VecDeque<u64>,
@@ -120,14 +120,9 @@ impl Mixed {
     #[must_use]
     pub fn new(mix: Mix, (share, shares): (u64, u64), seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let value_bytes = mix.value_bytes.most();
-        let mut value = Vec::with_capacity(value_bytes + 8);
-        while value.len() < value_bytes {
-            value.extend(random.next_u64().to_be_bytes().map(|byte| b'a' + byte % 26));
-        }
-        value.truncate(value_bytes);
+        let contents = Contents::new(mix.value_bytes, random.next_u64());
         let chooser = Chooser::new(mix.space.clone(), (share, shares), random.next_u64());
-        Self { mix, chooser, value, key: Vec::new(), owed: VecDeque::new() }
+        Self { mix, chooser, contents, key: Vec::new(), owed: VecDeque::new() }
     }
 
     fn choose(&mut self) -> u64 {
@@ -136,15 +131,10 @@ impl Mixed {
         number
     }
 
-    fn draw_length(&mut self) -> usize {
-        let chooser = &mut self.chooser;
-        self.mix.value_bytes.draw(|bound| chooser.below(bound))
-    }
-
     fn set(&mut self, number: u64, out: &mut Vec<u8>) -> Option<(Class, Then)> {
         self.mix.naming.write(number, &mut self.key);
-        let length = self.draw_length();
-        resp::command(out, &[b"SET", &self.key, &self.value[..length]]);
+        let Self { contents, chooser, key, .. } = self;
+        resp::command(out, &[b"SET", key, contents.draw(|bound| chooser.below(bound))]);
         Some((Class::Write, Then::Done))
     }
 
@@ -161,16 +151,14 @@ impl Mixed {
             resp::command(out, &[b"PING"]);
             return Some((Class::Read, Then::Done));
         }
-        self.choose();
+        let number = self.choose();
         match self.mix.command {
-            WriteCommand::Set => {
-                let length = self.draw_length();
-                resp::command(out, &[b"SET", &self.key, &self.value[..length]]);
-            }
+            WriteCommand::Set => return self.set(number, out),
             WriteCommand::Incr => resp::command(out, &[b"INCR", &self.key]),
             WriteCommand::Append => {
-                let length = self.draw_length();
-                resp::command(out, &[b"APPEND", &self.key, &self.value[..length]]);
+                let Self { contents, chooser, key, .. } = self;
+                let value = contents.draw(|bound| chooser.below(bound));
+                resp::command(out, &[b"APPEND", key, value]);
             }
             WriteCommand::Del => resp::command(out, &[b"DEL", &self.key]),
             WriteCommand::Mset => {
@@ -178,9 +166,9 @@ impl Mixed {
                 resp::argument(out, b"MSET");
                 for _ in 0..MSET_KEYS {
                     self.choose();
-                    let length = self.draw_length();
-                    resp::argument(out, &self.key);
-                    resp::argument(out, &self.value[..length]);
+                    let Self { contents, chooser, key, .. } = &mut *self;
+                    resp::argument(out, key);
+                    resp::argument(out, contents.draw(|bound| chooser.below(bound)));
                 }
             }
             WriteCommand::Ping => {}
@@ -261,9 +249,8 @@ pub struct Fill {
     numbers: std::ops::Range<u64>,
     again: Vec<u64>,
     attempts_left: u64,
-    value_bytes: ValueBytes,
     random: Random,
-    value: Vec<u8>,
+    contents: Contents,
     key: Vec<u8>,
 }
 
@@ -275,15 +262,13 @@ impl Fill {
         numbers: std::ops::Range<u64>,
         value_bytes: impl Into<ValueBytes>,
     ) -> Self {
-        let value_bytes = value_bytes.into();
         Self {
             naming,
             attempts_left: (numbers.end - numbers.start) * 2 + 1000,
             random: Random::new(numbers.start),
             numbers,
             again: Vec::new(),
-            value: vec![b'f'; value_bytes.most()],
-            value_bytes,
+            contents: Contents::new(value_bytes.into(), 1),
             key: Vec::new(),
         }
     }
@@ -305,8 +290,8 @@ impl Workload for Fill {
         let number = self.again.pop().or_else(|| self.numbers.next())?;
         self.attempts_left -= 1;
         self.naming.write(number, &mut self.key);
-        let length = self.value_bytes.draw(|bound| self.random.below(bound));
-        resp::command(out, &[b"SET", &self.key, &self.value[..length]]);
+        let value = self.contents.draw(|bound| self.random.below(bound));
+        resp::command(out, &[b"SET", &self.key, value]);
         Some((Class::Write, number))
     }
 

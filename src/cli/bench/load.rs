@@ -23,7 +23,7 @@ use crate::bench::routes::Routes;
 use crate::bench::run::{self, RunOptions, Running};
 use crate::bench::schedule::Arrival;
 use crate::bench::target::Target;
-use crate::bench::usage::Used;
+use crate::bench::usage::{Disk, Used};
 use crate::bench::values::ValueBytes;
 use crate::bench::workload::{Fill, Mix, Mixed, Shares, Workload, WriteCommand};
 use crate::cli::exit::Exit;
@@ -106,6 +106,10 @@ pub struct LoadArgs {
     /// has written to disks. May be given several times, for all processes of a cluster.
     #[arg(long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pids: Vec<u32>,
+    /// With `--pid`: also count what the device of this folder's file system writes in the window, for anybody on
+    /// this machine. The journal of a file system is in it.
+    #[arg(long, value_name = "FOLDER", requires = "pids")]
+    pub disk: Option<PathBuf>,
     /// Write all figures to this file: percentiles, curves, seconds, configuration, machine.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -166,6 +170,10 @@ impl LoadArgs {
         self.distribution.or(of_preset).unwrap_or_default()
     }
 
+    fn disk(&self) -> io::Result<Option<Disk>> {
+        self.disk.as_deref().map(Disk::of).transpose()
+    }
+
     fn value_bytes(&self) -> ValueBytes {
         let of_preset = self.preset.and_then(Preset::value_bytes);
         self.value_bytes.or(of_preset).unwrap_or_else(|| ValueBytes::from(128))
@@ -213,7 +221,7 @@ pub(super) fn prepare(args: &LoadArgs) -> io::Result<Ready> {
     let addresses =
         args.addresses.iter().map(|text| run::resolve(text)).collect::<io::Result<Vec<_>>>()?;
     addresses.iter().try_for_each(|address| args.target.greet(*address, ASKING_TIMEOUT))?;
-    Used::now(&args.pids)?;
+    Used::now(&args.pids, args.disk()?.as_ref())?;
     if args.shares().scan > 0.0 {
         addresses.iter().try_for_each(|address| can_scan(*address))?;
     }
@@ -274,7 +282,7 @@ pub(super) fn measure(args: &LoadArgs, ready: &mut Ready) -> io::Result<(Run, Me
     let routes = ready.routes.as_ref();
     let _following = routes.map(|routes| routes.follow(ready.addresses[0])).transpose()?;
     let running = args.target.start(&options, workloads)?;
-    let mut looks = Looks { pids: &args.pids, nodes: ready.nodes.as_mut() };
+    let mut looks = Looks { pids: &args.pids, disk: args.disk()?, nodes: ready.nodes.as_mut() };
     let window = options.window.unwrap_or_default();
     let (before, after) = watch(&running, options.warmup, window, &mut looks)?;
     let (_, mut measured) = running.join()?;
@@ -389,6 +397,7 @@ fn count(number: u32) -> usize {
 /// What is looked at when the window begins and when it ends.
 struct Looks<'a> {
     pids: &'a [u32],
+    disk: Option<Disk>,
     nodes: Option<&'a mut Nodes>,
 }
 
@@ -400,7 +409,7 @@ struct Look {
 impl Looks<'_> {
     fn now(&mut self) -> io::Result<Look> {
         let stages = self.nodes.as_mut().map(|nodes| nodes.ask()).transpose()?;
-        Ok(Look { used: Used::now(self.pids)?, stages })
+        Ok(Look { used: Used::now(self.pids, self.disk.as_ref())?, stages })
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Figure {
     GeneratorShare,
     /// Bytes that all servers had written, for each byte of keys and values that was acknowledged.
     WrittenPerByte,
+    /// Bytes that the disk wrote, the file system's journal among them, for each such byte.
+    DiskPerByte,
     /// p99 of reads.
     ReadsP99Us,
     /// p50 of writes.
@@ -91,6 +93,7 @@ impl Generator<'_> {
         let (file, log) = (self.folder.join("bench.json"), self.folder.join("bench.log"));
         let mut command = Command::new(self.oarlock);
         command.arg("bench").args(system.bench_args()).args(args).arg("--json").arg(&file);
+        command.arg("--disk").arg(self.folder);
         for address in &running.addresses {
             command.args(["--addr", &address.to_string()]);
         }
@@ -145,6 +148,8 @@ fn figures(json: &Value) -> Figures {
         let user = KEY_BYTES + f64::from(VALUE_BYTES);
         let written = number("/used/servers_written_bytes_per_op");
         set(Figure::WrittenPerByte, written.map(|written| written / user));
+        let disk = number("/used/disk_written_bytes_per_op");
+        set(Figure::DiskPerByte, disk.map(|written| written / user));
     }
     figures
 }
@@ -167,12 +172,13 @@ mod tests {
             "latency_us": {"p50": 200.0, "p99": 900.0, "p999": 3000.0, "max": 4000.0},
             "read_latency_us": {"p99": 0.0}, "write_latency_us": {"p50": 200.0},
             "used": {"servers_cpu_us_per_op": 80.0, "generator_cpu_us_per_op": 20.0,
-                "servers_written_bytes_per_op": 1400.0},
+                "servers_written_bytes_per_op": 1400.0, "disk_written_bytes_per_op": 2800.0},
             "latency_percentiles_us": [[0.0, 100.0], [100.0, 4000.0]],
         });
         let found = figures(&json);
         assert_eq!((found[&Figure::P99Us], found[&Figure::Errors]), (900.0, 2.0));
         assert_eq!((found[&Figure::GeneratorShare], found[&Figure::WrittenPerByte]), (0.25, 10.0));
+        assert_eq!(found[&Figure::DiskPerByte], 20.0);
         assert!(!found.contains_key(&Figure::ReadsP99Us));
         assert_eq!(curve(&json), [(0.0, 100.0), (100.0, 4000.0)]);
         json["reads"] = json!(10);

@@ -161,8 +161,8 @@ const TARGETS: [Target; 12] = [
         (AtMost, 0.5),
     ),
     target(
-        "bytes written per byte of user data, 64 connections",
-        (Load::Closed64, Figure::WrittenPerByte),
+        "bytes that the disk wrote per byte of user data, 64 connections",
+        (Load::Closed64, Figure::DiskPerByte),
         One(System::RaftRs),
         (Below, 1.0),
     ),

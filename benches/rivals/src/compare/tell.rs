@@ -230,7 +230,8 @@ fn columns(load: Load) -> &'static [Column] {
         (Figure::MaxUs, "max µs", false),
         (Figure::Errors, "errors", false),
         (Figure::CpuUs, "servers' CPU µs per write", true),
-        (Figure::WrittenPerByte, "bytes written per byte", true),
+        (Figure::DiskPerByte, "bytes that the disk wrote per byte", true),
+        (Figure::WrittenPerByte, "of these asked for by the servers", true),
         (Figure::GeneratorShare, "generator's CPU to servers'", false),
     ];
     const MIXED: &[Column] = &[
