@@ -139,7 +139,7 @@ fn newest_segment_is_missed() {
         config.segment_bytes = 40 << 10;
         config.limits.compact_log_bytes_min = 1 << 20;
         let mut world = serving(seed, config);
-        for number in 0..6 {
+        for number in 0..10 {
             write(&mut world, &format!("k{number}"), &"a".repeat(6000));
         }
         world.run_for(SECOND);

@@ -85,8 +85,8 @@ fn two_histories(seed: u64, frame_loss_per_mille: u64) {
 #[test]
 fn old_term_is_refused() {
     let invariant = "invariant: terms never fall along the log";
-    let properties = [LOST, COMPLETE, MATCHING, STATE, invariant];
-    finds(Guard::OldTermIsRefused, 10, &properties, |seed| two_histories(seed, 0));
+    let properties = [LOST, COMPLETE, MATCHING, STATE, SERVES, invariant];
+    finds(Guard::OldTermIsRefused, 40, &properties, |seed| two_histories(seed, 0));
 }
 
 #[test]
