@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ use oarlock_shard::{ReplicaSeed, Shard, SupportTable};
 use oarlock_store::Store;
 use oarlock_types::{
     ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Mono, NodeId, RangeEpoch,
-    SegmentId, Term,
+    SegmentId, SharedLimits, Term,
 };
 use oarlock_wal::layout::BLOCK_BYTES;
 use oarlock_wal::{Owner, RecoveredGroup, WalConfig};
@@ -176,7 +175,7 @@ fn votes_for(node: u64, found: RecoveredGroup, candidate: NodeId, last: LogPosit
     });
     let support = table.view(CORE, Mono(1));
     let ctx = Context { now: Mono(1), support: &support, may_vote: true };
-    let limits = Rc::new(limits);
+    let limits = SharedLimits::new(limits);
     let config = GroupConfig { group: GROUP, node: NodeId(node), core: CORE, seed: 1, limits };
     let mut raft = Group::new(config, seed.restored, &ctx);
     raft.left_at(left.unwrap_or_default());

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oarlock_types::CoreId;
 
@@ -17,6 +18,44 @@ use super::layout::{CheckpointName, CoreDir};
 
 /// What may be unwritten before it is synced: one large sync at the end would stall the WAL.
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
+
+/// Gives a finished checkpoint of one core a second name under another one, durably, in the place of what may have
+/// that name there.
+///
+/// # Errors
+/// When it is not there, or the system refuses.
+pub fn adopt(from: &CoreDir, to: &CoreDir, name: CheckpointName) -> Result<(), DiskError> {
+    let (old, new) = (from.checkpoint(name), to.checkpoint(name));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(refused(Action::Remove, &new)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    link(&old, &new).map_err(refused(Action::Create, &new))?;
+    let parent = to.checkpoints();
+    sync_directory(&parent).map_err(refused(Action::Sync, &parent))
+}
+
+/// Gives a file a second name, or copies it where the file system knows none.
+///
+/// # Errors
+/// When the system refuses, or there is such a file.
+pub fn link(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        // The file system knows no second names, or the directories are on two of them.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EXDEV | libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK)
+            ) =>
+        {
+            fs::copy(from, to)?;
+            File::open(to)?.sync_all()
+        }
+        linked => linked,
+    }
+}
 
 /// The unfinished checkpoints of all cores. One, in the worker.
 #[derive(Debug, Default)]

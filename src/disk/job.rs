@@ -77,6 +77,14 @@ pub enum DiskJob {
         /// That many, fewer only at the file's end.
         len: usize,
     },
+    /// Give a finished checkpoint of another core a second name here, durably. Answered by
+    /// [`DiskOutcome::Adopted`].
+    CheckpointAdopt {
+        /// Which.
+        name: CheckpointName,
+        /// The other core.
+        from: CoreId,
+    },
     /// Remove a checkpoint, finished or not. That there is none is no error.
     CheckpointDelete {
         /// Which.
@@ -123,6 +131,8 @@ pub enum DiskOutcome {
         /// The length of its file.
         size_bytes: u64,
     },
+    /// The checkpoint has its second name.
+    Adopted,
     /// The checkpoint is gone.
     Deleted,
     /// The finished checkpoints, with the lengths of their files.

@@ -12,7 +12,7 @@
 mod plan;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use oarlock_wal::layout::{BLOCK_BYTES, VERSION};
 use oarlock_wal::{Affected, DamageKind, Owner, Recovered, RecoveredGroup, Wal, WalConfig};
 
 use super::atomic_file::{replace, seal, sync_directory, unseal};
+use super::checkpoint::link;
 use super::data_dir::{DataDirError, IDENTITY, make_core_directories, refused};
 use super::identity::Identity;
 use super::job::space;
@@ -290,27 +291,13 @@ fn link_checkpoints(
     for name in &held.files {
         let core = home(name.group).unwrap_or(CoreId(held.core.get() % cores));
         let to = CoreDir::new(folder, core).checkpoint(*name);
-        link(&from.checkpoint(*name), &to).map_err(refused("make", &to))?;
+        match link(&from.checkpoint(*name), &to) {
+            // Only of groups that nobody has: two old cores may both have kept the file.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            linked => linked.map_err(refused("make", &to))?,
+        }
     }
     Ok(())
-}
-
-fn link(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        // Only of groups that nobody has: two old cores may both have kept the file.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // The file system knows no second names, or the directories are on two of them.
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::EXDEV | libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK)
-            ) =>
-        {
-            fs::copy(from, to)?;
-            File::open(to)?.sync_all()
-        }
-        linked => linked,
-    }
 }
 
 /// What is lost stays so, wherever its group's number is by now.

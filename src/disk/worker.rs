@@ -18,7 +18,7 @@ use crossbeam_queue::ArrayQueue;
 use oarlock_types::CoreId;
 
 use super::buffer::AlignedBytes;
-use super::checkpoint::Parts;
+use super::checkpoint::{Parts, adopt};
 use super::job::{Action, DiskDone, DiskError, DiskJob, DiskOutcome, DiskRequest, refused, space};
 use super::layout::CoreDir;
 use super::map_copy;
@@ -268,6 +268,10 @@ impl Work {
             DiskJob::CheckpointRead { name, offset_bytes, len } => {
                 let data = read_piece(&directory.checkpoint(name), offset_bytes, len)?;
                 Ok(DiskOutcome::Bytes { data })
+            }
+            DiskJob::CheckpointAdopt { name, from } => {
+                adopt(&CoreDir::new(&self.data, from), directory, name)?;
+                Ok(DiskOutcome::Adopted)
             }
             DiskJob::CheckpointDelete { name } => {
                 self.parts.delete(core, directory, name)?;

@@ -126,6 +126,8 @@ pub struct Kept {
     next_token: u64,
     /// Cores of this node that have replicas, as far as others than this one were looked for.
     homes: FastMap<GroupId, CoreId>,
+    /// How many replicas had gone from core to core when they were looked for.
+    moves: u64,
     letters: Vec<CoreMessage>,
     frames: Vec<Incoming>,
     events: Vec<LinkEvent>,
@@ -158,6 +160,11 @@ impl Driver {
         self.inbox.receive_many(&mut self.kept.letters);
         self.hub.take(&mut self.kept.frames, &mut self.kept.events);
         self.gather_hops();
+        // A group that has a home keeps it until replicas go from core to core.
+        if self.homes.moves() != self.kept.moves {
+            self.kept.moves = self.homes.moves();
+            self.kept.homes.clear();
+        }
         let (now, wall) = self.kept.clock.read();
         self.kept.now = now;
         self.shard.begin_turn(now, wall);
@@ -281,6 +288,7 @@ impl Driver {
                 }
                 CoreMessage::Ids(ids) => self.shard.give_ids(ids),
                 CoreMessage::Make(wanted) => self.make_replica(wanted),
+                CoreMessage::HandOver { from, told } => self.shard.hand_over(from, told),
                 CoreMessage::Asked { to, question, query } => {
                     let (core, answer) = (self.addr.core, self.answer(&query));
                     self.mail.letter(to, CoreMessage::Answered { question, core, answer });
@@ -391,7 +399,6 @@ impl Driver {
         if let Some(core) = self.kept.homes.get(&group) {
             return Some(*core);
         }
-        // A group that has a home keeps it for this life of the node.
         let home = self.homes.core_of(group)?;
         self.kept.homes.insert(group, home);
         Some(home)
@@ -426,6 +433,14 @@ impl Driver {
         }
         for split in output.splits.drain(..) {
             self.tell_split(split);
+        }
+        for (core, told) in output.hand_overs.drain(..) {
+            let from = self.addr.core;
+            self.mail.letter(core, CoreMessage::HandOver { from, told });
+        }
+        for group in output.arrived.drain(..) {
+            tracing::info!("{}: {group} has come here from another core", self.addr);
+            self.departures.made(group, self.kept.now);
         }
         for wanted in output.wanted.drain(..) {
             self.find_home(wanted);

@@ -90,6 +90,10 @@ impl Files {
                 let job = DiskJob::CheckpointRead { name, offset_bytes, len: len_bytes };
                 (Errand::Shard(token), job)
             }
+            FileJob::Adopt { file, from } => {
+                let name = name_of(file);
+                (Errand::Shard(token), DiskJob::CheckpointAdopt { name, from })
+            }
             FileJob::Delete { file } => {
                 (Errand::Nobody, DiskJob::CheckpointDelete { name: name_of(file) })
             }
@@ -217,6 +221,7 @@ fn shard_outcome(outcome: DiskOutcome) -> FileDone {
         DiskOutcome::Bytes { data } => FileDone::Read(data),
         DiskOutcome::Appended { .. }
         | DiskOutcome::Finished { .. }
+        | DiskOutcome::Adopted
         | DiskOutcome::Deleted
         | DiskOutcome::Recycled => FileDone::Written,
         DiskOutcome::Segment(_)

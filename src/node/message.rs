@@ -7,7 +7,7 @@ use oarlock_cluster::members::JoinRefusal;
 use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
 use oarlock_shard::status::ReplicaStatus;
-use oarlock_shard::{Outcome, Wanted};
+use oarlock_shard::{HandOver, Outcome, Wanted};
 use oarlock_store::Request;
 use oarlock_types::{
     CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
@@ -65,6 +65,13 @@ pub enum CoreMessage {
     Ids(Vec<GroupId>),
     /// Another node wants a replica, which this core is to make.
     Make(Wanted),
+    /// A core says something of a replica that goes between it and this one.
+    HandOver {
+        /// The core.
+        from: CoreId,
+        /// What it says.
+        told: HandOver,
+    },
     /// Somebody on core `to` asks all cores.
     Asked {
         /// The core that asks.

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up, may_hide};
+use oarlock_shard::losses::{
+    Evidence, Losses, Lost, claim_logged, give_up, may_hide, may_hide_group,
+};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
@@ -22,6 +23,7 @@ use oarlock_store::{LoadError, Loader, Store};
 use oarlock_types::range_map::Range;
 use oarlock_types::{
     CoreAddr, FeatureLevels, GroupId, Incarnation, Limits, Mono, NodeId, Random, RangeMap,
+    SharedLimits,
 };
 use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 
@@ -287,7 +289,7 @@ fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {
     let boot_wait = parts.limits.support_duration + drift;
     let config = ShardConfig {
         addr: parts.addr,
-        limits: Rc::new(parts.limits.clone()),
+        limits: SharedLimits::new(parts.limits.clone()),
         seed,
         support: Arc::clone(&parts.support),
         homes: SharedHomes::clone(&parts.homes),
@@ -342,7 +344,8 @@ fn lost_groups(
     if may_hide(recovered, had_begun) {
         // The map may have a replica on another core than the one that made it.
         let by_map = parts.map.groups_of(parts.addr.node).map(|range| range.group);
-        held.extend(by_map.filter(|group| parts.homes.claim_lost(*group, parts.addr.core)));
+        let hidden = by_map.filter(|group| may_hide_group(recovered, had_begun, *group));
+        held.extend(hidden.filter(|group| parts.homes.claim_lost(*group, parts.addr.core)));
     }
     let losses = Losses::judge(&Evidence {
         recovered,

@@ -9,15 +9,15 @@ use oarlock_cluster::levels::{self, NotUnderstood};
 use oarlock_cluster::map_store;
 use oarlock_codec::{SplitEntry, commands};
 use oarlock_raft::{Context, Group, GroupConfig, LogPosition, Payload, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, Lost};
+use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::Origin;
 use oarlock_shard::support_table::TableConfig;
-use oarlock_shard::{ReplicaSeed, SupportTable};
+use oarlock_shard::{Homes, ReplicaSeed, SupportTable};
 use oarlock_store::{Absorb, Batch, Command, Loader, Store};
 use oarlock_types::{
     CoreAddr, CoreId, FeatureLevel, FeatureLevels, GroupId, Incarnation, Index, Limits, Mono,
-    NodeId, RangeDescriptor, RangeEpoch, Term, WallMs,
+    NodeId, RangeDescriptor, RangeEpoch, SharedLimits, Term, WallMs,
 };
 use oarlock_wal::{DamageKind, Recovered, RecoveredGroup, layout};
 
@@ -120,9 +120,7 @@ pub fn collect(path: &Path, identity: &Identity) -> Result<NodeState, CollectErr
         state.ranges.extend(ranges.map(|range| range.to_descriptor()));
         state.joined = members;
     }
-    for core in (0..identity.cores).map(CoreId) {
-        let directory = CoreDir::new(path, core);
-        let (recovered, lost) = read_core(&directory, core, identity)?;
+    for (core, directory, recovered, lost) in read_cores(path, identity)? {
         state.has_unnamed_losses |= lost::has_unnamed(&directory);
         let (mut bases, groups) = (Vec::new(), recovered.groups);
         // Also those of which the log says nothing any more.
@@ -149,6 +147,28 @@ pub fn collect(path: &Path, identity: &Identity) -> Result<NodeState, CollectErr
     }
     state.replicas.sort_by_key(|replica| (replica.group, replica.core));
     Ok(state)
+}
+
+/// Reads the logs of all cores, without what another core has by now.
+fn read_cores(
+    path: &Path,
+    identity: &Identity,
+) -> Result<Vec<(CoreId, CoreDir, Recovered, Lost)>, CollectError> {
+    let homes = Homes::new(identity.cores);
+    let mut cores = Vec::new();
+    for core in (0..identity.cores).map(CoreId) {
+        let directory = CoreDir::new(path, core);
+        let (recovered, lost) = read_core(&directory, core, identity)?;
+        claim_logged(&homes, core, &recovered, &lost).map_err(|(group, other)| {
+            let path = path.to_owned();
+            DataDirError::TwoReplicas { path, group, cores: [other, core] }
+        })?;
+        cores.push((core, directory, recovered, lost));
+    }
+    for (core, _, recovered, lost) in &mut cores {
+        give_up(&homes, *core, recovered, lost);
+    }
+    Ok(cores)
 }
 
 /// Reads a core's log, and which of its replicas are lost.
@@ -285,7 +305,7 @@ fn replica(
 
 /// What is there without its checkpoint: its end, its terms, its members.
 pub(super) fn bare(group: GroupId, addr: CoreAddr, found: RecoveredGroup) -> ReplicaState {
-    if let Some(Departed { hard_state, last }) = Departed::of(&found) {
+    if let Some(Departed { hard_state, last, .. }) = Departed::of(&found) {
         let (kind, term) = (ReplicaKind::Ended, hard_state.term);
         return ReplicaState { kind, term, last, reached: last, ..nothing(group, addr.core) };
     }
@@ -315,7 +335,7 @@ fn raft(group: GroupId, addr: CoreAddr, restored: oarlock_raft::Restored) -> Gro
         node: addr.node,
         core: addr.core,
         seed: 0,
-        limits: std::rc::Rc::new(Limits::default()),
+        limits: SharedLimits::new(Limits::default()),
     };
     Group::new(config, restored, &ctx)
 }

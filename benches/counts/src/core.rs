@@ -1,7 +1,6 @@
 //! One core of a node that is a cluster by itself, with one range: what a request costs between the parser
 //! and the disk, which confirms at once.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use oarlock_shard::{Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSuppor
 use oarlock_store::{Command, Expiry, Request, SetCondition};
 use oarlock_types::{
     CoreAddr, CoreId, FeatureLevel, GroupId, Incarnation, Limits, Mono, NodeId, RangeBounds,
-    RangeEpoch, WallMs,
+    RangeEpoch, SharedLimits, WallMs,
 };
 
 use crate::batches;
@@ -35,7 +34,7 @@ impl Core {
     /// With its range led.
     pub(crate) fn new() -> Self {
         let addr = CoreAddr::new(NodeId(1), CoreId(0));
-        let limits = Rc::new(Limits::default());
+        let limits = SharedLimits::new(Limits::default());
         let support = SharedSupport::new(SupportTable::new(&TableConfig {
             node: addr.node,
             incarnation: Incarnation(1),
@@ -46,7 +45,7 @@ impl Core {
         }));
         let config = ShardConfig {
             addr,
-            limits: Rc::clone(&limits),
+            limits: SharedLimits::clone(&limits),
             seed: 1,
             support,
             homes: Homes::new(1),

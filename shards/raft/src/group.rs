@@ -5,10 +5,9 @@
 //! in the file of that matter; here is what they share.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::time::Duration;
 
-use oarlock_types::{CoreId, GroupId, Guard, Index, Limits, Mono, NodeId, Random, Term};
+use oarlock_types::{CoreId, GroupId, Guard, Index, Mono, NodeId, Random, SharedLimits, Term};
 
 use crate::candidate::Candidate;
 use crate::follower::Follower;
@@ -34,7 +33,7 @@ pub struct GroupConfig {
     /// Seeds the randomized delays. Replicas of one group must have different ones.
     pub seed: u64,
     /// Bounds and times.
-    pub limits: Rc<Limits>,
+    pub limits: SharedLimits,
 }
 
 /// What a replica finds on its disk.
@@ -107,7 +106,7 @@ pub struct Group {
     pub(crate) id: GroupId,
     pub(crate) node: NodeId,
     pub(crate) core: CoreId,
-    pub(crate) limits: Rc<Limits>,
+    pub(crate) limits: SharedLimits,
     pub(crate) random: Random,
     pub(crate) hard: HardState,
     pub(crate) durable_hard: HardState,
@@ -137,6 +136,8 @@ pub struct Group {
     pub(crate) told_members: BTreeSet<NodeId>,
     /// The newest entry of the log that cuts the range; zero if none is known.
     pub(crate) split_at: Index,
+    /// Entries from here on are to stay in memory, as far as there is room.
+    pub(crate) kept_from: Option<Index>,
 }
 
 impl Group {
@@ -186,6 +187,7 @@ impl Group {
             left: LogPosition::default(),
             told_members: BTreeSet::new(),
             split_at,
+            kept_from: None,
         };
         group.evict();
         group.finish(ctx, Duration::ZERO);
@@ -377,10 +379,16 @@ impl Group {
             Role::Leader(leader) => leader.needed_from().min(self.commit.next()),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.commit.next(),
         };
+        let needed = self.kept_from.map_or(needed, |kept| kept.min(needed));
         self.log.evict(needed.prev());
+        let bytes_max = if self.kept_from.is_some() {
+            self.limits.log_cache_bytes_max.max(self.kept_bytes_max())
+        } else {
+            self.limits.log_cache_bytes_max
+        };
         let mut bytes = self.log.cached_bytes();
         let mut upto = self.log.cached_first().prev();
-        while bytes > self.limits.log_cache_bytes_max && upto < self.commit {
+        while bytes > bytes_max && upto < self.commit {
             upto = upto.next();
             bytes -= self.log.get(upto).map_or(0, Entry::size_bytes);
         }

@@ -28,6 +28,7 @@ mod progress;
 mod reads;
 mod rebuild;
 mod release;
+mod residence;
 mod snapshot;
 mod split;
 mod transfer;

@@ -38,6 +38,10 @@ pub(crate) enum Mark {
     Begun(GroupId),
     /// The end of a replica, which had this checkpoint.
     Departed(CheckpointFile),
+    /// A whole replica that came from another core.
+    Arrived(GroupId),
+    /// The end of one here that another core's log has.
+    Forgotten(GroupId),
 }
 
 /// A checkpoint that is being made.

@@ -87,7 +87,9 @@ impl Shard {
 
     /// Messages of one frame from another node's core, in order.
     pub fn messages(&mut self, from: CoreAddr, messages: Vec<GroupMessage>) {
-        for GroupMessage { group, message } in messages {
+        for message in messages {
+            let Some(message) = self.not_parked(from, message) else { continue };
+            let GroupMessage { group, message } = message;
             if let Some(replica) = self.replicas.get_mut(&group) {
                 if matches!(message.body, Body::AppendReply(_)) {
                     replica.note_core(from);
@@ -99,6 +101,8 @@ impl Shard {
                         raft.step(ctx, from.node, message, out);
                     });
                 }
+            } else if self.homes.core_of(group).is_some_and(|home| home != self.addr.core) {
+                // Another core has it: what is said here is lost, as messages may be.
             } else if let Body::Release(release) = message.body {
                 // A node without the replica is bound to nobody: that counts as an acknowledgement.
                 let body = Body::ReleaseReply(release);

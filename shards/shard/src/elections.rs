@@ -59,7 +59,8 @@ impl Shard {
             self.with_group(group, |raft, ctx, out| raft.timer(ctx, out));
             return;
         }
-        if replica.election == Election::Waiting {
+        // One that stands still is woken when it goes on.
+        if replica.election == Election::Waiting || self.hand_overs.holds(group) {
             return;
         }
         // Its last attempt has failed.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use oarlock_raft::SnapshotRead;
-use oarlock_types::{GroupId, Limits, Mono};
+use oarlock_types::{CoreId, GroupId, Limits, Mono};
 use oarlock_wal::FrameSpan;
 
+use crate::hand_over::HandOver;
 use crate::log_reads::LogReads;
 use crate::output::{CheckpointFile, FileDone, FileJob, JobToken};
 use crate::shard::Shard;
@@ -32,6 +33,8 @@ pub(crate) enum Purpose {
     Log(FrameSpan),
     /// A frame whose live records are to be written anew.
     Rewrite(FrameSpan),
+    /// A checkpoint of another core gets a second name here: that core's attempt.
+    Adopt(CheckpointFile, CoreId, u32),
 }
 
 /// So many bytes per second, in bursts of what a tick's time brings. A little more may be taken than
@@ -44,7 +47,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    fn new(bytes_per_s: u64) -> Self {
+    pub(crate) fn new(bytes_per_s: u64) -> Self {
         Self { bytes_per_s, bytes: 0, at: Mono(0) }
     }
 
@@ -122,7 +125,7 @@ impl Shard {
             | Purpose::ReceivePiece(of)
             | Purpose::ReceiveFinish(of)
             | Purpose::Load(of) => *of != file,
-            Purpose::Send(..) | Purpose::Log(..) | Purpose::Rewrite(_) => true,
+            Purpose::Send(..) | Purpose::Log(..) | Purpose::Rewrite(_) | Purpose::Adopt(..) => true,
         });
         self.files.next += 1;
         let token = JobToken(self.files.next);
@@ -131,11 +134,15 @@ impl Shard {
 
     /// Removes those of the checkpoints found on the disk that no replica here goes by: a crash came
     /// between a file and its mark, or between a mark and the removal of the file before. For
-    /// recovery, once all replicas are taken up. Files of groups without one are left alone.
+    /// recovery, once all replicas are taken up. Files of groups without one are left alone, unless another core
+    /// has the replica.
     pub fn sweep_checkpoints(&mut self, found: impl IntoIterator<Item = CheckpointFile>) {
         for file in found {
-            let replica = self.replicas.get(&file.group);
-            if replica.is_some_and(|replica| replica.checkpoint.position != file.position) {
+            let is_needless = match self.replicas.get(&file.group) {
+                Some(replica) => replica.checkpoint.position != file.position,
+                None => self.homes.core_of(file.group).is_some_and(|home| home != self.addr.core),
+            };
+            if is_needless {
                 self.delete(file);
             }
         }
@@ -153,6 +160,10 @@ impl Shard {
             Purpose::Send(group, wanted) => self.send_piece(group, wanted, done),
             Purpose::Log(span) => self.frames_read(&span, done),
             Purpose::Rewrite(span) => self.frame_to_rewrite(span, &done),
+            Purpose::Adopt(file, from, attempt) => {
+                let is_lent = done == FileDone::Written;
+                self.out.hand_overs.push((from, HandOver::Lent { file, attempt, is_lent }));
+            }
         }
     }
 }

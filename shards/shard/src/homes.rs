@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_types, reason = "cores share it, off the path of requests")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oarlock_types::{CoreId, FastMap, GroupId, Guard, Incarnation};
@@ -15,6 +16,8 @@ use oarlock_types::{CoreId, FastMap, GroupId, Guard, Incarnation};
 #[derive(Debug)]
 pub struct Homes {
     inner: Mutex<Inner>,
+    /// Replicas that have gone from core to core since the start.
+    moves: AtomicU64,
 }
 
 /// The directory as the cores of a node share it.
@@ -24,10 +27,20 @@ pub type SharedHomes = Arc<Homes>;
 struct Inner {
     cores: FastMap<GroupId, CoreId>,
     counts: BTreeMap<CoreId, usize>,
-    /// The lives in which replicas were last found lost or were rebuilt.
-    since: FastMap<GroupId, Incarnation>,
+    /// By what each core that was told of by its log has its group.
+    since: FastMap<GroupId, Standing>,
     /// A log has lost replicas that nobody can name.
     has_unknown_losses: bool,
+}
+
+/// Which of two logs that show a group is right: the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing {
+    /// The life of the node in which the replica was last found lost there or was rebuilt, if ever: the
+    /// other's was given up then.
+    pub life: Incarnation,
+    /// One more than how often it has come from another core since; zero where it is lost.
+    pub residence: u64,
 }
 
 /// Why a replica is not to be made by another node's word.
@@ -44,7 +57,8 @@ impl Homes {
     #[must_use]
     pub fn new(cores: u16) -> SharedHomes {
         let counts = (0..cores).map(|core| (CoreId(core), 0)).collect();
-        Arc::new(Self { inner: Mutex::new(Inner { counts, ..Inner::default() }) })
+        let inner = Mutex::new(Inner { counts, ..Inner::default() });
+        Arc::new(Self { inner, moves: AtomicU64::new(0) })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -54,8 +68,7 @@ impl Homes {
 
     /// A core's log has the group, or it is known to be lost there. All cores say so of all that they have
     /// before any of them claims more or takes a replica up: the map may believe a replica on another core
-    /// than the one that made it. `since` is the life of the node in which it was last found lost or was
-    /// rebuilt there, if ever: of two cores the later one is right, since the other's replica was given up then.
+    /// than the one that made it. Of two cores that one is right whose standing is the greater.
     ///
     /// # Errors
     /// When another core has it as well, and neither has given it up: that core.
@@ -63,7 +76,7 @@ impl Homes {
         &self,
         group: GroupId,
         core: CoreId,
-        since: Incarnation,
+        since: Standing,
     ) -> Result<(), CoreId> {
         if !Guard::LogsClaimFirst.is_on() {
             return Ok(());
@@ -112,6 +125,19 @@ impl Homes {
         let emptiest = inner.counts.iter().min_by_key(|(core, count)| (**count, **core));
         let core = emptiest.map_or(CoreId(0), |(core, _)| *core);
         Ok(inner.claim(group, core))
+    }
+
+    /// A core has given a replica to another one, whose log has it.
+    pub fn bring(&self, group: GroupId, to: CoreId) {
+        self.inner().bring(group, to);
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many replicas have gone from core to core since the start: whoever remembers where some are looks again
+    /// when there are more.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
     }
 
     /// The core that has the group's replica, or had it and has lost it.
@@ -178,7 +204,9 @@ mod tests {
         let homes = Homes::new(2);
         let (one, two, three) = (GroupId(1), GroupId(2), GroupId(3));
         let (first, second) = (CoreId(0), CoreId(1));
-        let logged = |group, core, since| homes.claim_logged(group, core, Incarnation(since));
+        let logged = |group, core, life| {
+            homes.claim_logged(group, core, Standing { life: Incarnation(life), residence: 1 })
+        };
         assert_eq!(logged(one, first, 0), Ok(()));
         assert_eq!(logged(two, second, 0), Ok(()));
         assert_eq!(logged(one, second, 0), Err(first), "neither was given up");
@@ -188,15 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn the_core_that_has_lost_or_rebuilt_it_last_is_right() {
-        for order in [[(0, 0), (1, 7), (2, 4)], [(1, 7), (2, 4), (0, 0)], [(2, 4), (0, 0), (1, 7)]]
-        {
+    fn the_core_that_has_lost_rebuilt_or_received_it_last_is_right() {
+        let lives = [[(0, 0, 9), (1, 7, 0), (2, 4, 1)], [(0, 7, 1), (1, 7, 2), (2, 6, 3)]];
+        let orders = [[0, 1, 2], [1, 2, 0], [2, 0, 1]];
+        for (logs, order) in lives.iter().flat_map(|logs| orders.map(|order| (logs, order))) {
             let homes = Homes::new(3);
-            for (core, since) in order {
-                assert_eq!(
-                    homes.claim_logged(GroupId(1), CoreId(core), Incarnation(since)),
-                    Ok(())
-                );
+            for (core, life, residence) in order.map(|place: usize| logs[place]) {
+                let standing = Standing { life: Incarnation(life), residence };
+                assert_eq!(homes.claim_logged(GroupId(1), CoreId(core), standing), Ok(()));
             }
             assert_eq!(homes.core_of(GroupId(1)), Some(CoreId(1)));
             let emptiest: Vec<_> = (2..5).map(|group| homes.claim_any(GroupId(group))).collect();

@@ -5,7 +5,7 @@
 //! entries back, `relief` keeps the log short, `news` tells groups of links and support, `upkeep` is what
 //! happens a few times a second, `load` counts what ranges are asked, [`due_splits`] says which should be cut,
 //! [`split`] cuts them in two, `merges` brings them into their neighbours,
-//! [`moves`] brings replicas to other nodes, `orders` takes what is asked of a range, [`homes`] says which
+//! [`moves`] brings replicas to other nodes, [`hand_over`] to other cores, `orders` takes what is asked of a range, [`homes`] says which
 //! core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
@@ -17,6 +17,7 @@ pub mod due_splits;
 mod effects;
 mod elections;
 mod files;
+pub mod hand_over;
 pub mod homes;
 mod load;
 mod log_reads;
@@ -44,6 +45,7 @@ mod upkeep;
 mod walk;
 
 pub use due_splits::{DueSplit, HotKey, SplitReason, SplitSettings};
+pub use hand_over::{HandOver, MoveError};
 pub use homes::{Homes, SharedHomes};
 pub use load::RequestRates;
 pub use output::{

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oarlock_types::{CoreId, GroupId, Incarnation, Index};
+use oarlock_raft::HardState;
+use oarlock_types::{CoreId, GroupId, Guard, Incarnation, Index};
 use oarlock_wal::{Affected, Recovered, RecoveredGroup};
 
-use crate::homes::Homes;
+use crate::homes::{Homes, Standing};
 use crate::rebuild::{Origin, SplitBase};
 use crate::seed::base_of;
 
@@ -59,18 +60,31 @@ pub fn claim_logged(
     recovered: &Recovered,
     before: &Lost,
 ) -> Result<(), (GroupId, CoreId)> {
-    let rebuilt = |found: &RecoveredGroup| {
-        let rebuilt = Origin::from_details(&found.details).rebuilt;
-        rebuilt.map_or(Incarnation(0), |rebuilt| rebuilt.incarnation)
+    let standing = |found: &RecoveredGroup| {
+        let Origin { rebuilt, residence, .. } = Origin::from_details(&found.details);
+        let life = rebuilt.map_or(Incarnation(0), |rebuilt| rebuilt.incarnation);
+        let residence = if Guard::LaterResidenceCounts.is_on() { residence } else { 0 };
+        Standing { life, residence: residence + 1 }
     };
-    let has = recovered.groups.iter().map(|(group, found)| (*group, rebuilt(found)));
-    let misses = before.iter().map(|(group, lost_in)| (*group, *lost_in));
+    let whole = recovered.groups.iter().filter(|(_, found)| !is_part(found));
+    let has = whole.map(|(group, found)| (*group, standing(found)));
+    let misses =
+        before.iter().map(|(group, life)| (*group, Standing { life: *life, residence: 0 }));
     has.chain(misses).try_for_each(|(group, since)| {
         homes.claim_logged(group, core, since).map_err(|other| (group, other))
     })
 }
 
-/// Takes out what another core has by now, which all cores have said: those that the log shall forget.
+/// Whether a replica was on its way from another core, whose log still has it: what says last how it votes is not
+/// there. One that has ended, and was made again, votes as what stands beside that says.
+fn is_part(found: &RecoveredGroup) -> bool {
+    let Origin { residence, left, .. } = Origin::from_details(&found.details);
+    let is_open = found.hard_state == HardState::default() && left.is_none();
+    residence > 0 && is_open && !found.damaged && Guard::PartCountsNot.is_on()
+}
+
+/// Takes out what another core has by now, which all cores have said, and what was only on its way here: those
+/// that the log shall forget.
 pub fn give_up(
     homes: &Homes,
     core: CoreId,
@@ -81,7 +95,7 @@ pub fn give_up(
     before.retain(|group, _| !is_elsewhere(group));
     recovered
         .groups
-        .extract_if(.., |group, _| is_elsewhere(group))
+        .extract_if(.., |group, found| is_elsewhere(group) || is_part(found))
         .map(|(group, _)| group)
         .collect()
 }
@@ -120,6 +134,13 @@ impl Losses {
 #[must_use]
 pub fn may_hide(recovered: &Recovered, had_begun: bool) -> bool {
     is_log_missing(recovered, had_begun) || recovered.suspicion.has_unnamed()
+}
+
+/// Whether a replica of this group may be lost from a log that does not show it: not if the log says behind all
+/// damage that there is none, since it was forgotten or has gone to another core.
+#[must_use]
+pub fn may_hide_group(recovered: &Recovered, had_begun: bool, group: GroupId) -> bool {
+    is_log_missing(recovered, had_begun) || recovered.suspicion.of_unlisted(group)
 }
 
 fn is_log_missing(recovered: &Recovered, had_begun: bool) -> bool {

@@ -45,11 +45,13 @@ pub struct Departed {
     pub hard_state: HardState,
     /// The end of its log, or of that of one before it.
     pub last: LogPosition,
+    /// How often it had come from another core.
+    pub residence: u64,
 }
 
 impl Departed {
-    fn new(raft: &Group) -> Self {
-        Self { hard_state: raft.hard_state(), last: raft.reached() }
+    fn new(raft: &Group, residence: u64) -> Self {
+        Self { hard_state: raft.hard_state(), last: raft.reached(), residence }
     }
 
     /// What the log gives back of a group, if its replica has ended. One that was made again since and has
@@ -57,8 +59,9 @@ impl Departed {
     #[must_use]
     pub fn of(found: &RecoveredGroup) -> Option<Self> {
         let holds_nothing = found.checkpoint.is_none() && found.entries.is_empty();
-        let last = Origin::from_details(&found.details).left.filter(|_| holds_nothing)?;
-        Some(Self { hard_state: found.hard_state, last })
+        let Origin { left, residence, .. } = Origin::from_details(&found.details);
+        let last = left.filter(|_| holds_nothing)?;
+        Some(Self { hard_state: found.hard_state, last, residence })
     }
 }
 
@@ -171,6 +174,7 @@ impl Shard {
             return Departure::Later;
         }
         self.abandon_checkpoint(group);
+        self.give_up_move(group);
         let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
         let is_receiving = replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
         if replica.making.is_some() || is_receiving {
@@ -183,17 +187,9 @@ impl Shard {
         waiting.messages.retain(|(.., message)| message.group != group);
         waiting.acks.retain(|(_, of, _)| *of != group);
         self.splits.saved(group);
-        let Some(mut replica) = self.replicas.remove(&group) else { return Departure::Stays };
-        self.note_frozen(group);
-        if replica.counts_as_leader {
-            self.led -= 1;
-        }
-        self.elections.left(&mut replica.election);
-        if let Ok(place) = self.ids.binary_search(&group) {
-            self.ids.remove(place);
-        }
+        let Some(replica) = self.remove(group) else { return Departure::Stays };
         let file = replica.checkpoint_file(group);
-        let departed = Departed::new(&replica.raft);
+        let departed = Departed::new(&replica.raft, replica.residence);
         self.graveyard.push(replica.store);
         let lsn = self.log_departed(group, departed);
         self.departed.insert(group, departed);
@@ -206,7 +202,8 @@ impl Shard {
     /// What the log says of a replica that has ended: a group without members, entries or a checkpoint.
     pub(crate) fn log_departed(&mut self, group: GroupId, departed: Departed) -> Lsn {
         let (configuration, hard_state) = (Configuration::default(), departed.hard_state);
-        let origin = Origin { left: Some(departed.last), ..Origin::first(RangeEpoch(0)) };
+        let Departed { last, residence, .. } = departed;
+        let origin = Origin { left: Some(last), residence, ..Origin::first(RangeEpoch(0)) };
         self.log(&Record::Create { group, configuration, details: origin.to_details() });
         self.log(&Record::HardState { group, hard_state })
     }
@@ -230,7 +227,7 @@ impl Shard {
     }
 
     /// Sends away all that waits for a replica.
-    fn refuse_all(&mut self, group: GroupId) {
+    pub(crate) fn refuse_all(&mut self, group: GroupId) {
         if let Some(replica) = self.replicas.get_mut(&group) {
             for write in std::mem::take(&mut replica.queued) {
                 self.admission.release(1, write.bytes);

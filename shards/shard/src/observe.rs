@@ -54,6 +54,7 @@ impl Shard {
             ("marks that wait for the log", after.marks.len()),
             ("file jobs without an answer", self.files.under_way_count()),
             ("pieces of checkpoints not sent", self.files.unsent.len()),
+            ("replicas that go to another core", self.moves_under_way()),
             ("states of splits that no checkpoint holds", self.splits.unsaved_count()),
         ];
         let open = parts.into_iter().filter(|(_, count)| *count > 0);

@@ -4,8 +4,10 @@ use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Refusal};
 use oarlock_raft::{Configuration, LogPosition};
 use oarlock_store::{Order, Reply, Request};
-use oarlock_types::{GroupId, NodeId, RangeBounds, RangeEpoch, Term};
+use oarlock_types::{CoreId, GroupId, NodeId, RangeBounds, RangeEpoch, Term};
 use oarlock_wal::FrameSpan;
+
+use crate::hand_over::HandOver;
 
 /// What became of a request.
 pub type Outcome = Result<Reply, Refusal>;
@@ -38,6 +40,11 @@ pub struct Output {
     /// Ranges that have other bounds, or another version, than before, though they were not cut:
     /// [`crate::Shard::range`] tells them.
     pub reshaped: Vec<GroupId>,
+    /// Letters to other cores of the node about replicas that go between the two: [`crate::Shard::hand_over`]
+    /// takes them there. None may be lost while the process lives.
+    pub hand_overs: Vec<(CoreId, HandOver)>,
+    /// Replicas that have come from another core, and serve here.
+    pub arrived: Vec<GroupId>,
     /// Ranges wait to be cut for ids of new groups: [`crate::Shard::give_ids`].
     pub wants_ids: bool,
 }
@@ -95,6 +102,8 @@ impl Output {
             && self.merges.is_empty()
             && self.reshaped.is_empty()
             && self.wanted.is_empty()
+            && self.hand_overs.is_empty()
+            && self.arrived.is_empty()
             && !self.wants_ids
     }
 }
@@ -137,6 +146,13 @@ pub enum FileJob {
         offset_bytes: u64,
         /// So much.
         len_bytes: usize,
+    },
+    /// Gives a finished checkpoint of another core of the node a second name here, durably.
+    Adopt {
+        /// Which.
+        file: CheckpointFile,
+        /// The other core.
+        from: CoreId,
     },
     /// Removes a checkpoint, finished or not. Not answered.
     Delete {

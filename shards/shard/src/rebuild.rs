@@ -93,6 +93,9 @@ pub struct Origin {
     pub base: Option<SplitBase>,
     /// Set if there was one here before: the end of its log.
     pub left: Option<LogPosition>,
+    /// How often it has come from another core of its node, since it was made or rebuilt: of two logs that show it
+    /// the one with more is right.
+    pub residence: u64,
 }
 
 /// What makes the state of a replica that a split has made.
@@ -125,17 +128,18 @@ impl Origin {
     /// A replica that was made with its group.
     #[must_use]
     pub fn first(epoch: RangeEpoch) -> Self {
-        Self { epoch, rebuilt: None, base: None, left: None }
+        Self { epoch, rebuilt: None, base: None, left: None, residence: 0 }
     }
 
     /// A replica that a split made.
     #[must_use]
     pub fn split(base: SplitBase) -> Self {
-        Self { epoch: RangeEpoch(0), rebuilt: None, base: Some(base), left: None }
+        Self { base: Some(base), ..Self::first(RangeEpoch(0)) }
     }
 
     /// As bytes: the epoch; the index and the incarnation of a rebuilt one, else zeros; the group and the
-    /// index of a split; the term and the index of the last entry before. What would be zeros to the end is left out.
+    /// index of a split; the term and the index of the last entry before; how often it came from another core, and
+    /// a byte that says whether there was a last entry before. What says nothing to the end is left out.
     #[must_use]
     pub fn to_details(self) -> Bytes {
         let mut bytes = self.epoch.get().to_le_bytes().to_vec();
@@ -152,6 +156,11 @@ impl Origin {
             bytes.resize(40, 0);
             bytes.extend(term.get().to_le_bytes());
             bytes.extend(index.get().to_le_bytes());
+        }
+        if self.residence > 0 {
+            bytes.resize(56, 0);
+            bytes.extend(self.residence.to_le_bytes());
+            bytes.push(u8::from(self.left.is_some()));
         }
         bytes.into()
     }
@@ -173,9 +182,11 @@ impl Origin {
         let base = number(24).filter(|parent| *parent > 0).zip(number(32));
         let base =
             base.map(|(parent, index)| SplitBase { parent: GroupId(parent), index: Index(index) });
-        let left = number(40).zip(number(48));
+        let has_left = details.get(64).is_none_or(|has| *has == 1);
+        let left = number(40).zip(number(48)).filter(|_| has_left);
+        let residence = number(56).unwrap_or(0);
         let left = left.map(|(term, index)| LogPosition { term: Term(term), index: Index(index) });
-        Self { epoch: RangeEpoch(number(0).unwrap_or(1)), rebuilt, base, left }
+        Self { epoch: RangeEpoch(number(0).unwrap_or(1)), rebuilt, base, left, residence }
     }
 }
 
@@ -281,7 +292,7 @@ impl Shard {
         let Some(beginning) = Beginning::from_message(from, message, *attempt) else { return };
         let rebuilt = Rebuilt { votes_from: beginning.votes_from, incarnation };
         let epoch = lost.formed.as_ref().map_or(RangeEpoch(0), |bounds| bounds.epoch);
-        let origin = Origin { epoch, rebuilt: Some(rebuilt), base: None, left: None };
+        let origin = Origin { rebuilt: Some(rebuilt), ..Origin::first(epoch) };
         let (configuration, details) = (beginning.configuration.clone(), origin.to_details());
         let hard_state = beginning.hard_state;
         *stage = Stage::Beginning { beginning };
@@ -307,7 +318,7 @@ impl Shard {
         };
         let mut store = Store::new(Self::store_limits(&self.limits));
         store.set_bounds(lost.formed.unwrap_or_default());
-        let seed = ReplicaSeed { group, restored, store, base: None, left: None };
+        let seed = ReplicaSeed { group, restored, store, base: None, left: None, residence: 0 };
         self.add_replica(seed, false);
         let incarnation = self.support.incarnation();
         self.set_rebuilt(group, Rebuilt { votes_from: beginning.votes_from, incarnation });
@@ -339,6 +350,10 @@ mod tests {
             Origin { rebuilt, base, ..first },
             Origin { left, ..first },
             Origin { rebuilt, base, left, ..first },
+            Origin { residence: 3, ..first },
+            Origin { residence: 1, left, ..first },
+            Origin { residence: 1, left: Some(LogPosition::default()), ..first },
+            Origin { rebuilt, base, left, residence: u64::MAX, ..first },
         ];
         for origin in [first].into_iter().chain(others) {
             assert_eq!(Origin::from_details(&origin.to_details()), origin);

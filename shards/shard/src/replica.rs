@@ -24,6 +24,8 @@ pub(crate) struct Replica {
     pub(crate) rebuilt: Option<Rebuilt>,
     /// Set if there was one here before: the end of its log.
     pub(crate) left: Option<LogPosition>,
+    /// How often it has come from another core.
+    pub(crate) residence: u64,
     /// The cores that other members were heard from.
     pub(crate) heard_from: Vec<CoreAddr>,
     /// Set if a split made its state, which no checkpoint holds yet.
@@ -86,6 +88,7 @@ impl Replica {
             store,
             rebuilt: None,
             left: None,
+            residence: 0,
             heard_from: Vec::new(),
             base,
             armed,
@@ -126,8 +129,8 @@ impl Replica {
 
     /// How it came to be, as its creation in the log says.
     pub(crate) fn origin(&self) -> Origin {
-        let Self { rebuilt, base, left, .. } = *self;
-        Origin { epoch: self.store.bounds().epoch, rebuilt, base, left }
+        let Self { rebuilt, base, left, residence, .. } = *self;
+        Origin { epoch: self.store.bounds().epoch, rebuilt, base, left, residence }
     }
 
     /// Whether a follower that can be reached is receiving the newest checkpoint from here.
@@ -155,14 +158,14 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-
     use oarlock_raft::{
         Append, Body, Configuration, Context, Durable, Effects, GroupConfig, HardState, Message,
         Restored,
     };
     use oarlock_store::StoreLimits;
-    use oarlock_types::{CoreId, GroupId, Incarnation, Limits, NodeId, SupportEpoch, Term};
+    use oarlock_types::{
+        CoreId, GroupId, Incarnation, Limits, NodeId, SharedLimits, SupportEpoch, Term,
+    };
 
     use super::*;
     use crate::support_table::{SupportTable, TableConfig};
@@ -184,7 +187,7 @@ mod tests {
         let ctx = Context { now: Mono(1), support: &support, may_vote: true };
         let configuration = Configuration::simple(voters.iter().copied().map(NodeId));
         let checkpoint = SnapshotMeta { configuration, ..SnapshotMeta::default() };
-        let limits = Rc::new(Limits::default());
+        let limits = SharedLimits::new(Limits::default());
         let (group, node, core) = (GroupId(1), NodeId(1), CoreId(0));
         let config = GroupConfig { group, node, core, seed: 1, limits };
         let restored = Restored {

@@ -94,6 +94,9 @@ impl Shard {
         request: Request,
     ) -> Result<(), Refusal> {
         let replica = self.replicas.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
+        if self.hand_overs.holds(group) {
+            return Err(Refusal::NoSuchGroup); // in a moment another core has it
+        }
         if replica.store.bounds().epoch != epoch && Guard::EpochIsChecked.is_on() {
             return Err(Refusal::StaleEpoch);
         }

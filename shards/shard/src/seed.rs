@@ -34,6 +34,8 @@ pub struct ReplicaSeed {
     pub base: Option<SplitBase>,
     /// Set if there was a replica here before: the end of its log.
     pub left: Option<LogPosition>,
+    /// How often it has come from another core.
+    pub residence: u64,
 }
 
 impl ReplicaSeed {
@@ -55,7 +57,7 @@ impl ReplicaSeed {
         };
         let mut store = Store::new(Shard::store_limits(limits));
         store.set_bounds(bounds);
-        Self { group, restored, store, base: None, left: None }
+        Self { group, restored, store, base: None, left: None, residence: 0 }
     }
 
     /// A replica as the log gives it back; `load` feeds its checkpoint, if it has one. `formed` are the
@@ -90,7 +92,7 @@ impl ReplicaSeed {
             entries: found.entries,
             first_election_delay,
         };
-        let left = Origin::from_details(&found.details).left;
-        Ok(Self { group, restored, store, base, left })
+        let Origin { left, residence, .. } = Origin::from_details(&found.details);
+        Ok(Self { group, restored, store, base, left, residence })
     }
 }

@@ -4,14 +4,13 @@
 //! still. Nothing here reads a clock, a file or a socket: [`Output`] says what is to be done.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
 use oarlock_codec::{GroupMessage, Record};
 use oarlock_raft::{Configuration, Context, Effects, Group, GroupConfig, SnapshotMeta};
 use oarlock_store::{Reply, Store, StoreLimits};
 use oarlock_types::{
     CoreAddr, CoreId, FastMap, FeatureLevel, GroupId, Guard, Index, Limits, Lsn, Mono, NodeId,
-    Random, RangeBounds, Term, WallMs,
+    Random, RangeBounds, SharedLimits, Term, WallMs,
 };
 use oarlock_wal::Wal;
 
@@ -20,6 +19,7 @@ use crate::checkpoints::Mark;
 use crate::due_splits::Loads;
 use crate::elections::Elections;
 use crate::files::Files;
+use crate::hand_over::HandOvers;
 use crate::merges::Merges;
 use crate::moves::Departed;
 use crate::news::News;
@@ -42,7 +42,7 @@ pub struct ShardConfig {
     /// Its own address.
     pub addr: CoreAddr,
     /// Every bound.
-    pub limits: Rc<Limits>,
+    pub limits: SharedLimits,
     /// Decides every random choice of this shard.
     pub seed: u64,
     /// Support, as the pulses keep it for the whole node.
@@ -66,7 +66,7 @@ pub(crate) struct AfterDurable {
 #[derive(Debug)]
 pub struct Shard {
     pub(crate) addr: CoreAddr,
-    pub(crate) limits: Rc<Limits>,
+    pub(crate) limits: SharedLimits,
     pub(crate) random: Random,
     pub(crate) support: SharedSupport,
     pub(crate) homes: SharedHomes,
@@ -109,6 +109,7 @@ pub struct Shard {
     pub(crate) departed: FastMap<GroupId, Departed>,
     pub(crate) loads: Loads,
     pub(crate) elections: Elections,
+    pub(crate) hand_overs: HandOvers,
     /// Replicas that lead.
     pub(crate) led: usize,
     pub(crate) survey: Survey,
@@ -156,6 +157,7 @@ impl Shard {
             merges: Merges::default(),
             departed: FastMap::default(),
             loads: Loads::default(),
+            hand_overs: HandOvers::new(&limits),
             elections: Elections::default(),
             led: 0,
             survey: Survey::default(),
@@ -173,6 +175,7 @@ impl Shard {
         self.now = now;
         self.wall = wall;
         self.news.begin_turn();
+        self.send_what_rests();
     }
 
     /// Takes up a replica: a new one (its creation goes into this turn's frame) or a restored one. One
@@ -186,11 +189,12 @@ impl Shard {
     }
 
     pub(crate) fn take_up(&mut self, seed: ReplicaSeed, is_new: bool) {
-        let ReplicaSeed { group, restored, store, base, left } = seed;
+        let ReplicaSeed { group, restored, store, base, left, residence } = seed;
         assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
         if is_new {
             let configuration = restored.checkpoint.configuration.clone();
-            let details = Origin { left, ..Origin::first(store.bounds().epoch) }.to_details();
+            let origin = Origin { left, residence, ..Origin::first(store.bounds().epoch) };
+            let details = origin.to_details();
             self.log(&Record::Create { group, configuration, details });
         }
         let checkpoint = restored.checkpoint.clone();
@@ -199,7 +203,7 @@ impl Shard {
             node: self.addr.node,
             core: self.addr.core,
             seed: self.random.next_u64(),
-            limits: Rc::clone(&self.limits),
+            limits: SharedLimits::clone(&self.limits),
         };
         let view = self.support.view(self.addr.core, self.now);
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
@@ -209,12 +213,30 @@ impl Shard {
         if let Some(base) = base {
             self.splits.made(group, base);
         }
-        let replica = Replica { left, ..Replica::new(raft, store, base, checkpoint) };
+        let replica = Replica { left, residence, ..Replica::new(raft, store, base, checkpoint) };
+        self.put(group, replica);
+    }
+
+    pub(crate) fn put(&mut self, group: GroupId, replica: Replica) {
         self.replicas.insert(group, replica);
         self.note_frozen(group);
         if let Err(place) = self.ids.binary_search(&group) {
             self.ids.insert(place, group);
         }
+    }
+
+    /// The replica is none of this core's any more.
+    pub(crate) fn remove(&mut self, group: GroupId) -> Option<Replica> {
+        let mut replica = self.replicas.remove(&group)?;
+        self.note_frozen(group);
+        if std::mem::take(&mut replica.counts_as_leader) {
+            self.led -= 1;
+        }
+        self.elections.left(&mut replica.election);
+        if let Ok(place) = self.ids.binary_search(&group) {
+            self.ids.remove(place);
+        }
+        Some(replica)
     }
 
     /// Lets the log go of a group that has no replica here any more.
@@ -331,6 +353,8 @@ impl Shard {
                 Some((_, Mark::Received(group))) => self.install(group),
                 Some((_, Mark::Begun(group))) => self.begun(group),
                 Some((_, Mark::Departed(file))) => self.delete_departed(file),
+                Some((_, Mark::Arrived(group))) => self.arrived(group),
+                Some((_, Mark::Forgotten(group))) => self.forgotten(group),
                 None => break,
             }
         }
@@ -372,7 +396,8 @@ impl Shard {
     /// if there is more to do than one turn may take.
     #[must_use]
     pub fn next_deadline(&self) -> Mono {
-        if self.news.is_open() { self.now } else { self.timers.next() }
+        let has_more = self.news.is_open() || self.is_hand_over_due();
+        if has_more { self.now } else { self.timers.next() }
     }
 
     /// Hints of deadlines that are kept: what a busy core's groups cost the timers.

@@ -142,7 +142,10 @@ impl Shard {
 
     /// Whether there is a replica of the group here, or was one that is lost or waits for its state.
     pub(crate) fn knows_replica(&self, group: GroupId) -> bool {
-        self.has_replica(group) || self.is_lost(group) || self.splits.is_waiting(group)
+        self.has_replica(group)
+            || self.is_lost(group)
+            || self.splits.is_waiting(group)
+            || self.is_under_way(group)
     }
 
     /// The store is cut; what is left to be done waits until the whole step's entries are applied.
@@ -217,7 +220,8 @@ impl Shard {
                 first_election_delay: self.limits.election_delay_max,
             };
             let base = Some(base);
-            let seed = ReplicaSeed { group: child, restored, store, base, left: None };
+            let seed =
+                ReplicaSeed { group: child, restored, store, base, left: None, residence: 0 };
             self.take_up(seed, false);
             self.with_group(child, |raft, ctx, out| {
                 if entry.leader != raft.node() {
@@ -284,7 +288,9 @@ impl Shard {
     /// with which the cluster was formed, if the range was there then.
     pub fn create(&mut self, wanted: &Wanted, formed: Option<RangeBounds>) {
         let Wanted { group, from, term } = *wanted;
-        if self.knows_replica(group) {
+        // Another core may have it by now.
+        let is_elsewhere = self.homes.core_of(group).is_some_and(|home| home != self.addr.core);
+        if self.knows_replica(group) || is_elsewhere {
             return;
         }
         let (nobody, delay) = (Configuration::default(), self.limits.election_delay_max);
@@ -292,6 +298,7 @@ impl Shard {
         let mut seed = ReplicaSeed::fresh(group, bounds, nobody, &self.limits, delay);
         let before = self.departed.remove(&group);
         seed.left = before.map(|before| before.last);
+        seed.residence = before.map_or(0, |before| before.residence);
         let asked = HardState { term, vote: Some(from) };
         let hard_state =
             before.map(|b| b.hard_state).filter(|known| known.term >= term).unwrap_or(asked);

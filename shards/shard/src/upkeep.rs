@@ -42,6 +42,7 @@ impl Shard {
         self.upkeep.changes = changes;
         self.push_rebuilding();
         self.save_split_states();
+        self.push_moves();
         self.push_merges();
         if self.now.since(self.upkeep.swept_at) >= SWEEP_INTERVAL {
             self.upkeep.swept_at = self.now;

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use oarlock_shard::{
 use oarlock_store::{Batch, Command, Loader, Reply, Request, Store, encode};
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Mono, NodeId,
-    RangeBounds, Term, WallMs,
+    RangeBounds, SharedLimits, Term, WallMs,
 };
 use oarlock_wal::{Owner, Wal, WalConfig};
 
@@ -43,7 +42,7 @@ fn follower(limits: Limits) -> Shard {
     });
     let config = ShardConfig {
         addr: FOLLOWER,
-        limits: Rc::new(limits.clone()),
+        limits: SharedLimits::new(limits.clone()),
         seed: 1,
         support,
         homes: Homes::new(1),
@@ -61,7 +60,10 @@ fn follower(limits: Limits) -> Shard {
     };
     let mut store = Store::new(Shard::store_limits(&limits));
     store.set_bounds(RangeBounds::everything());
-    shard.add_replica(ReplicaSeed { group: GROUP, restored, store, base: None, left: None }, true);
+    shard.add_replica(
+        ReplicaSeed { group: GROUP, restored, store, base: None, left: None, residence: 0 },
+        true,
+    );
     shard
 }
 
@@ -113,6 +115,7 @@ fn a_checkpoint_holds_what_is_committed_by_the_very_append_that_makes_it_due() {
         FileJob::Append { file, data, .. } => Some((file.position.index, data)),
         FileJob::Finish { .. }
         | FileJob::Read { .. }
+        | FileJob::Adopt { .. }
         | FileJob::Delete { .. }
         | FileJob::ReadFrames(_) => None,
     });

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_codec::GroupMessage;
@@ -17,7 +16,7 @@ use oarlock_shard::{
 };
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
-    RangeBounds, Term, WallMs,
+    RangeBounds, SharedLimits, Term, WallMs,
 };
 use oarlock_wal::{Owner, Wal, WalConfig};
 
@@ -38,7 +37,7 @@ fn shard(incarnation: u64) -> Shard {
     let owner = Owner { cluster: ClusterId(1), node: HOME.node, disk: DiskId(1), core: HOME.core };
     let segment_bytes = WalConfig::SEGMENT_BYTES_DEFAULT;
     let wal = Wal::new(WalConfig { owner, segment_bytes, frame_bytes_max: 4 << 20 });
-    let limits = Rc::new(Limits::default());
+    let limits = SharedLimits::new(Limits::default());
     let may_vote_from = Mono(0);
     let homes = Homes::new(1);
     let config = ShardConfig { addr: HOME, limits, seed: 1, support, homes, may_vote_from };
@@ -245,7 +244,7 @@ fn what_is_made_again_has_the_term_that_it_had() {
     let mut shard = shard(2);
     let hard_state = HardState { term: Term(5), vote: Some(NodeId(3)) };
     let last = LogPosition { index: Index(7), term: Term(4) };
-    shard.note_departed(GROUP, Departed { hard_state, last });
+    shard.note_departed(GROUP, Departed { hard_state, last, residence: 0 });
     for group in [GROUP, OTHER] {
         shard.create(&Wanted { group, from: NodeId(2), term: Term(4) }, None);
     }

@@ -83,7 +83,7 @@ fn log(rebuilt_in: Option<u64>, harm: impl FnOnce(&mut Vec<u8>)) -> Recovered {
     let rebuilt =
         rebuilt_in.map(|life| Rebuilt { votes_from: Index(1), incarnation: Incarnation(life) });
     for (group, rebuilt) in [(A, rebuilt), (B, None), (C, None)] {
-        log.create(group, Origin { epoch: RangeEpoch(1), rebuilt, base: None, left: None });
+        log.create(group, Origin { rebuilt, ..Origin::first(RangeEpoch(1)) });
     }
     log.frame();
     for group in [A, B] {

@@ -193,7 +193,9 @@ impl Disk {
             FileJob::ReadFrames(span) => {
                 piece(self.segments.get(&span.segment), span.offset, span.len)
             }
-            FileJob::Delete { .. } => return None,
+            FileJob::Delete { .. } | FileJob::Adopt { .. } => {
+                return None;
+            }
         })
     }
 

@@ -94,6 +94,8 @@ pub enum Trouble {
     Merge(GroupId),
     /// A replica of a group moves to another node.
     Move(GroupId),
+    /// A replica of a group goes to another core of its node.
+    MoveCore(GroupId),
 }
 
 impl Trouble {
@@ -139,6 +141,7 @@ impl Trouble {
             | Self::Transfer(_)
             | Self::Members(_)
             | Self::Move(_)
+            | Self::MoveCore(_)
             | Self::Merge(_)
             | Self::Cut(_) => None,
         }

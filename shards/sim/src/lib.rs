@@ -12,6 +12,7 @@
 //! of a run, [`mod@run`] a whole one; [`trace`] tells it, `words` in words, [`page`] as a picture.
 
 mod asking;
+mod between;
 mod clients;
 pub mod config;
 mod disk;

@@ -8,7 +8,8 @@ use oarlock_codec::{GroupMessage, Lane};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
 use oarlock_shard::{
-    FileDone, FileJob, JobToken, Outcome, Output, Shard, SharedHomes, SharedSupport, Wanted,
+    FileDone, FileJob, HandOver, JobToken, Outcome, Output, Shard, SharedHomes, SharedSupport,
+    Wanted,
 };
 use oarlock_store::Request;
 use oarlock_types::{
@@ -114,6 +115,8 @@ pub(crate) enum Ask {
     },
     /// A replica whose range was taken.
     End(GroupId),
+    /// A replica that is to go to another core.
+    MoveCore(GroupId, CoreId),
 }
 
 /// A job of the disk's worker.
@@ -137,6 +140,8 @@ pub(crate) struct Core {
     pub(crate) links: Vec<(NodeId, bool)>,
     pub(crate) frames: Vec<Arrived>,
     pub(crate) asks: Vec<Ask>,
+    /// What other cores say of replicas that go from one to the other.
+    pub(crate) letters: Vec<(CoreId, HandOver)>,
     pub(crate) done: Vec<(JobToken, FileDone)>,
     /// Segments that the worker made, or could not make.
     pub(crate) prepared: Vec<(SegmentId, bool)>,
@@ -171,6 +176,7 @@ impl Core {
             links: Vec::new(),
             frames: Vec::new(),
             asks: Vec::new(),
+            letters: Vec::new(),
             done: Vec::new(),
             prepared: Vec::new(),
             in_flight: false,

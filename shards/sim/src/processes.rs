@@ -12,6 +12,7 @@ use crate::ranges::family;
 use crate::recover::{Logged, Parts, judge_losses, read_log, recover};
 use crate::trace::What;
 use crate::turn::came_back;
+use crate::worker::finish_alone;
 use crate::world::{BEAT_US, Event, World};
 
 /// How often a process that starts looks whether the one before still holds the lock.
@@ -196,7 +197,7 @@ impl World {
         if let Some((c, job)) = process.worker.into_iter().next()
             && self.disk_random.per_mille(500)
         {
-            self.nodes[n].disks[c].finish_alone(job);
+            finish_alone(&mut self.nodes[n].disks, c, job);
         }
         let mono = 1_000_000 + self.disk_random.below(100_000_000);
         let node = &mut self.nodes[n];

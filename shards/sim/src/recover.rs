@@ -3,17 +3,16 @@
 //! damaged is not taken up. Once per core and start.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, claim_logged, give_up, may_hide};
+use oarlock_shard::losses::{Evidence, Losses, claim_logged, give_up, may_hide, may_hide_group};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
 use oarlock_types::{
-    CoreAddr, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeBounds, WallMs,
+    CoreAddr, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeBounds, SharedLimits, WallMs,
 };
 use oarlock_wal::{Recovered, Recovery};
 
@@ -80,7 +79,9 @@ pub(crate) fn judge_losses(
     let given_up = give_up(&parts.homes, core, &mut logged.recovered, &mut disk.lost);
     let mut held: Vec<GroupId> = Vec::new();
     if may_hide(&logged.recovered, had_begun) {
-        held.extend(by_map.iter().filter(|group| parts.homes.claim_lost(**group, core)));
+        let may_be = |group: &&GroupId| may_hide_group(&logged.recovered, had_begun, **group);
+        let hidden = by_map.iter().filter(may_be);
+        held.extend(hidden.filter(|group| parts.homes.claim_lost(**group, core)));
     }
     let losses = Losses::judge(&Evidence {
         recovered: &logged.recovered,
@@ -192,7 +193,7 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
     let boot_wait = limits.support_duration + drift;
     let config = ShardConfig {
         addr: parts.addr,
-        limits: Rc::new(limits.clone()),
+        limits: SharedLimits::new(limits.clone()),
         seed,
         support: SharedSupport::clone(&parts.support),
         homes: SharedHomes::clone(&parts.homes),

@@ -51,7 +51,20 @@ pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
         draw_moves(config, until_us, seed, &mut faults);
         draw_merges(config, until_us, seed, &mut faults);
     }
+    draw_core_moves(config, until_us, seed, &mut faults);
     faults
+}
+
+/// In half of the seeds whose nodes have cores to spare, replicas go from core to core. Drawn apart from the rest,
+/// too.
+fn draw_core_moves(config: &Config, until_us: u64, seed: u64, faults: &mut Vec<Fault>) {
+    let mut random = Stream::new(seed, 10);
+    if config.cores < 2 || random.per_mille(500) {
+        return;
+    }
+    let interval_us = [20_000, 100_000, 500_000][random.place(3)];
+    let mut orders = Orders { config, random, interval_us, until_us };
+    orders.draw(200_000, usize::MAX, faults, Trouble::MoveCore);
 }
 
 /// In half of the seeds whose ranges are cut, and whose disks stay what they are, some go back into the ones

@@ -110,6 +110,7 @@ impl World {
             Trouble::Cut(group) => self.cut_somewhere(*group),
             Trouble::Merge(group) => self.merge_somewhere(*group),
             Trouble::Move(group) => self.move_somewhere(*group),
+            Trouble::MoveCore(group) => self.move_core_somewhere(*group),
         }
     }
 
@@ -161,6 +162,7 @@ impl World {
             | Trouble::Transfer(_)
             | Trouble::Members(_)
             | Trouble::Move(_)
+            | Trouble::MoveCore(_)
             | Trouble::Merge(_)
             | Trouble::Cut(_) => {}
         }

@@ -53,6 +53,9 @@ impl Core {
         for (from, message) in self.posted.drain(..) {
             self.shard.messages(from, vec![message]);
         }
+        for (from, told) in self.letters.drain(..) {
+            self.shard.hand_over(from, told);
+        }
         for ask in std::mem::take(&mut self.asks) {
             self.ask(ask);
         }
@@ -119,6 +122,10 @@ impl Core {
                     self.destroyed.push(group);
                     self.granted.push(format!("{group} was taken, and ends here"));
                 }
+            }
+            Ask::MoveCore(group, to) => {
+                let result = self.shard.move_to_core(group, to);
+                self.granted.push(format!("{group} is to go to {to}: {result:?}"));
             }
             Ask::Rebuild(group) => {
                 let result = self.shard.rebuild(group);
@@ -328,6 +335,15 @@ impl World {
         }
         for wanted in output.wanted.drain(..) {
             self.find_home(n, wanted);
+        }
+        for (to, told) in output.hand_overs.drain(..) {
+            if self.dies(n) {
+                return;
+            }
+            self.post_hand_over(n, c, to, told);
+        }
+        for group in output.arrived.drain(..) {
+            self.tell(id, || format!("{group} is on its core c{c} now"));
         }
         for group in output.unreadable.drain(..) {
             self.tell(id, || format!("cannot read back its log of {group}, and writes it anew"));

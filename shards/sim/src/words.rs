@@ -279,6 +279,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::Cut(group) => format!("{group} is asked to cut its range in two"),
         Trouble::Merge(group) => format!("a range of {group} is asked to go into its neighbour"),
         Trouble::Move(group) => format!("a replica of {group} is asked to move to another node"),
+        Trouble::MoveCore(group) => format!("a replica of {group} is asked to go to another core"),
     }
 }
 
@@ -316,6 +317,7 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::Members(_)
         | Trouble::Cut(_)
         | Trouble::Merge(_)
-        | Trouble::Move(_) => ("order", Vec::new()),
+        | Trouble::Move(_)
+        | Trouble::MoveCore(_) => ("order", Vec::new()),
     }
 }

@@ -1,6 +1,7 @@
 //! What the disks do in their own time: writes of the log, one for each core, and the jobs of the
 //! node's one worker, in order.
 
+use crate::between::carry_out;
 use crate::disk::{Disk, Writing};
 use crate::node::Job;
 use crate::world::{Event, World};
@@ -13,16 +14,16 @@ const SLOWEST_US: u64 = 2_000_000;
 /// How often a stalled disk is looked at: the stall may have been taken away.
 const STALL_LOOK_US: u64 = 50_000;
 
-impl Disk {
-    /// Does a job whose process is gone.
-    pub(crate) fn finish_alone(&mut self, job: Job) {
-        match job {
-            Job::Shard(_, job) => drop(self.carry_out(job)),
-            Job::Prepare(segment) => drop(self.prepare(segment)),
-            Job::Recycle(segment) => self.recycle(segment),
-        }
+/// Does a job whose process is gone.
+pub(crate) fn finish_alone(disks: &mut [Disk], c: usize, job: Job) {
+    match job {
+        Job::Shard(_, job) => drop(carry_out(disks, c, job)),
+        Job::Prepare(segment) => drop(disks[c].prepare(segment)),
+        Job::Recycle(segment) => disks[c].recycle(segment),
     }
+}
 
+impl Disk {
     fn slowness(&self) -> u64 {
         self.trouble.slowness.max(1)
     }
@@ -104,7 +105,7 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let Some((c, _)) = process.worker.front() else { return };
         let c = *c;
-        let disk = &mut node.disks[c];
+        let disk = &node.disks[c];
         let until = disk.trouble.files_stalled_until.max(if is_paused { now + 1000 } else { 0 });
         if until > now {
             let until = until.min(now + STALL_LOOK_US);
@@ -115,13 +116,14 @@ impl World {
         let core = &mut process.cores[c];
         match job {
             Job::Shard(token, job) => {
-                core.done.extend(disk.carry_out(job).map(|done| (token, done)));
+                let done = carry_out(&mut node.disks, c, job);
+                core.done.extend(done.map(|done| (token, done)));
             }
             Job::Prepare(segment) => {
-                let made = disk.prepare(segment);
+                let made = node.disks[c].prepare(segment);
                 core.prepared.push((segment, made));
             }
-            Job::Recycle(segment) => disk.recycle(segment),
+            Job::Recycle(segment) => node.disks[c].recycle(segment),
         }
         process.worker_busy = !process.worker.is_empty();
         let goes_on = process.worker_busy;

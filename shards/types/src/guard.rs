@@ -130,6 +130,14 @@ pub enum Guard {
     LogKeepsSplit,
     /// A replica is on the core whose log has it, whatever the map says. (12)
     LogsClaimFirst,
+    /// Of two logs that show a replica the one to which it came last is right. (12, 18)
+    LaterResidenceCounts,
+    /// A replica of which a part has come from another core is none. (12, 18)
+    PartCountsNot,
+    /// The old core's log forgets a replica once the new one's has it on disk. (12, 18)
+    OldForgetsLast,
+    /// A replica says nothing on its new core before the old one's log has forgotten it. (12, 18)
+    NewSpeaksLast,
     /// A range that is frozen for its neighbour serves nothing. (26)
     FrozenServesNothing,
     /// What a neighbour has taken is remembered: asked again, it says so. (26)

@@ -25,7 +25,7 @@ pub use ids::{
     SegmentId, SupportEpoch, Term,
 };
 pub use level::{FeatureLevel, FeatureLevels};
-pub use limits::Limits;
+pub use limits::{Limits, SharedLimits};
 pub use map::{FastMap, FastSet};
 pub use pulse::{Pulse, PulseSupport};
 pub use random::Random;

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Bounds as all that lives by them shares them: replicas go from core to core with theirs.
+#[allow(clippy::disallowed_types, reason = "what is shared never changes")]
+pub type SharedLimits = std::sync::Arc<Limits>;
+
 /// Bounds on what one client, peer or group may make a node hold, and the times of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

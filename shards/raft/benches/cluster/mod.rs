@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use oarlock_raft::{
     Payload, Received, Restored, SnapshotMeta, Support,
 };
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SupportEpoch,
+    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SharedLimits, SupportEpoch,
 };
 
 /// Everybody supports everybody, for ever.
@@ -43,7 +42,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// With the first of them elected.
     pub(crate) fn new() -> Self {
-        let limits = Rc::new(Limits::default());
+        let limits = SharedLimits::new(Limits::default());
         let voters = (1..=3).map(NodeId);
         let group = |node: u64| {
             let config = GroupConfig {
@@ -51,7 +50,7 @@ impl Cluster {
                 node: NodeId(node),
                 core: CoreId(0),
                 seed: node,
-                limits: Rc::clone(&limits),
+                limits: SharedLimits::clone(&limits),
             };
             let checkpoint = SnapshotMeta {
                 configuration: Configuration::simple(voters.clone()),

@@ -7,7 +7,6 @@ pub mod pulses;
 pub mod show;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +16,8 @@ use oarlock_raft::{
     SPLIT_BASE, SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite, Support,
 };
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SupportEpoch, Term,
+    CoreAddr, CoreId, GroupId, Incarnation, Index, Limits, Mono, NodeId, SharedLimits,
+    SupportEpoch, Term,
 };
 
 /// What the pulses promise at one node.
@@ -108,7 +108,7 @@ pub struct Letter {
 
 pub struct Cluster {
     pub now: Mono,
-    pub limits: Rc<Limits>,
+    pub limits: SharedLimits,
     pub nodes: BTreeMap<NodeId, Node>,
     pub network: Vec<Letter>,
     /// Lines that tell what happened.
@@ -127,7 +127,7 @@ impl Cluster {
     pub fn new(ids: &[NodeId], initial: Configuration, limits: Limits, seed: u64) -> Self {
         let mut cluster = Self {
             now: Mono::from_ms(1000),
-            limits: Rc::new(limits),
+            limits: SharedLimits::new(limits),
             nodes: BTreeMap::new(),
             network: Vec::new(),
             trace: Vec::new(),

@@ -131,6 +131,8 @@ impl Disk {
                     None => FileDone::Failed,
                 }
             }
+            // No replica here goes from core to core: the simulator has those.
+            FileJob::Adopt { .. } => FileDone::Failed,
             FileJob::Delete { .. } => return None,
         })
     }

@@ -10,7 +10,6 @@ pub mod node;
 pub mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
 use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Lane};
@@ -19,7 +18,9 @@ use oarlock_shard::status::ReplicaStatus;
 use oarlock_shard::support_table::LinkToken;
 use oarlock_shard::{Outcome, Output};
 use oarlock_store::Request;
-use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, Pulse, Random, RangeEpoch, WallMs};
+use oarlock_types::{
+    CoreAddr, CoreId, GroupId, Limits, NodeId, Pulse, Random, RangeEpoch, SharedLimits, WallMs,
+};
 
 use node::{Ask, Node, Plan, Range, Writing};
 
@@ -88,7 +89,7 @@ pub fn plan(nodes: u64, cores: u16, groups: u64, limits: Limits) -> Plan {
         nodes: ids,
         cores,
         ranges: (1..=groups).map(range).collect(),
-        limits: Rc::new(limits),
+        limits: SharedLimits::new(limits),
         segment_bytes: 1 << 20,
         frame_bytes_max: 256 << 10,
     }

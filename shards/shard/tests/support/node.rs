@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::rc::Rc;
 use std::time::Duration;
 
 use oarlock_codec::{GroupMessage, Lane};
@@ -18,7 +17,7 @@ use oarlock_shard::{
 use oarlock_store::{Loader, Request, Store};
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Limits, Lsn, Mono, NodeId, Pulse,
-    Random, RangeBounds, RangeEpoch, WallMs,
+    Random, RangeBounds, RangeEpoch, SharedLimits, WallMs,
 };
 use oarlock_wal::{FrameWrite, RecoveredGroup, WalConfig};
 
@@ -43,7 +42,7 @@ pub struct Plan {
     pub nodes: Vec<NodeId>,
     pub cores: u16,
     pub ranges: Vec<Range>,
-    pub limits: Rc<Limits>,
+    pub limits: SharedLimits,
     pub segment_bytes: u64,
     pub frame_bytes_max: usize,
 }
@@ -239,7 +238,7 @@ impl Node {
         let is_new = self.incarnation == Incarnation(1);
         let config = ShardConfig {
             addr,
-            limits: Rc::clone(&plan.limits),
+            limits: SharedLimits::clone(&plan.limits),
             seed: random.next_u64(),
             support: SharedSupport::clone(table),
             homes: Homes::new(1),

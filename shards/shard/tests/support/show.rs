@@ -101,6 +101,7 @@ fn job(job: &FileJob) -> String {
         FileJob::Read { file, offset_bytes, len_bytes } => {
             format!("reads {len_bytes} bytes at {offset_bytes} of {}", self::file(file))
         }
+        FileJob::Adopt { file, from } => format!("adopts {} of {from}", self::file(file)),
         FileJob::Delete { file } => format!("deletes {}", self::file(file)),
         FileJob::ReadFrames(span) => format!("reads back frames of segment {}", span.segment),
     }
