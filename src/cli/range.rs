@@ -49,6 +49,11 @@ enum RangeCommand {
     /// New nodes learn first, then the voters change, then what has left is ended; clients see nothing of it.
     /// Placement may bring them elsewhere again. Ends with 0 once they are there, with 1 if they are not in time.
     Move(MoveArgs),
+    /// Bring a replica of a range to another core of its node.
+    ///
+    /// It goes while the node serves; clients see nothing of it. Placement may bring it elsewhere again. Ends with 0
+    /// once it is there, with 1 if it is not in time; then it may still go.
+    MoveCore(MoveCoreArgs),
     /// Let another node lead a range.
     Transfer(TransferArgs),
     /// Say of spans of keys how many replicas they have, where they are led, and which nodes may hold them.
@@ -104,6 +109,24 @@ struct MoveArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+struct MoveCoreArgs {
+    /// The range: its group's number, as `oarlock range list` shows it.
+    #[arg(value_name = "RANGE")]
+    group: u64,
+    /// The node, which must have a replica.
+    #[arg(long, value_name = "NODE")]
+    node: u64,
+    /// The core.
+    #[arg(long = "to-core", value_name = "CORE")]
+    core: u16,
+    #[command(flatten)]
+    asked: Asked,
+    /// How long to wait until it is there.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout_s: u64,
+}
+
+#[derive(Args, Clone, Debug)]
 struct TransferArgs {
     /// The range: its group's number, as `oarlock range list` shows it.
     #[arg(value_name = "RANGE")]
@@ -126,6 +149,7 @@ pub fn run(args: &RangeArgs) -> Exit {
         RangeCommand::Split(args) => ("split", &args.asked, split(args)),
         RangeCommand::Merge(args) => ("merge", &args.asked, merge(args)),
         RangeCommand::Move(args) => ("move", &args.asked, bring(args)),
+        RangeCommand::MoveCore(args) => ("move-core", &args.asked, move_core(args)),
         RangeCommand::Transfer(args) => ("transfer", &args.asked, transfer(args)),
         RangeCommand::Rules(args) => return rules::run(args),
     };
@@ -245,6 +269,13 @@ fn bring(args: &MoveArgs) -> io::Result<String> {
     let words = [&["PLACE".to_owned(), args.group.to_string()], nodes.as_slice()].concat();
     ask_until_done(&args.asked, &words, args.timeout_s)?;
     Ok(format!("range {} is on {} now\n", args.group, nodes.join(" ")))
+}
+
+fn move_core(args: &MoveCoreArgs) -> io::Result<String> {
+    let numbers = [args.group, args.node, u64::from(args.core)];
+    let words = [&["MOVECORE".to_owned()], &numbers.map(|number| number.to_string())[..]].concat();
+    ask_until_done(&args.asked, &words, args.timeout_s)?;
+    Ok(format!("range {} is on core {} of node {} now\n", args.group, args.core, args.node))
 }
 
 fn transfer(args: &TransferArgs) -> io::Result<String> {

@@ -98,6 +98,7 @@ pub struct Placement {
     can_merge: bool,
     /// The wishes are to be read again.
     is_wish_due: bool,
+    can_move_cores: bool,
     errands: BTreeMap<u64, Errand>,
     next_errand: u64,
     plans_from: Mono,
@@ -125,6 +126,7 @@ impl Placement {
             rested_at: None,
             can_merge: false,
             is_wish_due: false,
+            can_move_cores: false,
             errands: BTreeMap::new(),
             next_errand: 0,
             plans_from: Mono(0),
@@ -151,6 +153,7 @@ impl Placement {
     /// The cluster is at this feature level.
     pub fn set_feature_level(&mut self, level: FeatureLevel) {
         self.can_merge = level >= FeatureLevel::MERGES;
+        self.can_move_cores = level >= FeatureLevel::CORE_MOVES;
     }
 
     /// Takes note of how ranges are.
@@ -249,10 +252,9 @@ impl Placement {
                 let is_once = match running.task.action {
                     Action::Transfer { .. } | Action::Split(_) => true,
                     Action::Merge { .. } => outcome.is_ok(),
-                    Action::Add { .. }
-                    | Action::Replace { .. }
-                    | Action::Remove { .. }
-                    | Action::MoveCore { .. } => false,
+                    // The node may have other cores by now.
+                    Action::MoveCore { .. } => matches!(outcome, Ok(Reply::Error(_))),
+                    Action::Add { .. } | Action::Replace { .. } | Action::Remove { .. } => false,
                 };
                 if *outcome == Ok(Reply::Ok) || is_once {
                     tracing::info!("placement: done: {}", running.task);
@@ -341,10 +343,8 @@ impl Placement {
             let target = match running.task.action {
                 Action::Add { to } | Action::Replace { to, .. } => Some(to.node),
                 Action::Transfer { to, .. } => Some(to),
-                Action::Remove { .. }
-                | Action::MoveCore { .. }
-                | Action::Split(_)
-                | Action::Merge { .. } => None,
+                Action::MoveCore { node, .. } => Some(node),
+                Action::Remove { .. } | Action::Split(_) | Action::Merge { .. } => None,
             };
             let is_lost =
                 target.is_some_and(|node| self.silence(node, now, support, since) >= SILENCE);
@@ -421,7 +421,7 @@ impl Placement {
         Settings {
             gone_after_ms,
             moves_max: self.parts.moves_max.max(1),
-            core_moves_per_node_max: 0,
+            core_moves_per_node_max: usize::from(self.can_move_cores),
             reshapes_max: RESHAPES_MAX,
             plans_merges: merges,
             plans_splits: false,
@@ -459,9 +459,10 @@ impl Placement {
                 let at = self.wishes.rules.of_range(range.start, range.end, replicas).border?;
                 Some((task.group, Order::Split { at }))
             }
-            Action::MoveCore { .. } | Action::Split(SplitAt::HalfOfBytes | SplitAt::HalfOfLoad) => {
-                None
+            Action::MoveCore { node, to, .. } => {
+                Some((task.group, Order::MoveCore { node: node.get(), core: to.get() }))
             }
+            Action::Split(SplitAt::HalfOfBytes | SplitAt::HalfOfLoad) => None,
         }
     }
 }
@@ -623,6 +624,9 @@ mod tests {
         assert_eq!(order(Action::Add { to }), voters(&[a, b, c, new]));
         let transfer = Action::Transfer { from: a, to: b };
         assert_eq!(order(transfer), Some(Order::Transfer { to: b.get() }));
+        let (from, to) = (oarlock_types::CoreId(0), oarlock_types::CoreId(1));
+        let moved = order(Action::MoveCore { node: c, from, to });
+        assert_eq!(moved, Some(Order::MoveCore { node: c.get(), core: 1 }));
         assert_eq!(order(Action::Split(oarlock_placement::SplitAt::HalfOfBytes)), None);
     }
 

@@ -219,8 +219,8 @@ impl Group {
             }
             Body::Rebuild(rebuild) => self.on_rebuild(ctx, from, &rebuild, out),
             Body::Absent => self.on_absent(from, out),
-            // Meant for a node that had no replica, which has one by now.
-            Body::Create => {}
+            // Meant for a node that had no replica, which has one by now, or for its shard.
+            Body::Create | Body::Residence { .. } => {}
         }
         self.finish(ctx, Duration::ZERO);
     }

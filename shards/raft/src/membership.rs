@@ -75,6 +75,19 @@ impl Group {
         Ok(at)
     }
 
+    /// Says the members again, though they are the same: whoever keeps where they are goes by the entry.
+    ///
+    /// # Errors
+    /// When this replica does not lead or may not start a change now.
+    pub fn restate_members(
+        &mut self,
+        ctx: &Context<'_>,
+        out: &mut Effects,
+    ) -> Result<LogPosition, ChangeError> {
+        let Configuration { voters, learners, .. } = self.configuration().clone();
+        self.change_configuration(ctx, voters, learners, out)
+    }
+
     /// Whether this replica may have to lead: a voter by its newest configuration, or by one that the
     /// newest replaces once it has committed. As long as that is not known, the replica that was voted
     /// out may be the only one with the entry that says so, and then nobody else can be elected by

@@ -132,7 +132,8 @@ impl Message {
             | Body::ReadIndexReply { .. }
             | Body::Rebuild(_)
             | Body::Absent
-            | Body::Create => 0,
+            | Body::Create
+            | Body::Residence { .. } => 0,
         };
         96 + payload
     }
@@ -188,6 +189,13 @@ pub enum Body {
     Absent,
     /// The answer to that, for a member: begin with nothing, in this term, with your vote given to me.
     Create,
+    /// To a member: be on this core of your node. Or its answer: I am on this core. Raft does not look at it.
+    Residence {
+        /// The core.
+        core: CoreId,
+        /// Whether it is the answer.
+        is_answer: bool,
+    },
 }
 
 /// What a replica that is being rebuilt, and its leader, say.

@@ -90,10 +90,13 @@ impl Shard {
         for message in messages {
             let Some(message) = self.not_parked(from, message) else { continue };
             let GroupMessage { group, message } = message;
-            if let Some(replica) = self.replicas.get_mut(&group) {
-                if matches!(message.body, Body::AppendReply(_)) {
-                    replica.note_core(from);
+            if let Body::Residence { core, is_answer } = message.body {
+                self.residence_told(from.node, group, core, is_answer);
+            } else if let Some(replica) = self.replicas.get_mut(&group) {
+                if matches!(message.body, Body::AppendReply(_)) && replica.note_core(from) {
+                    self.hand_overs.untold.insert(group);
                 }
+                let Some(replica) = self.replicas.get_mut(&group) else { continue };
                 // While a received checkpoint's mark is on its way to the disk the old log must not
                 // grow: what is said now is lost, as messages may be.
                 if !replica.incoming.as_ref().is_some_and(|incoming| incoming.is_marked()) {

@@ -7,7 +7,7 @@
 //! forgets it; and only when that is durable, too, it goes on, on the new core. So while two logs have it, it says
 //! nothing, and both are right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -149,6 +149,9 @@ pub(crate) struct HandOvers {
     going: BTreeMap<GroupId, Going>,
     coming: BTreeMap<GroupId, Coming>,
     budget: Budget,
+    /// Groups of which a replica is on another core than before, that of this core or another member's: whoever
+    /// leads is to know, and tell the map.
+    pub(crate) untold: BTreeSet<GroupId>,
     /// Checkpoints that were to have a second name, since the start.
     lends: u32,
 }
@@ -156,7 +159,13 @@ pub(crate) struct HandOvers {
 impl HandOvers {
     pub(crate) fn new(limits: &Limits) -> Self {
         let budget = Budget::new(limits.snapshot_bytes_per_s_max);
-        Self { going: BTreeMap::new(), coming: BTreeMap::new(), budget, lends: 0 }
+        Self {
+            going: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            budget,
+            untold: BTreeSet::new(),
+            lends: 0,
+        }
     }
 
     /// Whether a replica stands still, here or on its way.
@@ -254,6 +263,7 @@ impl Shard {
         for group in groups {
             self.push_move(group);
         }
+        self.tell_residences();
     }
 
     fn push_move(&mut self, group: GroupId) {
@@ -549,6 +559,7 @@ impl Shard {
         replica.raft.moved(self.addr.core, replica.checkpoint.clone());
         self.out.leaders.push((group, replica.raft.leader()));
         self.out.arrived.push(group);
+        self.hand_overs.untold.insert(group);
         self.put(group, *replica);
         self.wake(group, coming.parked);
     }

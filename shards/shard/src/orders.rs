@@ -7,7 +7,7 @@ use bytes::Bytes;
 use oarlock_codec::Refusal;
 use oarlock_raft::{ChangeError, TransferError};
 use oarlock_store::{Command, ErrorReply, Order, Reply, Request};
-use oarlock_types::{GroupId, Mono, NodeId};
+use oarlock_types::{CoreAddr, CoreId, FeatureLevel, GroupId, Mono, NodeId};
 
 use crate::Outcome;
 use crate::moves::MoveStep;
@@ -97,6 +97,9 @@ impl Shard {
             }
             Order::Place { voters } => self.place_order(group, voters)?,
             Order::Transfer { to } => self.transfer_order(group, NodeId(*to))?,
+            Order::MoveCore { node, core } => {
+                self.core_order(group, CoreAddr::new(NodeId(*node), CoreId(*core)))?
+            }
         };
         self.out.replies.push((token, Ok(reply)));
         Ok(())
@@ -124,6 +127,29 @@ impl Shard {
             Err(TransferError::NotLeader { leader }) => Err(Refusal::NotLeader { leader }),
             Err(error) => Ok(Reply::Simple(error.to_string())),
         }
+    }
+
+    fn core_order(&mut self, group: GroupId, to: CoreAddr) -> Result<Reply, Refusal> {
+        let replica = self.replicas.get(&group).ok_or(Refusal::NoSuchGroup)?;
+        let is_member = replica.raft.configuration().members().any(|node| node == to.node);
+        let is_own = to.node == self.addr.node;
+        let cores = if is_own { self.support.cores() } else { self.support.peer_cores(to.node) };
+        if self.feature_level() < FeatureLevel::CORE_MOVES {
+            return Ok(Reply::Error(ErrorReply::LevelTooLow));
+        } else if !is_member {
+            return Ok(Reply::Error(ErrorReply::NoSuchNode));
+        } else if to.core.get() >= cores {
+            return Ok(Reply::Error(ErrorReply::NoSuchCore));
+        }
+        if to == self.addr || (!is_own && self.core_of_member(group, to.node) == Some(to.core)) {
+            return Ok(Reply::Ok);
+        }
+        if !is_own {
+            self.tell_residence(group, to.node, to.core, false);
+        } else if let Err(error) = self.move_to_core(group, to.core) {
+            return Ok(Reply::Simple(error.to_string()));
+        }
+        Ok(Reply::Simple(format!("{to} is to have it")))
     }
 
     /// Whether the cluster has such a node.

@@ -119,11 +119,14 @@ impl Replica {
             && self.store.bounds().epoch.get() == 0
     }
 
-    /// Notes on which core another member's replica is.
-    pub(crate) fn note_core(&mut self, from: CoreAddr) {
+    /// Notes on which core another member's replica is; whether it was known on another one.
+    pub(crate) fn note_core(&mut self, from: CoreAddr) -> bool {
         match self.heard_from.iter_mut().find(|known| known.node == from.node) {
-            Some(known) => *known = from,
-            None => self.heard_from.push(from),
+            Some(known) => std::mem::replace(known, from) != from,
+            None => {
+                self.heard_from.push(from);
+                false
+            }
         }
     }
 

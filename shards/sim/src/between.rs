@@ -1,6 +1,7 @@
 //! Replicas that go from core to core of their node: who orders it, and the letters and files between cores.
 
 use oarlock_shard::{FileDone, FileJob, HandOver};
+use oarlock_store::{Command, Order, Request};
 use oarlock_types::{CoreId, GroupId, NodeId};
 
 use crate::disk::Disk;
@@ -38,7 +39,16 @@ impl World {
         let further = 1 + self.node_random.below(others);
         let to = (u64::from(own.get()) + further) % u64::from(self.config.cores);
         let to = CoreId(u16::try_from(to).expect("invariant: less than the cores"));
-        self.move_core(self.nodes[n].id, group, to);
+        let node = self.nodes[n].id;
+        match self.leader(group) {
+            Some(leader) if self.node_random.per_mille(500) => {
+                let epoch = self.ranges.bounds(group).epoch;
+                let order = Order::MoveCore { node: node.get(), core: to.get() };
+                let order = Request::one(Command::Order(order));
+                self.request_routed(leader, group, (epoch, None), order);
+            }
+            Some(_) | None => self.move_core(node, group, to),
+        }
     }
 
     /// Asks a node's replica of a group to go to another core.

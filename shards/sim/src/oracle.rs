@@ -217,7 +217,8 @@ impl Oracle {
             | Body::ReadIndexReply { .. }
             | Body::Rebuild(_)
             | Body::Absent
-            | Body::Create => return Ok(()),
+            | Body::Create
+            | Body::Residence { .. } => return Ok(()),
         };
         let vote = known.votes.entry(from).or_insert((message.term, candidate));
         if vote.0 == message.term && vote.1 != candidate {

@@ -33,6 +33,7 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
         Body::Rebuild(_) => "Rebuild",
         Body::Absent => "Absent",
         Body::Create => "Create",
+        Body::Residence { .. } => "Residence",
     }
 }
 
@@ -94,6 +95,8 @@ pub(crate) fn text_of(body: &Body) -> String {
         }
         Body::Absent => "I have no replica of this group".to_owned(),
         Body::Create => "make a replica, and follow me".to_owned(),
+        Body::Residence { core, is_answer: false } => format!("be on {core}"),
+        Body::Residence { core, is_answer: true } => format!("I am on {core}"),
         Body::Rebuild(Rebuild::Leave { attempt }) => {
             format!("I have lost my log: take me out (attempt {attempt})")
         }

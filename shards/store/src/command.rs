@@ -379,6 +379,14 @@ pub enum Order {
         /// The neighbour's version.
         into_epoch: RangeEpoch,
     },
+    /// To have its replica of a node on this core there: `OK` once it is, else a simple string. To be repeated
+    /// until it is `OK`.
+    MoveCore {
+        /// The node.
+        node: u64,
+        /// The core.
+        core: u16,
+    },
 }
 
 /// How a range is, as whoever leads it tells.
@@ -426,6 +434,7 @@ impl Command {
             Self::Order(Order::Split { at }) => at.len(),
             Self::Order(Order::Place { voters }) => 8 * voters.len(),
             Self::Order(Order::Transfer { .. } | Order::Explain { .. }) => 8,
+            Self::Order(Order::MoveCore { .. }) => 16,
             Self::Order(Order::Report { ranges }) => 64 * ranges.len(),
             Self::Order(Order::Merge { start, into_start, .. }) => start.len() + into_start.len(),
             Self::Absorb(absorb) => absorb.start.len() + absorb.contents.len(),

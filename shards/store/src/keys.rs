@@ -84,7 +84,8 @@ impl Command {
                 Order::Place { .. }
                 | Order::Transfer { .. }
                 | Order::Report { .. }
-                | Order::Explain { .. },
+                | Order::Explain { .. }
+                | Order::MoveCore { .. },
             ) => Keys::None,
         }
     }

@@ -60,4 +60,6 @@ pub enum ErrorReply {
     NothingToMerge,
     /// `ERR` the range is too large to be brought into its neighbour (half of value_bytes_max)
     TooLargeToMerge,
+    /// `ERR` the node has no such core
+    NoSuchCore,
 }

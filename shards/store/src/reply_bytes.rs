@@ -13,7 +13,7 @@ use crate::reply::{ErrorReply, Reply};
 /// A transaction's array holds arrays of single commands; nothing nests deeper.
 const DEPTH_MAX: usize = 4;
 
-const ERRORS: [ErrorReply; 14] = [
+const ERRORS: [ErrorReply; 15] = [
     ErrorReply::NotAnInteger,
     ErrorReply::NotAFloat,
     ErrorReply::Overflow,
@@ -28,6 +28,7 @@ const ERRORS: [ErrorReply; 14] = [
     ErrorReply::NothingToMerge,
     ErrorReply::TooLargeToMerge,
     ErrorReply::LevelTooLow,
+    ErrorReply::NoSuchCore,
 ];
 
 /// Appends `reply` to `out`.

@@ -385,6 +385,7 @@ fn name(error: ErrorReply) -> &'static str {
         ErrorReply::TooLargeToMerge => "ERR the range is too large",
         ErrorReply::RangeIsChanging => "BUSY the range is changing already",
         ErrorReply::NoSuchNode => "ERR no such node",
+        ErrorReply::NoSuchCore => "ERR no such core",
     }
 }
 

@@ -20,6 +20,7 @@ pub const FEATURES: &[(FeatureLevel, &str)] = &[
     (FeatureLevel::FIRST, "all that was there when levels came"),
     (FeatureLevel::MERGES, "merges of ranges"),
     (FeatureLevel::PACKED, "log entries in a shorter form"),
+    (FeatureLevel::CORE_MOVES, "moves between the cores of a node while it serves"),
 ];
 
 impl FeatureLevel {
@@ -27,9 +28,10 @@ impl FeatureLevel {
     pub const FIRST: Self = Self(1);
     /// Ranges can be merged.
     pub const MERGES: Self = Self(2);
-
     /// Log entries are packed.
     pub const PACKED: Self = Self(3);
+    /// Replicas can go from core to core.
+    pub const CORE_MOVES: Self = Self(4);
 
     /// The oldest that this build understands.
     pub const MIN: Self = Self::FIRST;
@@ -116,6 +118,6 @@ mod tests {
         let held = FeatureLevels::held(Some(FeatureLevel(1)));
         assert_eq!((held.has(FeatureLevel(1)), held.has(FeatureLevel(2))), (true, false));
         assert_eq!(held.to_string(), "level 1 only");
-        assert_eq!(FeatureLevels::BUILD.to_string(), "levels 1 to 3");
+        assert_eq!(FeatureLevels::BUILD.to_string(), "levels 1 to 4");
     }
 }

@@ -25,6 +25,9 @@ const HELP: &[&str] = &[
     "    Return which nodes are to be emptied or are given up: pairs of node/<id> and draining or removed.",
     "PLACEMENT [<range>]",
     "    Return what placement plans and does, or why the replicas of <range> are where they are.",
+    "MOVECORE <range> <node> <core>",
+    "    Let the replica of <range> on <node> go to <core> there: OK once it is, else a text that says what is",
+    "    under way. To be repeated until it is OK.",
     "PLACE <range> <node> [<node> ...]",
     "    Take the next step to have the replicas of <range> on these nodes and no others: OK once they are,",
     "    else a text that says what is under way. To be repeated until it is OK.",
@@ -125,6 +128,12 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else if input.is(1, "TRANSFER") {
         arity(input, "oarlock|transfer", |len| len == 4)?;
         let order = Order::Transfer { to: number(input, 3)? };
+        let group = GroupId(number(input, 2)?);
+        Ok(Parsed::Group { group, command: Command::Order(order) })
+    } else if input.is(1, "MOVECORE") {
+        arity(input, "oarlock|movecore", |len| len == 5)?;
+        let core = u16::try_from(number(input, 4)?).unwrap_or(u16::MAX);
+        let order = Order::MoveCore { node: number(input, 3)?, core };
         let group = GroupId(number(input, 2)?);
         Ok(Parsed::Group { group, command: Command::Order(order) })
     } else if input.is(1, "HELP") {

@@ -169,6 +169,9 @@ pub const fn store_error(error: ErrorReply) -> &'static str {
         ErrorReply::NoSuchNode => {
             "ERR the cluster has no such node; nothing was changed (OARLOCK STATUS shows the nodes)"
         }
+        ErrorReply::NoSuchCore => {
+            "ERR the node has no such core; nothing was changed (OARLOCK STATUS shows the cores)"
+        }
         ErrorReply::LevelTooLow => {
             "ERR not all nodes of the cluster understand that yet; nothing was changed (oarlock status shows \
              the levels)"

@@ -131,7 +131,8 @@ impl Driver {
             Order::Split { .. }
             | Order::Place { .. }
             | Order::Transfer { .. }
-            | Order::Merge { .. } => {
+            | Order::Merge { .. }
+            | Order::MoveCore { .. } => {
                 unreachable!("the shard answers these")
             }
         };

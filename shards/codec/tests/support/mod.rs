@@ -143,6 +143,8 @@ fn body() -> impl Strategy<Value = Body> {
         configuration().prop_map(|known| Body::Rebuild(Rebuild::Members(known))),
         Just(Body::Absent),
         Just(Body::Create),
+        (any::<u16>(), any::<bool>())
+            .prop_map(|(core, is_answer)| Body::Residence { core: CoreId(core), is_answer }),
     ]
 }
 

@@ -101,6 +101,7 @@ pub fn body(body: &Body) -> String {
         Body::Rebuild(Rebuild::Members(c)) => format!("Members {}", configuration(c)),
         Body::Absent => "Absent".into(),
         Body::Create => "Create".into(),
+        Body::Residence { core, is_answer } => format!("Residence {core} {is_answer}"),
     }
 }
 

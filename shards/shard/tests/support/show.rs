@@ -212,6 +212,7 @@ fn body(body: &Body) -> String {
         Body::Rebuild(Rebuild::Members(_)) => "Members".to_owned(),
         Body::Absent => "Absent".to_owned(),
         Body::Create => "Create".to_owned(),
+        Body::Residence { core, is_answer } => format!("Residence {core} {is_answer}"),
         Body::ReadIndexReply { index, .. } => {
             format!("ReadIndexReply {:?}", index.map(|index| index.get()))
         }
