@@ -90,6 +90,68 @@ fn nodes_change_their_number_of_cores_one_after_the_other_under_load() {
     (1..=3).for_each(|node| wait_for_spread(&cluster, node, 2, 14, 2));
 }
 
+/// Brings each replica of a node to its other core, of two, by hand; how many came there.
+fn exchange_cores(cluster: &Cluster, id: u64) -> usize {
+    let status = cluster.status(id).unwrap();
+    let ranges = status.groups.iter().filter(|group| group.group > 0);
+    let told = ranges.map(|range| {
+        let (range, to, node) =
+            (range.group.to_string(), (1 - range.core).to_string(), id.to_string());
+        let args = ["range", "move-core", &range, "--node", &node, "--to-core", &to];
+        let (code, text) = cluster.command(id, &args);
+        assert_eq!(code, Some(0), "{text}");
+    });
+    told.count()
+}
+
+/// What a node's logs in this life say of replicas that have come to another core.
+fn arrivals(cluster: &Cluster, id: u64) -> usize {
+    cluster.local.node(id).log_tail(100_000).matches("has come here from another core").count()
+}
+
+#[test]
+fn replicas_go_from_core_to_core_and_back_under_load_while_a_node_dies() {
+    let options = Options { cores: 2, ranges: 6, ..Options::default() };
+    let mut cluster = Cluster::start("cores-served", options);
+    let load = Load::start(&cluster, &Shape { rate: 800, ..Shape::default() });
+    load.progress(500);
+    eventually("the feature level", || {
+        let (_, text) = cluster.command(1, &["status"]);
+        if text.contains("feature level 3") { Ok(()) } else { Err(text) }
+    });
+    let (code, text) =
+        cluster.command(1, &["range", "move-core", "2", "--node", "1", "--to-core", "2"]);
+    assert!(code == Some(1) && text.contains("ERR the node has no such core"), "{text}");
+    for node in [1, 2, 3, 1, 2] {
+        let moved = exchange_cores(&cluster, node);
+        assert!(moved > 0 && arrivals(&cluster, node) >= moved, "they have gone");
+        load.progress(200);
+        if node == 3 {
+            // One dies on the way of a replica, or shortly before or behind.
+            let range = cluster.status(3).unwrap().groups.iter().map(|g| (g.group, g.core)).max();
+            let (range, core) = range.unwrap();
+            let client = &mut cluster.client(1);
+            let (range, to) = (range.to_string(), (1 - core).to_string());
+            let asked = [b"OARLOCK", &b"MOVECORE"[..], range.as_bytes(), b"3", to.as_bytes()];
+            client.call(&asked).unwrap();
+            cluster.kill(3);
+            cluster.restart(3);
+            load.progress(200);
+        }
+    }
+    let (recorded, _) = load.stop();
+    cluster.verify(recorded);
+    // And all of it comes back when all nodes die at once.
+    cluster.kill_all();
+    (1..=3).for_each(|node| cluster.restart(node));
+    cluster.wait_for_leaders();
+    for node in 1..=3 {
+        let committed = cluster.local.committed(node).unwrap();
+        cluster.wait_for_applied(node, &committed);
+        assert!(cluster.status(node).unwrap().damaged.is_empty());
+    }
+}
+
 #[test]
 fn a_cluster_forms_on_fewer_and_more_cores_than_its_nodes_are_listed_with() {
     let options = Options { cores: 3, ranges: 12, ..Options::default() };

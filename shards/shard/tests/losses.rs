@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use oarlock_codec::Record;
-use oarlock_raft::{Configuration, Entry, LogPosition, Payload, SPLIT_BASE, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, Lost};
+use oarlock_raft::{
+    Configuration, Entry, HardState, LogPosition, Payload, SPLIT_BASE, SnapshotMeta,
+};
+use oarlock_shard::Homes;
+use oarlock_shard::losses::{
+    Evidence, Losses, Lost, claim_logged, give_up, may_hide, may_hide_group,
+};
 use oarlock_shard::rebuild::{Origin, Rebuilt, SplitBase};
 use oarlock_types::{
     ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeEpoch, SegmentId, Term,
@@ -272,4 +277,62 @@ fn what_a_lost_range_would_have_made_is_lost_with_it() {
         log.frame();
     });
     assert_eq!(judge(&gone, &Lost::new()).news, [B, C]);
+}
+
+/// A's log as a core has it to which it has come so often, with its hard state if all of it came.
+fn residence(residence: u64, is_whole: bool) -> Recovered {
+    let mut log = Log::new();
+    log.create(A, Origin { residence, ..Origin::first(RangeEpoch(1)) });
+    log.checkpoint(A, LogPosition { term: Term(1), index: Index(3) }, 100);
+    log.entry(A, 4);
+    if is_whole {
+        let hard_state = HardState { term: Term(1), vote: None };
+        log.wal.append(&Record::HardState { group: A, hard_state });
+    }
+    log.frame();
+    log.recover()
+}
+
+/// Who is right of two cores, each with its log and what it has lost, and what each of them is to forget.
+fn of_two(mut logs: [Recovered; 2], mut lost: [Lost; 2]) -> (Option<CoreId>, [Vec<GroupId>; 2]) {
+    let homes = Homes::new(2);
+    for core in [1, 0] {
+        let number = CoreId(u16::try_from(core).expect("two"));
+        claim_logged(&homes, number, &logs[core], &lost[core]).expect("one is right");
+    }
+    let given_up = [0, 1].map(|core| {
+        let number = CoreId(u16::try_from(core).expect("two"));
+        give_up(&homes, number, &mut logs[core], &mut lost[core])
+    });
+    (homes.core_of(A), given_up)
+}
+
+#[test]
+fn a_replica_that_is_in_two_logs_is_where_it_came_last_and_came_whole() {
+    let nothing = || [Lost::new(), Lost::new()];
+    let (old, new) = (Some(CoreId(0)), Some(CoreId(1)));
+    let both = of_two([residence(1, true), residence(2, true)], nothing());
+    assert_eq!(both, (new, [vec![A], Vec::new()]), "the old log has not forgotten it yet");
+    let part = of_two([residence(1, true), residence(2, false)], nothing());
+    assert_eq!(part, (old, [Vec::new(), vec![A]]), "it never came there whole");
+    let back = of_two([residence(3, true), residence(2, true)], nothing());
+    assert_eq!(back, (old, [Vec::new(), vec![A]]), "it has come back since");
+    let lost = of_two([residence(7, true), residence(2, true)], [Lost::new(), lost_in(&[A], 4)]);
+    assert_eq!(lost, (new, [vec![A], Vec::new()]), "it was found lost there since");
+}
+
+#[test]
+fn a_log_hides_no_replica_that_it_has_forgotten_behind_all_damage() {
+    let mut log = Log::new();
+    [A, B].iter().for_each(|group| log.create(*group, Origin::first(RangeEpoch(1))));
+    log.frame();
+    log.entry(A, 1);
+    log.frame();
+    log.wal.append(&Record::Destroy { group: A });
+    log.frame();
+    break_frame(&mut log.file, 2);
+    let recovered = log.recover();
+    assert!(may_hide(&recovered, true), "some may have been made there");
+    let hidden = [A, C].map(|group| may_hide_group(&recovered, true, group));
+    assert_eq!(hidden, [false, true], "A has gone for good");
 }
