@@ -44,16 +44,15 @@ fn power_fails(world: &mut World, node: NodeId) {
     world.restart(node);
 }
 
-/// Power fails while the new core's log does not come to write the replica.
+/// Power fails while the new core's log writes the replica, of which anything may arrive.
 #[test]
 fn old_forgets_last() {
-    finds(Guard::OldForgetsLast, 3, &[LOST], |seed| {
+    finds(Guard::OldForgetsLast, 8, &[LOST], |seed| {
         let mut world = serving(seed, two_cores());
         let node = going(&mut world);
         stall(&mut world, node, NEW);
         world.run_for(400 * MS);
         power_fails(&mut world, node);
-        assert_eq!(world.core_of(node, GROUP), Some(OLD), "the new log never had it");
         world.settle();
     });
 }
@@ -61,7 +60,7 @@ fn old_forgets_last() {
 /// Power fails while the old core's log does not come to forget the replica, which the new one's has.
 #[test]
 fn later_residence_counts() {
-    finds(Guard::LaterResidenceCounts, 3, &["a group has one replica on a node"], |seed| {
+    finds(Guard::LaterResidenceCounts, 8, &["a group has one replica on a node"], |seed| {
         let mut world = serving(seed, two_cores());
         let node = going(&mut world);
         leaves(&mut world, node);
@@ -76,7 +75,7 @@ fn later_residence_counts() {
 /// The same, and the new core's files are gone: what the old one's log shows is all that the replica has said.
 #[test]
 fn new_speaks_last() {
-    finds(Guard::NewSpeaksLast, 3, &[LOST, SAID, "what a replica has"], |seed| {
+    finds(Guard::NewSpeaksLast, 8, &[LOST, SAID, "what a replica has"], |seed| {
         let mut world = serving(seed, two_cores());
         let node = going(&mut world);
         leaves(&mut world, node);
