@@ -117,7 +117,7 @@ fn replicas_go_from_core_to_core_and_back_under_load_while_a_node_dies() {
     load.progress(500);
     eventually("the feature level", || {
         let (_, text) = cluster.command(1, &["status"]);
-        if text.contains("feature level 3") { Ok(()) } else { Err(text) }
+        if text.contains("feature level 4") { Ok(()) } else { Err(text) }
     });
     let (code, text) =
         cluster.command(1, &["range", "move-core", "2", "--node", "1", "--to-core", "2"]);
