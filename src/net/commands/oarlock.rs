@@ -99,9 +99,7 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else if input.is(1, "PLACE") {
         arity(input, "oarlock|place", |len| len >= 4)?;
         let voters = (3..input.len()).map(|at| number(input, at)).collect::<Result<_, _>>()?;
-        let order = Order::Place { voters };
-        let group = GroupId(number(input, 2)?);
-        Ok(Parsed::Group { group, command: Command::Order(order) })
+        of_group(input, Order::Place { voters })
     } else if input.is(1, "PLACEMENT") {
         arity(input, "oarlock|placement", |len| len == 2 || len == 3)?;
         let group = if input.len() == 3 { number(input, 2)? } else { 0 };
@@ -127,15 +125,11 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
         Ok(Parsed::Group { group: GroupId::META, command })
     } else if input.is(1, "TRANSFER") {
         arity(input, "oarlock|transfer", |len| len == 4)?;
-        let order = Order::Transfer { to: number(input, 3)? };
-        let group = GroupId(number(input, 2)?);
-        Ok(Parsed::Group { group, command: Command::Order(order) })
+        of_group(input, Order::Transfer { to: number(input, 3)? })
     } else if input.is(1, "MOVECORE") {
         arity(input, "oarlock|movecore", |len| len == 5)?;
         let core = u16::try_from(number(input, 4)?).unwrap_or(u16::MAX);
-        let order = Order::MoveCore { node: number(input, 3)?, core };
-        let group = GroupId(number(input, 2)?);
-        Ok(Parsed::Group { group, command: Command::Order(order) })
+        of_group(input, Order::MoveCore { node: number(input, 3)?, core })
     } else if input.is(1, "HELP") {
         Ok(Parsed::Local(Local::Help(HELP)))
     } else if input.is(1, "SCAN") {
@@ -151,6 +145,12 @@ pub(super) fn oarlock(input: &Input<'_>) -> Result<Parsed, CommandError> {
     } else {
         Err(unknown_subcommand(input.required(1)?, "OARLOCK"))
     }
+}
+
+/// An order for the range whose group is named first.
+fn of_group(input: &Input<'_>, order: Order) -> Result<Parsed, CommandError> {
+    let group = GroupId(number(input, 2)?);
+    Ok(Parsed::Group { group, command: Command::Order(order) })
 }
 
 /// Writes down what a node is there for.
