@@ -159,12 +159,12 @@ impl Shard {
         }
         self.out.unreadable.push(group);
         let hard_state = replica.raft.hard_state();
-        let meta = replica.raft.applied_meta();
-        let configuration = meta.configuration;
+        // A restart before the next checkpoint may yet read all entries, from those members on.
+        let configuration = replica.checkpoint.configuration.clone();
         let details = replica.origin().to_details();
         // The checkpoint that there is holds all: only the entries that stayed behind it go.
-        let rest =
-            (meta.position == replica.checkpoint.position).then(|| replica.checkpoint.clone());
+        let is_saved = replica.raft.applied_meta().position == replica.checkpoint.position;
+        let rest = is_saved.then(|| replica.checkpoint.clone());
         self.wal.restate(&Record::Create { group, configuration, details });
         self.newest_lsn = self.wal.restate(&Record::HardState { group, hard_state });
         match rest {
