@@ -36,6 +36,9 @@ pub const SILENCE: Duration = Duration::from_secs(2);
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// It waits no longer for those of whom nothing was told: nobody may lead them.
 const REPORTS_WAIT: Duration = Duration::from_secs(15);
+/// A leader that goes to another core leads no more, so a replica goes only where cores are far apart, and never
+/// for the number of its core alone: load that comes and goes would have one move behind the other.
+const CORE_SLACK_PERCENT: u32 = 50;
 /// Merges, and cuts for rules, at once, in the whole cluster.
 const RESHAPES_MAX: usize = 4;
 
@@ -422,6 +425,8 @@ impl Placement {
             gone_after_ms,
             moves_max: self.parts.moves_max.max(1),
             core_moves_per_node_max: usize::from(self.can_move_cores),
+            core_slack_percent: CORE_SLACK_PERCENT,
+            align_percent: 0,
             reshapes_max: RESHAPES_MAX,
             plans_merges: merges,
             plans_splits: false,
