@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 
+use oarlock_cluster::router::CoreRequest;
 use oarlock_codec::{ForwardRequest, GroupMessage};
 use oarlock_shard::Outcome;
 use oarlock_types::{CoreAddr, CoreId, Mono};
 
 use super::inbox::Sender;
-use super::message::{CoreMessage, CoreRequest};
+use super::message::CoreMessage;
 
 /// Letters that may wait for one full inbox before Raft messages are dropped.
 const UNPOSTED_MAX: usize = 1024;

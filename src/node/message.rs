@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use oarlock_cluster::NodeEntry;
 use oarlock_cluster::members::JoinRefusal;
-use oarlock_codec::{ForwardRequest, GroupMessage, Lane};
+use oarlock_cluster::router::CoreRequest;
+use oarlock_codec::{ForwardRequest, GroupMessage};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
 use oarlock_shard::status::ReplicaStatus;
 use oarlock_shard::{HandOver, Outcome, Wanted};
-use oarlock_store::Request;
-use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeEpoch, RangeMap,
-};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId, RangeDescriptor, RangeMap};
 
 use crate::disk::job::DiskDone;
 use crate::net::link_reader::AcceptedLink;
@@ -111,21 +109,4 @@ pub enum CoreAnswer {
     ClientKill(u64),
     /// Its stages of a write.
     Stages(Stages),
-}
-
-/// One request on its way between two cores of a node.
-#[derive(Debug)]
-pub struct CoreRequest {
-    /// The asking router's name for it.
-    pub id: u64,
-    /// The group.
-    pub group: GroupId,
-    /// The range's version.
-    pub epoch: RangeEpoch,
-    /// Among which writes it keeps its place.
-    pub lane: Option<Lane>,
-    /// What to do.
-    pub request: Request,
-    /// When it was handed on, if it is timed.
-    pub handed: Option<Mono>,
 }

@@ -2,14 +2,13 @@
 //! It must not decide anything about consensus. One per process.
 //!
 //! Map: [`serve`] starts it (with what `known` says of its cluster), [`recover`] brings a core back from its disk, [`driver`] is a core's
-//! turn loop around its shard. A driver's surroundings: [`front`] and [`router`] (by [`locate`]) towards clients,
-//! [`map_keeper`] towards the meta group (by [`map_store`]), [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
+//! turn loop around its shard. A driver's surroundings: [`front`] towards clients (with the router of
+//! `oarlock_cluster`), [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
 //! [`files`] towards the disk, [`counters`], [`stages`] and [`status`] towards people. Underneath: [`executor`],
 //! [`watchdog`], [`inbox`], [`clock`].
 
 pub mod clock;
 pub mod counters;
-pub mod departures;
 pub mod driver;
 pub mod executor;
 pub mod files;
@@ -18,14 +17,11 @@ pub mod inbox;
 pub mod join;
 mod known;
 pub mod links;
-pub mod locate;
 pub mod log_writer;
 pub mod mail;
 pub mod message;
 pub mod outbox;
 pub mod recover;
-pub mod reporter;
-pub mod router;
 pub mod serve;
 pub mod stages;
 pub mod status;

@@ -10,10 +10,12 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 
+use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::{Placement, PlacementParts};
 use oarlock_cluster::levels::NotUnderstood;
 use oarlock_cluster::map_keeper::MapKeeper;
 use oarlock_cluster::members;
+use oarlock_cluster::reporter::Reporter;
 use oarlock_shard::pulse::PulseConfig;
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{Homes, SharedHomes, SharedSupport, SplitSettings, SupportTable};
@@ -26,7 +28,6 @@ use signal_hook::iterator::Signals;
 
 use super::clock::Clock;
 use super::counters::Counters;
-use super::departures::Departures;
 use super::driver::{Driver, Kept};
 use super::executor::{self, ExecutorError, Executors};
 use super::files::Files;
@@ -40,7 +41,6 @@ use super::mail::Mail;
 use super::message::CoreMessage;
 use super::outbox::Outbox;
 use super::recover::{RecoverParts, recover};
-use super::reporter::Reporter;
 use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
 use crate::disk::buffer::BLOCK_BYTES;

@@ -5,34 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_cluster::members::{Candidate, JoinRefusal};
+pub use oarlock_cluster::router::{ConnectionId, Ticket, Timed};
 use oarlock_shard::rebuild::RebuildError;
 use oarlock_store::{Reply, Request};
 use oarlock_types::{ClusterId, CoreAddr, CoreId, GroupId, Incarnation, Mono, NodeId, RangeEpoch};
 use thiserror::Error;
 
 use crate::net::commands::{ClientFilter, KillReply};
-
-/// A client connection of this core. Never given again to another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
-
-/// A request of one connection: what its outcome is brought back with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket {
-    /// The command, counted over the connection's life.
-    pub slot: u64,
-    /// Which of the command's requests.
-    pub part: u32,
-}
-
-/// A write whose way through the node is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timed {
-    /// When the bytes of its command came.
-    pub came: Mono,
-    /// When it was handed to the backend; once it is answered, when its outcome came.
-    pub handed: Mono,
-}
 
 /// Why a request has no reply. What the router can mend itself (another leader, a newer map) never
 /// gets here.

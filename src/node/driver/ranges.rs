@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use oarlock_cluster::executor::SILENCE;
 use oarlock_cluster::levels::{self, NotUnderstood};
+use oarlock_cluster::router::Asker;
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
 use oarlock_shard::{DueSplit, Merging, Split, SupportTable, Wanted};
@@ -18,7 +19,6 @@ use oarlock_types::{
 use super::Driver;
 use crate::node::clock::Clock;
 use crate::node::message::CoreMessage;
-use crate::node::router::Asker;
 
 /// The levels that those of the other nodes understand of whom pulses come.
 fn levels_heard(table: &SupportTable, now: Mono) -> BTreeMap<NodeId, FeatureLevels> {

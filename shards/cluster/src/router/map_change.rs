@@ -12,14 +12,12 @@
 //!
 //! Reads keep no order: one that was refused, or waits, is found anew before it is sent again.
 
-use std::sync::Arc;
-
 use oarlock_codec::Refusal;
 use oarlock_types::{GroupId, RangeMap};
 
-use super::{Lane, LaneKey, Retry, Router};
-use crate::net::session::ConnectionId;
-use crate::node::locate::{Place, locate};
+use super::{ConnectionId, Lane, LaneKey, Retry, Router};
+use crate::SharedMap;
+use crate::locate::{Place, locate};
 
 /// Stands for the group of what has none by now: no range has it. A connection's lane of this group holds
 /// its writes.
@@ -31,7 +29,7 @@ fn bounds(map: &RangeMap, group: GroupId) -> Option<(&[u8], Option<&[u8]>)> {
 
 impl Router {
     /// Routes by another map from now on.
-    pub fn install(&mut self, map: Arc<RangeMap>) {
+    pub fn install(&mut self, map: SharedMap) {
         let old = std::mem::replace(&mut self.map, map);
         self.installed += 1;
         let mut lanes: Vec<LaneKey> = self.lanes.keys().copied().collect();

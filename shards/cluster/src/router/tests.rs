@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use oarlock_store::{Command, Reply};
-use oarlock_types::{Random, RangeDescriptor};
+use oarlock_types::{Random, RangeDescriptor, RangeMap};
 use proptest::prelude::*;
 
 use super::*;
@@ -16,7 +16,7 @@ fn router() -> (Router, GroupId) {
     let map = map.unwrap();
     let group = map.find(b"k").unwrap().group;
     let patience = Duration::from_secs(1000);
-    let mut router = Router::new(NodeId(1), CoreId(0), Arc::new(map), patience);
+    let mut router = Router::new(NodeId(1), CoreId(0), SharedMap::new(map), patience);
     router.begin_turn(Mono(1));
     router.leader_changed(group, Some(THERE));
     (router, group)
@@ -130,10 +130,10 @@ fn who_waits_in_vain_for_its_own_replica_asks_the_others() {
     assert!(router.is_map_old, "what it was told is a reason to look for a newer map");
 }
 
-fn changed(map: &RangeMap, change: &[RangeDescriptor]) -> Arc<RangeMap> {
+fn changed(map: &RangeMap, change: &[RangeDescriptor]) -> SharedMap {
     let mut map = map.clone();
     map.apply(map.version() + 1, change);
-    Arc::new(map)
+    SharedMap::new(map)
 }
 
 fn client(slot: u64) -> Asker {
@@ -326,7 +326,7 @@ struct World {
     router: Router,
     random: Random,
     /// What the ranges themselves know.
-    truth: Arc<RangeMap>,
+    truth: SharedMap,
     /// Sent and not yet there, and answers on their way.
     on_the_way: Vec<ForwardRequest>,
     answers: Vec<(u64, Outcome)>,
@@ -448,7 +448,7 @@ proptest! {
         for group in 1..300 {
             router.leader_changed(GroupId(group), Some(THERE));
         }
-        let truth = Arc::clone(router.map());
+        let truth = SharedMap::clone(router.map());
         let mut world = World {
             router,
             random: Random::new(seed),
@@ -476,17 +476,17 @@ proptest! {
             }
             match world.below(8) {
                 // The whole map, or only one range's word of itself.
-                0 => world.router.install(Arc::clone(&world.truth)),
+                0 => world.router.install(SharedMap::clone(&world.truth)),
                 1 => {
                     let at = KEYS[world.below(KEYS.len())];
                     let mut map = RangeMap::clone(world.router.map());
                     map.learn(&world.truth.find(at).unwrap().to_descriptor());
-                    world.router.install(Arc::new(map));
+                    world.router.install(SharedMap::new(map));
                 }
                 _ => {}
             }
         }
-        world.router.install(Arc::clone(&world.truth));
+        world.router.install(SharedMap::clone(&world.truth));
         for _ in 0..100_000 {
             if world.router.under_way() == 0 {
                 break;

@@ -14,19 +14,19 @@
 //! `map_change` says how lanes keep their order meanwhile. What names several keys that lie in
 //! different ranges by now ends with [`Refusal::StaleEpoch`].
 
+mod asker;
 mod map_change;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_codec::{ForwardRequest, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::Request;
-use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch, RangeMap};
+use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch};
 
-use super::message::CoreRequest;
-use crate::net::session::{ConnectionId, Ticket, Timed};
+use crate::SharedMap;
+pub use asker::{Asker, ConnectionId, CoreRequest, Hop, Ticket, Timed};
 use map_change::UNKNOWN;
 
 /// How long a bounced request waits before it is tried again, unless a new leader is heard of first.
@@ -34,50 +34,6 @@ const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Who waits for its own replica to hear of a leader asks elsewhere so many delays later.
 const WAITS: u32 = 32;
-
-/// Whose request it is: what the driver hands back with the outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    /// A client's connection on this core.
-    Client {
-        /// The connection.
-        connection: ConnectionId,
-        /// The connection's name for the request.
-        ticket: Ticket,
-        /// Whether its way is timed.
-        timed: Option<Timed>,
-    },
-    /// The keeper of the map.
-    Node,
-    /// The core that tells how its ranges are.
-    Reporter,
-    /// Placement, with its name for the request.
-    Placement(u64),
-    /// A range of this core that is frozen for its neighbour, in this version.
-    Range(GroupId, RangeEpoch),
-}
-
-impl Asker {
-    /// The times of a request whose way is timed.
-    #[must_use]
-    pub const fn timed(&self) -> Option<Timed> {
-        match self {
-            Self::Client { timed, .. } => *timed,
-            Self::Node | Self::Reporter | Self::Placement(_) | Self::Range(..) => None,
-        }
-    }
-}
-
-/// Where a request goes next.
-#[derive(Debug)]
-pub enum Hop {
-    /// To the shard of the core of this node that has the group's replica.
-    Here(CoreRequest),
-    /// To another node.
-    Node(NodeId, ForwardRequest),
-    /// Decided.
-    Done(Asker, Outcome),
-}
 
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +111,7 @@ impl Routed {
 pub struct Router {
     node: NodeId,
     core: CoreId,
-    map: Arc<RangeMap>,
+    map: SharedMap,
     /// How many maps were installed.
     installed: u64,
     /// Who leads, by what requests and replicas brought last.
@@ -182,7 +138,7 @@ pub struct Router {
 impl Router {
     /// A router of this core. Requests are given up `patience` after they came.
     #[must_use]
-    pub fn new(node: NodeId, core: CoreId, map: Arc<RangeMap>, patience: Duration) -> Self {
+    pub fn new(node: NodeId, core: CoreId, map: SharedMap, patience: Duration) -> Self {
         Self {
             node,
             core,
@@ -205,7 +161,7 @@ impl Router {
 
     /// The map by which it routes.
     #[must_use]
-    pub fn map(&self) -> &Arc<RangeMap> {
+    pub fn map(&self) -> &SharedMap {
         &self.map
     }
 
