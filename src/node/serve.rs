@@ -429,7 +429,7 @@ fn open_core(
         table: Arc::clone(&shared.table),
         homes: SharedHomes::clone(&shared.homes),
         departures: Departures::default(),
-        reporter: Reporter::default(),
+        reporter: Reporter::new(&split_settings(&shared.config)),
         split_settings: split_settings(&shared.config),
         placement: Placement::new(placement_parts(shared)),
         formation: Arc::clone(&shared.known.formation),

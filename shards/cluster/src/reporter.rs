@@ -3,24 +3,27 @@
 
 use std::time::Duration;
 
-use oarlock_shard::{Outcome, Shard};
+use oarlock_shard::{Outcome, Shard, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
 use oarlock_types::{FastMap, GroupId, Mono};
 
 /// Ranges of one report.
 const RANGES_MAX: usize = 2048;
-/// A change of size below this is not told.
+/// A change below these is not told: of size, of the number of keys, of a rate. Less where ranges are cut for
+/// little: what placement merges by, far below that, must be told all the same.
 const BYTES_MIN: u64 = 1 << 20;
-
-/// A change of a rate below this is not told.
+const KEYS_MIN: u64 = 1000;
 const RATE_MIN: u64 = 500;
+/// So small a part of what a range is cut for.
+const PART: u64 = 40;
 
 /// When nothing has changed for so long, it looks whether those who were told still lead.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What was told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reporter {
+    steps: Steps,
     told: FastMap<GroupId, RangeReport>,
     /// What is being told, if anything is.
     telling: Option<Vec<RangeReport>>,
@@ -31,7 +34,48 @@ pub struct Reporter {
     term: i64,
 }
 
+/// Changes below these are not told.
+#[derive(Clone, Copy, Debug)]
+struct Steps {
+    bytes: u64,
+    keys: u64,
+    rate: u64,
+}
+
+impl Steps {
+    fn of(splits: &SplitSettings) -> Self {
+        Self {
+            bytes: BYTES_MIN.min(splits.bytes / PART),
+            keys: KEYS_MIN.min(splits.keys / PART),
+            rate: RATE_MIN.min(splits.requests_per_s / PART),
+        }
+    }
+
+    fn is_news(self, told: &RangeReport, now: &RangeReport) -> bool {
+        let grown = told.bytes.abs_diff(now.bytes);
+        told.term != now.term
+            || told.lagging != now.lagging
+            || grown > self.bytes.max(told.bytes / 10)
+            || told.keys.abs_diff(now.keys) > told.keys / 10 + self.keys
+            || told.writes_per_s.abs_diff(now.writes_per_s) > told.writes_per_s / 4 + self.rate
+            || told.reads_per_s.abs_diff(now.reads_per_s) > told.reads_per_s / 4 + self.rate
+    }
+}
+
 impl Reporter {
+    /// One that has told nothing, of ranges that are cut for this.
+    #[must_use]
+    pub fn new(splits: &SplitSettings) -> Self {
+        Self {
+            steps: Steps::of(splits),
+            told: FastMap::default(),
+            telling: None,
+            told_at: Mono(0),
+            soon: Vec::new(),
+            term: 0,
+        }
+    }
+
     /// This core has just come to lead a range.
     pub fn leads(&mut self, group: GroupId) {
         self.soon.push(group);
@@ -39,12 +83,12 @@ impl Reporter {
 
     /// What is to be told now, if anything, and nothing is being told.
     pub fn next(&mut self, shard: &mut Shard, now: Mono) -> Option<Request> {
-        let Self { told, telling, soon, .. } = self;
+        let Self { steps, told, telling, soon, .. } = self;
         let mut ranges = Vec::new();
         let mut see = |group: GroupId, report: Option<RangeReport>| match report {
             None => drop(told.remove(&group)),
             Some(report) if ranges.len() < RANGES_MAX && telling.is_none() => {
-                if told.get(&group).is_none_or(|told| is_news(told, &report)) {
+                if told.get(&group).is_none_or(|told| steps.is_news(told, &report)) {
                     ranges.push(report);
                 }
             }
@@ -81,16 +125,6 @@ impl Reporter {
     }
 }
 
-fn is_news(told: &RangeReport, now: &RangeReport) -> bool {
-    let grown = told.bytes.abs_diff(now.bytes);
-    told.term != now.term
-        || told.lagging != now.lagging
-        || grown > BYTES_MIN.max(told.bytes / 10)
-        || told.keys.abs_diff(now.keys) > told.keys / 10 + 1000
-        || told.writes_per_s.abs_diff(now.writes_per_s) > told.writes_per_s / 4 + RATE_MIN
-        || told.reads_per_s.abs_diff(now.reads_per_s) > told.reads_per_s / 4 + RATE_MIN
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +135,7 @@ mod tests {
         let change = |change: fn(&mut RangeReport)| {
             let mut now = told.clone();
             change(&mut now);
-            is_news(&told, &now)
+            Steps::of(&SplitSettings::default()).is_news(&told, &now)
         };
         assert!(!change(|now| now.bytes += 5 << 20));
         assert!(change(|now| now.bytes += 11 << 20));
@@ -111,5 +145,18 @@ mod tests {
         assert!(change(|now| now.writes_per_s += 600));
         assert!(change(|now| now.term += 1));
         assert!(change(|now| now.lagging.push(4)));
+    }
+
+    #[test]
+    fn where_ranges_are_small_so_are_the_changes_that_are_told() {
+        let small = SplitSettings { keys: 200, bytes: 4000, ..SplitSettings::default() };
+        let told = RangeReport { keys: 10, bytes: 500, ..Default::default() };
+        let is_news = |keys, bytes| {
+            let now = RangeReport { keys, bytes, ..told.clone() };
+            Steps::of(&small).is_news(&told, &now)
+        };
+        assert!(!is_news(16, 600));
+        assert!(is_news(17, 600), "placement merges up to 50 of 200");
+        assert!(is_news(16, 601));
     }
 }
