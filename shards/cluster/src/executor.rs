@@ -190,6 +190,13 @@ impl Placement {
         text + &self.plan.to_string()
     }
 
+    /// Whether it plans and finds nothing to do now, nor has anything under way.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let Plan { tasks, waiting, .. } = &self.plan;
+        !self.view.ranges.is_empty() && self.tasks.is_empty() && tasks.is_empty() && *waiting == 0
+    }
+
     /// Goes on; gives the requests that are to be sent, with their names. `clock` tells how long a plan takes.
     pub fn go_on(
         &mut self,

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use oarlock_codec::{Lane, Refusal};
 use oarlock_shard::Outcome;
 use oarlock_store::{Command, Request};
-use oarlock_types::{CoreAddr, GroupId, NodeId, RangeEpoch};
+use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch};
 
 use crate::clients::Sending;
+use crate::driving::Letter;
 use crate::merging::MERGES;
 use crate::node::Ask;
 use crate::trace::{Phase, What};
@@ -15,7 +16,7 @@ use crate::world::{Event, World};
 /// The way between a client and a node takes at most so long.
 const CLIENT_WAY_US: u64 = 300;
 /// Tokens from here on are the world's own.
-const PROBES: u64 = 1 << 62;
+pub(crate) const PROBES: u64 = 1 << 62;
 
 impl World {
     pub(crate) fn client_acts(&mut self, client: usize) {
@@ -54,6 +55,13 @@ impl World {
             return;
         }
         self.asked.insert(token, (n, self.nodes[n].life));
+        if self.config.cluster.is_some() && token < PROBES {
+            let core = self.node_random.below(self.config.cores.into());
+            let core = CoreId(u16::try_from(core).expect("invariant: few cores"));
+            let connection = self.clients.connection_of(token);
+            self.post(CoreAddr::new(to, core), Letter::Client { token, connection, request });
+            return;
+        }
         self.ask(to, group, Ask::Request { token, group, epoch, lane: None, request });
     }
 
@@ -138,6 +146,10 @@ impl World {
     /// Asks a group's leader to cut its range at a key; the id of the new group.
     pub fn cut_range(&mut self, group: GroupId, at: Bytes) -> Option<GroupId> {
         let leader = self.leader(group)?;
+        if self.config.cluster.is_some() {
+            self.ask(leader, group, Ask::CutSoon(group, at));
+            return None;
+        }
         let child = self.ranges.next_id(group);
         self.ask(leader, group, Ask::Split { group, at, child });
         Some(child)

@@ -12,6 +12,7 @@ use oarlock_shard::Outcome;
 use oarlock_store::{Command, Expiry, Reply, Request, SetCondition};
 use oarlock_types::{GroupId, NodeId, RangeEpoch};
 
+use crate::cluster::prefix;
 use crate::config::Config;
 use crate::linearizability::{Action, Answer, Operation};
 use crate::random::Stream;
@@ -156,7 +157,7 @@ impl Clients {
         let number = self.next_value;
         // What touches several ranges is not asked for: nobody does that at one moment.
         let (action, request) = loop {
-            let drawn = draw(config, &mut self.random, number);
+            let drawn = draw(config, group, &mut self.random, number);
             if self.ranges.of_action(group, &drawn.0).is_some() {
                 break drawn;
             }
@@ -291,24 +292,43 @@ impl Clients {
         })
     }
 
+    /// A read of the world's own, as of a client that reads nothing else.
+    pub(crate) fn note_read(
+        &mut self,
+        family: GroupId,
+        action: Action,
+        called_at: u64,
+        answer: (u64, Answer),
+    ) {
+        let history = self.histories.entry(family).or_default();
+        let client = self.all.len() as u64 + history.len() as u64;
+        let operation = Operation { client, called_at, action, answer: Some(answer) };
+        history.push(Entry { operation, was_applied: Some(true) });
+    }
+
+    /// The client whose attempt a token is, as a connection.
+    pub(crate) fn connection_of(&self, token: u64) -> u64 {
+        self.attempts.get(&token).map_or(u64::MAX, |client| *client as u64)
+    }
+
     /// Whether any client waits for something.
     pub(crate) fn are_done(&self) -> bool {
         self.all.iter().all(|client| client.doing.is_none())
     }
 }
 
-fn key(name: &str, number: u64) -> Bytes {
-    Bytes::from(format!("{name}{number}"))
-}
-
-/// Keys that clients use, and a split may cut at.
-pub(crate) fn client_keys(config: &Config) -> impl Iterator<Item = Bytes> {
+/// Keys of a family that clients use, and a split may cut at.
+pub(crate) fn client_keys(config: &Config, family: GroupId) -> impl Iterator<Item = Bytes> {
+    let prefix = prefix(config, family);
+    let key = move |name: &str, number: u64| Bytes::from(format!("{prefix}{name}{number}"));
     let others = [key("a", 0), key("a", 1), key("n", 0)];
-    (0..config.keys).map(|number| key("k", number)).chain(others)
+    (0..config.keys).map(move |number| key("k", number)).chain(others)
 }
 
 /// An operation and the request that stands for it.
-fn draw(config: &Config, random: &mut Stream, number: u64) -> (Action, Request) {
+fn draw(config: &Config, family: GroupId, random: &mut Stream, number: u64) -> (Action, Request) {
+    let prefix = prefix(config, family);
+    let key = |name: &str, number: u64| Bytes::from(format!("{prefix}{name}{number}"));
     let plain = key("k", random.below(config.keys));
     let value = Bytes::from(format!("v{number}"));
     match random.below(100) {
@@ -344,7 +364,7 @@ fn draw(config: &Config, random: &mut Stream, number: u64) -> (Action, Request) 
             let key = key("a", random.below(2));
             (Action::Write(vec![(key.clone(), value.clone())]), set(key, value))
         }
-        78..86 => pair_of(config, random, &value),
+        78..86 => pair_of(config, &key, random, &value),
         86..93 => {
             let keys: Vec<Bytes> = (0..config.keys).map(|number| key("k", number)).collect();
             let action = Action::Read(keys.clone());
@@ -352,7 +372,7 @@ fn draw(config: &Config, random: &mut Stream, number: u64) -> (Action, Request) 
         }
         _ => {
             let (start, end) = if random.per_mille(500) {
-                (Bytes::new(), Some(Bytes::from_static(b"~")))
+                (Bytes::from(prefix.clone()), Some(Bytes::from(format!("{prefix}~"))))
             } else {
                 (key("k", 0), Some(key("k", config.keys)))
             };
@@ -373,7 +393,12 @@ fn set_command(key: Bytes, value: Bytes) -> Command {
 }
 
 /// Two keys at one moment: in one command, or in a transaction.
-fn pair_of(config: &Config, random: &mut Stream, value: &Bytes) -> (Action, Request) {
+fn pair_of(
+    config: &Config,
+    key: &impl Fn(&str, u64) -> Bytes,
+    random: &mut Stream,
+    value: &Bytes,
+) -> (Action, Request) {
     let first = random.below(config.keys);
     let second = (first + 1) % config.keys.max(2);
     let pairs: Vec<(Bytes, Bytes)> =

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, RangeBounds};
 
+use crate::cluster::{self, Cluster};
 use crate::faults::{Fault, Trouble};
 use crate::random::Stream;
 use crate::ranges::family;
@@ -92,6 +93,8 @@ pub struct Overrides {
     pub calm_weather: bool,
     /// The run fails once more elections are won: a wish, to see what a failure looks like.
     pub elections_max: Option<u64>,
+    /// Whether the cluster keeps its own map, whatever was drawn.
+    pub placement: Option<bool>,
 }
 
 /// A run.
@@ -129,6 +132,8 @@ pub struct Config {
     pub elections_max: Option<u64>,
     /// What goes wrong, and when.
     pub faults: Vec<Fault>,
+    /// What the cluster is formed with, if it keeps its own map.
+    pub cluster: Option<Cluster>,
 }
 
 /// Small bounds, so that all that is rare in a large engine is common here.
@@ -171,6 +176,7 @@ impl Config {
             pulses_in_phase: false,
             elections_max: None,
             faults: Vec::new(),
+            cluster: None,
         }
     }
 
@@ -188,7 +194,9 @@ impl Config {
             _ => random.within(20, 100),
         };
         let drawn_seconds = random.within(5, 30);
-        let nodes = overrides.nodes.unwrap_or(drawn_nodes).clamp(1, 7);
+        let keeps_map = overrides.placement.unwrap_or_else(|| cluster::is_drawn(seed));
+        let least = if keeps_map { 3 } else { 1 };
+        let nodes = overrides.nodes.unwrap_or(drawn_nodes).clamp(least, 7);
         let drawn_cores = u16::try_from(drawn_cores).unwrap_or(1);
         let cores = overrides.cores.unwrap_or(drawn_cores).clamp(1, 4);
         let groups = overrides.groups.unwrap_or(drawn_groups).max(1);
@@ -214,6 +222,9 @@ impl Config {
             (0..nodes).map(|_| 1000 - bound + random.below(2 * bound + 1)).collect();
         config.faults = crate::swarm::draw(&config, drawn_seconds.max(seconds) * 1_000_000, seed);
         config.faults.retain(|fault| fault.at_us < config.duration_us);
+        if keeps_map {
+            config.keep_map(seed);
+        }
         if let Some(only) = &overrides.only {
             config.faults.retain(|fault| only.contains(&fault.number));
         }
@@ -261,9 +272,28 @@ impl Config {
         (1..=self.groups).map(GroupId)
     }
 
+    /// All groups of the formation, the meta group among them if there is one.
+    pub(crate) fn formed_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        let meta = self.cluster.is_some().then_some(GroupId::META);
+        meta.into_iter().chain(self.group_ids())
+    }
+
+    /// The bounds of a range at the formation, if it was there.
+    #[must_use]
+    pub fn formed(&self, group: GroupId) -> Option<RangeBounds> {
+        match &self.cluster {
+            Some(cluster) => cluster.formation.group(group).map(|range| range.bounds()),
+            None => (family(group) == group).then(RangeBounds::everything),
+        }
+    }
+
     /// The core of each node that a group's replicas sit on.
     #[must_use]
     pub fn core_of(&self, group: GroupId) -> CoreId {
+        if let Some(cluster) = &self.cluster {
+            let formed = cluster.formation.group(group);
+            return formed.and_then(|range| range.replicas.first()).map_or(CoreId(0), |at| at.core);
+        }
         let core = (family(group).get() - 1) % u64::from(self.cores);
         CoreId(u16::try_from(core).expect("invariant: less than the cores"))
     }
@@ -271,6 +301,10 @@ impl Config {
     /// Where a group's replicas are at the formation; the first should lead.
     #[must_use]
     pub fn replicas_of(&self, group: GroupId) -> Vec<CoreAddr> {
+        if let Some(cluster) = &self.cluster {
+            let formed = cluster.formation.group(group);
+            return formed.map_or_else(Vec::new, |range| range.replicas.to_vec());
+        }
         let first = (family(group).get() - 1) / u64::from(self.cores);
         let core = self.core_of(group);
         let place = |copy| CoreAddr::new(NodeId((first + copy) % self.nodes + 1), core);

@@ -5,6 +5,8 @@ use std::fmt;
 
 use oarlock_types::{CoreAddr, GroupId, Limits, NodeId};
 
+use crate::cluster::NodeTrouble;
+
 /// A fault of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -96,6 +98,8 @@ pub enum Trouble {
     Move(GroupId),
     /// A replica of a group goes to another core of its node.
     MoveCore(GroupId),
+    /// What is done with nodes of a cluster that keeps its own map.
+    Node(NodeTrouble),
 }
 
 impl Trouble {
@@ -143,7 +147,8 @@ impl Trouble {
             | Self::Move(_)
             | Self::MoveCore(_)
             | Self::Merge(_)
-            | Self::Cut(_) => None,
+            | Self::Cut(_)
+            | Self::Node(_) => None,
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use oarlock_shard::support_table::LinkToken;
-use oarlock_types::{CoreAddr, Incarnation, NodeId};
+use oarlock_types::{CoreAddr, FeatureLevels, Incarnation, NodeId};
 
+use crate::driving::Letter;
 use crate::node::Arrived;
 use crate::trace::What;
 use crate::world::{Event, World};
@@ -152,15 +153,28 @@ impl World {
 
     /// A process begins to dial all others from each of its cores.
     pub(crate) fn begin_dialling(&mut self, n: usize) {
-        let (id, life) = (self.nodes[n].id, self.nodes[n].life);
+        let life = self.nodes[n].life;
         for core in 0..usize::from(self.config.cores) {
             let from = self.nodes[n].addr(core);
-            for to in self.config.node_ids().filter(|to| *to != id) {
+            for to in self.peers_of(n) {
                 self.network.backoff.insert((from, to), BACKOFF_MIN_US);
                 let at = self.now + 1 + self.net_random.below(1000);
                 self.at(at, Event::Dial { from, to, life });
             }
         }
+    }
+
+    /// The nodes that a process knows besides its own.
+    fn peers_of(&self, n: usize) -> Vec<NodeId> {
+        let Some(table) = self.nodes[n].table() else { return Vec::new() };
+        let mut peers: Vec<NodeId> = table.peers().collect();
+        peers.sort_unstable();
+        peers
+    }
+
+    /// Whether a core's link to a node is up.
+    pub(crate) fn is_linked(&self, from: CoreAddr, to: NodeId) -> bool {
+        self.network.links.contains_key(&(from, to))
     }
 
     fn redial(&mut self, from: CoreAddr, to: NodeId, extra_us: u64) {
@@ -212,6 +226,12 @@ impl World {
             self.redial(from, to, 0);
             return;
         }
+        if !table.has_peer(from.node) {
+            // It has not heard that this one has joined.
+            self.redial(from, to, 0);
+            return;
+        }
+        table.learn_levels(from.node, incarnation, FeatureLevels::BUILD);
         let into = table.incoming_up(from, incarnation);
         let conn = Conn {
             from,
@@ -265,6 +285,7 @@ impl World {
             self.redial(from, to, 0);
             return;
         }
+        table.learn_levels(to, to_incarnation, FeatureLevels::BUILD);
         let out = table.outgoing_up(to, from.core, to_incarnation);
         if let Some(conn) = self.network.conns.get_mut(&id) {
             conn.out = Some(out);
@@ -368,6 +389,7 @@ impl World {
             && let Some(table) = self.nodes[m].table()
         {
             table.incoming_down(from, into);
+            self.post(CoreAddr::new(to, from.core), Letter::LinkLost(from.node));
         }
         if self.network.is_way_free(from.node, to) {
             let at = self.now + self.way_us(to, from.node);
@@ -483,6 +505,11 @@ impl World {
         }
         let mut at = conn.last_arrival.max(self.now + way);
         conn.last_arrival = at;
+        if count == 0 {
+            // Requests and outcomes come once and in order, as over TCP: nobody makes them again.
+            self.at(at, Event::Frame { conn: id, first, count, bytes });
+            return;
+        }
         if random.per_mille(weather.frame_late_per_mille) {
             at += random.below(weather.slow_us);
         }

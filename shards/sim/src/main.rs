@@ -52,6 +52,9 @@ struct Options {
     /// A quiet network and quiet disks, whatever the seed draws
     #[arg(long)]
     calm_weather: bool,
+    /// The cluster keeps its own map, with placement, joins and drains, whatever the seed draws
+    #[arg(long, value_name = "BOOL")]
+    placement: Option<bool>,
     /// Fails once more elections are won: a wish, to see what a failure looks like
     #[arg(long, value_name = "N")]
     elections_max: Option<u64>,
@@ -98,6 +101,7 @@ impl Options {
             only,
             calm_weather: self.calm_weather,
             elections_max: self.elections_max,
+            placement: self.placement,
         }
     }
 
@@ -115,6 +119,9 @@ impl Options {
         add("seconds", self.seconds.map(|n| n.to_string()));
         add("faults", self.faults.clone());
         add("elections-max", self.elections_max.map(|n| n.to_string()));
+        if let Some(placement) = self.placement {
+            all.extend(["--placement".to_owned(), placement.to_string()]);
+        }
         if self.calm_weather {
             all.push("--calm-weather".to_owned());
         }

@@ -55,8 +55,7 @@ impl World {
         let Merging { group, epoch, into_start, request } = merging;
         let times = if self.node_random.per_mille(100) { 2 } else { 1 };
         for _ in 0..times {
-            let family = crate::ranges::family(group);
-            let holder = self.ranges.holder(family, &into_start);
+            let holder = self.ranges.holder(group, &into_start);
             let leader = holder.and_then(|(into, into_epoch)| {
                 self.leader(into).map(|leader| (leader, into, into_epoch))
             });

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use oarlock_codec::{GroupMessage, Lane};
+use oarlock_cluster::MapCopy;
+use oarlock_codec::{Frame, GroupMessage, Lane};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
 use oarlock_shard::{
@@ -20,6 +21,7 @@ use oarlock_wal::{Owner, WalConfig};
 
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::driving::{Admission, Driving};
 use crate::pulses::Datagram;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x0A21);
@@ -98,6 +100,8 @@ pub(crate) enum Ask {
         at: Bytes,
         child: GroupId,
     },
+    /// The same, with an id that the meta group gives.
+    CutSoon(GroupId, Bytes),
     /// A lost replica that shall be rebuilt.
     Rebuild(GroupId),
     /// The next step towards these voters.
@@ -125,6 +129,8 @@ pub(crate) enum Job {
     Shard(JobToken, FileJob),
     Prepare(SegmentId),
     Recycle(SegmentId),
+    /// The node's copy of the map.
+    Map(Box<MapCopy>),
 }
 
 /// A running core.
@@ -132,6 +138,8 @@ pub(crate) enum Job {
 pub(crate) struct Core {
     pub(crate) id: CoreId,
     pub(crate) shard: Shard,
+    /// In a cluster that keeps its own map.
+    pub(crate) driving: Option<Box<Driving>>,
     pub(crate) homes: SharedHomes,
     /// Messages that another core took for this one's.
     pub(crate) posted: Vec<(CoreAddr, GroupMessage)>,
@@ -142,6 +150,8 @@ pub(crate) struct Core {
     pub(crate) asks: Vec<Ask>,
     /// What other cores say of replicas that go from one to the other.
     pub(crate) letters: Vec<(CoreId, HandOver)>,
+    /// Requests of other nodes' cores, and their outcomes.
+    pub(crate) forwards: Vec<(CoreAddr, Frame)>,
     pub(crate) done: Vec<(JobToken, FileDone)>,
     /// Segments that the worker made, or could not make.
     pub(crate) prepared: Vec<(SegmentId, bool)>,
@@ -170,6 +180,7 @@ impl Core {
         Self {
             id,
             shard,
+            driving: None,
             homes,
             posted: Vec::new(),
             strays: Vec::new(),
@@ -177,6 +188,7 @@ impl Core {
             frames: Vec::new(),
             asks: Vec::new(),
             letters: Vec::new(),
+            forwards: Vec::new(),
             done: Vec::new(),
             prepared: Vec::new(),
             in_flight: false,
@@ -235,6 +247,14 @@ pub(crate) struct Node {
     pub(crate) placed: BTreeSet<GroupId>,
     /// It lost its disk: its peers do not take it back.
     pub(crate) is_outcast: bool,
+    /// Its copy of the map.
+    pub(crate) map_copy: Option<MapCopy>,
+    /// What it was told when it joined.
+    pub(crate) admission: Option<Admission>,
+    /// It has not heard that it was let in.
+    pub(crate) is_absent: bool,
+    /// It never comes back.
+    pub(crate) is_gone: bool,
 }
 
 impl Node {
@@ -255,10 +275,14 @@ impl Node {
             crash_after: None,
             is_spoiled: false,
             placed: config
-                .group_ids()
+                .formed_ids()
                 .filter(|group| config.replicas_of(*group).iter().any(|at| at.node == id))
                 .collect(),
             is_outcast: false,
+            map_copy: None,
+            admission: None,
+            is_absent: false,
+            is_gone: false,
         };
         node.blank(config, u128::from(id.get()));
         node

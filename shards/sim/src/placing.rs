@@ -55,7 +55,8 @@ impl World {
     }
 
     pub(crate) fn begin_placing(&mut self) {
-        if !std::mem::replace(&mut self.placing.has_begun, true) {
+        // Where the cluster keeps its map, replicas end by that.
+        if self.config.cluster.is_none() && !std::mem::replace(&mut self.placing.has_begun, true) {
             self.at(self.now + PLACE_INTERVAL_US, Event::Place);
         }
     }

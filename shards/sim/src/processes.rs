@@ -1,14 +1,15 @@
 //! Processes start over what the disks hold, and end in every way: killed, or with the machine.
 
+use oarlock_cluster::members;
 use oarlock_raft::SPLIT_BASE;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{Homes, SharedHomes, SharedSupport};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Guard, Incarnation, Mono, NodeId};
 
-use crate::node::{Ask, CLUSTER, Core, Process};
+use crate::driving::{Driving, Known};
+use crate::node::{Ask, CLUSTER, Core, Job, Process};
 use crate::oracle::{Breach, Seen};
-use crate::ranges::family;
 use crate::recover::{Logged, Parts, judge_losses, read_log, recover};
 use crate::trace::What;
 use crate::turn::came_back;
@@ -23,7 +24,8 @@ const NOTICED_WITHIN_US: u64 = 1_500_000;
 impl World {
     /// Starts a node's process, unless it runs; once the writes of the one before have landed.
     pub(crate) fn start(&mut self, n: usize) {
-        if self.nodes[n].process.is_some() {
+        let node = &self.nodes[n];
+        if node.process.is_some() || node.is_absent || node.is_gone {
             return;
         }
         let is_locked = self.nodes[n].disks.iter().any(|disk| !disk.writes.is_empty());
@@ -35,13 +37,18 @@ impl World {
         }
         let now = self.now;
         let seed = self.node_random.bits();
+        let known = self.known(n);
         let node = &mut self.nodes[n];
         node.life += 1;
         node.incarnation = node.incarnation.next();
         let (id, life, mono) = (node.id, node.life, node.clock.mono(now));
         let cores = self.config.cores;
+        let nodes: Vec<NodeId> = match &known {
+            Some(known) => members::reachable(&known.nodes).map(|node| node.id).collect(),
+            None => self.config.node_ids().collect(),
+        };
         let peers: Vec<(NodeId, u16)> =
-            self.config.node_ids().filter(|peer| *peer != id).map(|peer| (peer, cores)).collect();
+            nodes.into_iter().filter(|peer| *peer != id).map(|peer| (peer, cores)).collect();
         let table = SharedSupport::new(SupportTable::new(&TableConfig {
             node: id,
             incarnation: node.incarnation,
@@ -50,11 +57,15 @@ impl World {
             origin: Mono(0),
             peers: &peers,
         }));
+        if let Some(known) = &known {
+            table.raise_map_version(known.copy.map.version());
+            table.raise_level(known.copy.level);
+        }
         let pulse_seed = if self.config.pulses_in_phase { 0 } else { seed };
         let pulses = PulseConfig::new(CLUSTER, &self.config.limits, pulse_seed);
         let agent = PulseAgent::new(pulses, &table, mono);
         let homes = Homes::new(cores);
-        let (running, told) = self.recover_cores(n, &table, &homes, (seed, mono));
+        let (running, told) = self.recover_cores(n, (&table, &homes), (seed, mono), known.as_ref());
         let node = &mut self.nodes[n];
         let first_pulse = node.clock.real(agent.next_due()).max(now + 1);
         node.process = Some(Process {
@@ -86,9 +97,9 @@ impl World {
     fn recover_cores(
         &mut self,
         n: usize,
-        table: &SharedSupport,
-        homes: &SharedHomes,
+        (table, homes): (&SharedSupport, &SharedHomes),
         (seed, mono): (u64, Mono),
+        known: Option<&Known>,
     ) -> (Vec<Core>, Vec<String>) {
         let config = &self.config;
         let node = &mut self.nodes[n];
@@ -101,18 +112,23 @@ impl World {
             seed: seed ^ (c as u64) << 32,
             now: mono,
             incarnation: node.incarnation,
+            map: known.map(|known| &known.copy.map),
+        };
+        let by_map = match known {
+            Some(known) => known.copy.map.groups_of(node.id).map(|range| range.group).collect(),
+            None => node.placed.clone(),
         };
         let parts: Vec<Parts<'_>> = (0..usize::from(config.cores)).map(parts).collect();
         let disks = &mut node.disks;
         let mut logs: Vec<Logged> =
             parts.iter().zip(&*disks).map(|(parts, disk)| read_log(parts, disk)).collect();
         for ((parts, disk), logged) in parts.iter().zip(&mut *disks).zip(&mut logs) {
-            judge_losses(parts, disk, logged, &node.placed);
+            judge_losses(parts, disk, logged, &by_map);
         }
         let mut running = Vec::new();
         let mut told = Vec::new();
         for ((parts, disk), logged) in parts.iter().zip(disks).zip(logs) {
-            let back = recover(parts, disk, logged, &node.placed);
+            let back = recover(parts, disk, logged, &by_map);
             assert!(
                 back.told.is_empty() || node.is_spoiled,
                 "a sound disk is not called damaged: {}: {:?} at {} us",
@@ -121,7 +137,12 @@ impl World {
                 self.now
             );
             told.extend(back.told);
-            running.push(Core::new(parts.addr.core, back.shard, SharedHomes::clone(homes)));
+            let mut core = Core::new(parts.addr.core, back.shard, SharedHomes::clone(homes));
+            if let (Some(cluster), Some(known)) = (&config.cluster, known) {
+                let addr = (parts.addr, config);
+                core.driving = Some(Box::new(Driving::new(addr, cluster, known, table, homes)));
+            }
+            running.push(core);
         }
         (running, told)
     }
@@ -166,8 +187,9 @@ impl World {
                 // One that was created and had nothing on disk yet may never have been there. What a
                 // split makes of its parent counts as durable before it is: it can be made again.
                 let seen = self.oracle.seen(node.id, group);
-                let is_made =
-                    |seen: &Seen| seen.durable == SPLIT_BASE.index && family(group) != group;
+                let is_made = |seen: &Seen| {
+                    seen.durable == SPLIT_BASE.index && self.config.formed(group).is_none()
+                };
                 assert!(
                     seen.is_none_or(|seen| seen.durable.get() == 0 || is_made(seen)),
                     "what was served comes back or is known to be lost: {} neither has its replica \
@@ -197,7 +219,10 @@ impl World {
         if let Some((c, job)) = process.worker.into_iter().next()
             && self.disk_random.per_mille(500)
         {
-            finish_alone(&mut self.nodes[n].disks, c, job);
+            match job {
+                Job::Map(copy) => self.nodes[n].map_copy = Some(*copy),
+                job => finish_alone(&mut self.nodes[n].disks, c, job),
+            }
         }
         let mono = 1_000_000 + self.disk_random.below(100_000_000);
         let node = &mut self.nodes[n];

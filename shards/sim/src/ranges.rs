@@ -15,6 +15,8 @@ use crate::linearizability::Action;
 
 /// Ids of groups that splits make are their family's and a multiple of this.
 const FAMILY_IDS: u64 = 1_000_000;
+/// Stands for the keyspace of all groups, where there is but one.
+const ONE: GroupId = GroupId(1);
 
 /// The group of the formation that a group comes from.
 #[must_use]
@@ -25,6 +27,8 @@ pub fn family(group: GroupId) -> GroupId {
 /// The map.
 #[derive(Clone, Debug)]
 pub struct Ranges {
+    /// All groups but the meta group are of one keyspace.
+    is_one: bool,
     bounds: BTreeMap<GroupId, BTreeMap<GroupId, RangeBounds>>,
     cuts: u64,
     /// Groups whose ranges others have taken.
@@ -33,8 +37,22 @@ pub struct Ranges {
 
 impl Ranges {
     pub(crate) fn new(config: &Config) -> Self {
-        let alone = |group| (group, BTreeMap::from([(group, RangeBounds::everything())]));
-        Self { bounds: config.group_ids().map(alone).collect(), cuts: 0, ended: BTreeSet::new() }
+        let is_one = config.cluster.is_some();
+        let mut ranges = Self { is_one, bounds: BTreeMap::new(), cuts: 0, ended: BTreeSet::new() };
+        for group in config.formed_ids() {
+            let bounds = config.formed(group).unwrap_or_default();
+            ranges.bounds.entry(ranges.keyspace(group)).or_default().insert(group, bounds);
+        }
+        ranges
+    }
+
+    /// What stands for the keyspace of a group.
+    pub(crate) fn keyspace(&self, group: GroupId) -> GroupId {
+        match group {
+            GroupId::META => group,
+            _ if self.is_one => ONE,
+            _ => family(group),
+        }
     }
 
     /// A new group's id.
@@ -48,7 +66,8 @@ impl Ranges {
     pub(crate) fn note(&mut self, split: &Split) -> (bool, Vec<GroupId>) {
         let mut taken = self.note_bounds(split.parent.0, &split.parent.1);
         let (child, bounds) = &split.child;
-        let family = self.bounds.entry(family(*child)).or_default();
+        let keyspace = self.keyspace(*child);
+        let family = self.bounds.entry(keyspace).or_default();
         if family.contains_key(child) || self.ended.contains(child) {
             return (false, taken);
         }
@@ -67,7 +86,8 @@ impl Ranges {
 
     /// A replica tells of a group's bounds. Gives the groups whose ranges it has taken.
     pub(crate) fn note_bounds(&mut self, group: GroupId, bounds: &RangeBounds) -> Vec<GroupId> {
-        let family = self.bounds.entry(family(group)).or_default();
+        let keyspace = self.keyspace(group);
+        let family = self.bounds.entry(keyspace).or_default();
         let is_news = family.get(&group).is_some_and(|known| known.epoch < bounds.epoch);
         if !is_news {
             return Vec::new();
@@ -96,13 +116,14 @@ impl Ranges {
     pub(crate) fn left_of(&self, group: GroupId) -> Option<RangeBounds> {
         let start = self.bounds(group).start;
         let ends_there = |bounds: &&RangeBounds| bounds.end.as_ref() == Some(&start);
-        let lefts = self.bounds.get(&family(group))?.values().filter(ends_there);
+        let lefts = self.bounds.get(&self.keyspace(group))?.values().filter(ends_there);
         lefts.max_by_key(|bounds| bounds.epoch).cloned()
     }
 
     /// The group of a family that has a key.
     pub(crate) fn holder(&self, family: GroupId, key: &[u8]) -> Option<(GroupId, RangeEpoch)> {
-        let holders = self.bounds.get(&family)?.iter().filter(|(_, b)| b.contains(key));
+        let holders = self.bounds.get(&self.keyspace(family))?.iter();
+        let holders = holders.filter(|(_, b)| b.contains(key));
         holders.max_by_key(|(_, bounds)| bounds.epoch).map(|(group, b)| (*group, b.epoch))
     }
 
@@ -113,13 +134,13 @@ impl Ranges {
 
     /// The groups of a group's family.
     pub(crate) fn relatives(&self, group: GroupId) -> Vec<GroupId> {
-        let family = self.bounds.get(&family(group)).into_iter();
+        let family = self.bounds.get(&self.keyspace(group)).into_iter();
         family.flat_map(BTreeMap::keys).copied().collect()
     }
 
     /// The keys of a group.
     pub(crate) fn bounds(&self, group: GroupId) -> RangeBounds {
-        let bounds = self.bounds.get(&family(group)).and_then(|family| family.get(&group));
+        let bounds = self.bounds.get(&self.keyspace(group)).and_then(|family| family.get(&group));
         bounds.cloned().unwrap_or_default()
     }
 
@@ -148,7 +169,8 @@ impl Ranges {
             ends_behind && keys.iter().all(|key| bounds.contains(key))
         };
         // Of what two versions say that do not know of each other the newer is right.
-        let holders = self.bounds.get(&family)?.iter().filter(|(_, bounds)| holds(bounds));
+        let holders = self.bounds.get(&self.keyspace(family))?.iter();
+        let holders = holders.filter(|(_, bounds)| holds(bounds));
         holders.max_by_key(|(_, bounds)| bounds.epoch).map(|(group, b)| (*group, b.epoch))
     }
 }

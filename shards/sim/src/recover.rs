@@ -11,14 +11,14 @@ use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
+use oarlock_types::range_map::Range;
 use oarlock_types::{
-    CoreAddr, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeBounds, SharedLimits, WallMs,
+    CoreAddr, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeMap, SharedLimits, WallMs,
 };
 use oarlock_wal::{Recovered, Recovery};
 
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::ranges::family;
 
 const FIRST_ELECTION: Duration = Duration::from_millis(50);
 const OTHER_ELECTION: Duration = Duration::from_millis(1000);
@@ -36,6 +36,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) now: Mono,
     /// This life of the node.
     pub(crate) incarnation: Incarnation,
+    /// The map as the node knows it, if the cluster keeps one.
+    pub(crate) map: Option<&'a RangeMap>,
 }
 
 /// A core's log as it was read, and what follows from it.
@@ -107,7 +109,11 @@ pub(crate) fn recover(
 ) -> Back {
     let Parts { config, addr, .. } = *parts;
     let Logged { recovered, destroyed } = logged;
-    let by_map = by_map.iter().copied().filter(|group| config.core_of(*group) == addr.core);
+    let home = |group: GroupId| match parts.map.and_then(|map| map.group(group)) {
+        Some(range) => range.core_on(addr.node),
+        None => Some(config.core_of(group)),
+    };
+    let by_map = by_map.iter().copied().filter(|group| home(*group) == Some(addr.core));
     let held: BTreeSet<GroupId> =
         by_map.filter(|group| parts.homes.claim(*group, addr.core)).collect();
     let mut told: Vec<String> = recovered.damage.iter().map(ToString::to_string).collect();
@@ -116,8 +122,9 @@ pub(crate) fn recover(
     for group in destroyed {
         shard.forget_replica(group);
     }
-    let ours: Vec<GroupId> =
-        config.group_ids().filter(|group| config.replicas_of(*group).contains(&addr)).collect();
+    let is_ours =
+        |group: &GroupId| config.replicas_of(*group).contains(&addr) && is_as_formed(parts, *group);
+    let ours: Vec<GroupId> = config.formed_ids().filter(is_ours).collect();
     let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(ours.len()).unwrap_or(u32::MAX));
     let known: BTreeSet<GroupId> = recovered.groups.keys().copied().collect();
     let mut unserved: BTreeSet<GroupId> = disk.lost.keys().copied().collect();
@@ -132,7 +139,7 @@ pub(crate) fn recover(
         let origin = Origin::from_details(&found.details);
         let wait = config.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |checkpoint: &SnapshotMeta, loader| load(disk, group, checkpoint, loader);
-        let formed = formed(group);
+        let formed = config.formed(group);
         match ReplicaSeed::recovered(group, found, &config.limits, wait, formed, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
@@ -169,7 +176,7 @@ fn lost_replica(config: &Config, addr: CoreAddr, disk: &Disk, group: GroupId) ->
     // Members may have moved anywhere since the formation.
     let peers = config.node_ids().filter(|node| *node != addr.node).collect();
     let files = disk.files.keys().copied().filter(|file| file.group == group).collect();
-    LostReplica { group, formed: formed(group), peers, files }
+    LostReplica { group, formed: config.formed(group), peers, files }
 }
 
 /// A replica of the formation.
@@ -179,12 +186,19 @@ fn form(parts: &Parts<'_>, group: GroupId, spread: Duration, random: &mut Random
     let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
     let wait = base + random.between(Duration::ZERO, FIRST_ELECTION + spread);
     let voters = Configuration::simple(replicas.iter().map(|replica| replica.node));
-    ReplicaSeed::fresh(group, RangeBounds::everything(), voters, &parts.config.limits, wait)
+    let bounds = parts.config.formed(group).unwrap_or_default();
+    ReplicaSeed::fresh(group, bounds, voters, &parts.config.limits, wait)
 }
 
-/// The bounds of a range at the formation, if it was there.
-fn formed(group: GroupId) -> Option<RangeBounds> {
-    (family(group) == group).then(RangeBounds::everything)
+/// Whether nothing has become of a range since the formation, by the node's map if it has one.
+fn is_as_formed(parts: &Parts<'_>, group: GroupId) -> bool {
+    let Some(map) = parts.map else { return true };
+    let formed = parts.config.cluster.as_ref().and_then(|cluster| cluster.formation.group(group));
+    let nodes = |range: &Range<'_>| range.replicas.iter().map(|at| at.node).collect::<Vec<_>>();
+    map.group(group).zip(formed).is_some_and(|(range, formed)| {
+        (formed.bounds(), formed.configured) == (range.bounds(), range.configured)
+            && nodes(&formed) == nodes(&range)
+    })
 }
 
 fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
@@ -203,7 +217,8 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
     shard.observe();
     // Nodes hear of a level at different times, and logs hold what was written at each.
     let is_told = !seed.is_multiple_of(4);
-    shard.set_feature_level(if is_told { FeatureLevel::MAX } else { FeatureLevel::MERGES });
+    let drawn = if is_told { FeatureLevel::MAX } else { FeatureLevel::MERGES };
+    shard.set_feature_level(if parts.map.is_some() { parts.support.level() } else { drawn });
     shard.begin_turn(parts.now, WallMs(0));
     shard
 }

@@ -61,11 +61,17 @@ impl World {
         self.calm();
         self.clients.is_resting = true;
         self.all_groups_serve();
+        if self.config.cluster.is_some() {
+            self.stands();
+        }
         let rest = self.now + RESTS_WITHIN_US;
         let done = |world: &mut Self| world.clients.are_done() && world.is_at_rest();
         let end = rest - self.now;
         let came_to_rest = self.run_till_every(end, 50_000, done);
         assert!(came_to_rest, "everything comes to rest: {}", self.who_waits());
+        if self.config.cluster.is_some() {
+            self.read_all_again();
+        }
         self.judge();
     }
 
@@ -150,7 +156,7 @@ impl World {
         }
         for member in configuration.members() {
             let node = &self.nodes[self.place(member)];
-            if node.is_outcast {
+            if node.is_outcast || node.is_gone {
                 continue;
             }
             let core = node.core(&self.config, group);

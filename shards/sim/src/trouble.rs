@@ -111,6 +111,7 @@ impl World {
             Trouble::Merge(group) => self.merge_somewhere(*group),
             Trouble::Move(group) => self.move_somewhere(*group),
             Trouble::MoveCore(group) => self.move_core_somewhere(*group),
+            Trouble::Node(trouble) => self.node_trouble(trouble),
         }
     }
 
@@ -164,7 +165,8 @@ impl World {
             | Trouble::Move(_)
             | Trouble::MoveCore(_)
             | Trouble::Merge(_)
-            | Trouble::Cut(_) => {}
+            | Trouble::Cut(_)
+            | Trouble::Node(_) => {}
         }
     }
 
@@ -287,10 +289,15 @@ impl World {
     }
 
     /// Cuts a range at one of the keys that clients use, if it holds one that can be cut at.
-    fn cut_somewhere(&mut self, group: GroupId) {
-        let group = self.relative(group);
+    fn cut_somewhere(&mut self, family: GroupId) {
+        let group = self.relative(family);
         let bounds = self.ranges.bounds(group);
-        let keys: Vec<Bytes> = client_keys(&self.config).collect();
+        let families: Vec<GroupId> = match &self.config.cluster {
+            Some(_) => self.config.group_ids().collect(),
+            None => vec![family],
+        };
+        let keys = families.iter().flat_map(|family| client_keys(&self.config, *family));
+        let keys: Vec<Bytes> = keys.collect();
         let able: Vec<&Bytes> = keys.iter().filter(|key| bounds.can_split_at(key)).collect();
         if let Some(at) = able.get(self.node_random.place(able.len().max(1))) {
             self.cut_range(group, (*at).clone());

@@ -4,18 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use oarlock_codec::{GroupMessage, frame};
+use oarlock_codec::{Frame, GroupMessage, frame};
 use oarlock_shard::homes::NoHome;
 use oarlock_shard::moves::{Departure, MoveStep};
 use oarlock_shard::rebuild::RebuildStage;
 use oarlock_shard::{Output, Shard, Split, Wanted};
-use oarlock_types::{GroupId, Mono, NodeId, RangeBounds, WallMs};
+use oarlock_types::{GroupId, Mono, NodeId, WallMs};
 
 use crate::config::Config;
 use crate::disk::{Disk, Writing};
 use crate::node::{Ask, Core, Job};
 use crate::oracle::Oracle;
-use crate::ranges::family;
 use crate::trace::What;
 use crate::words;
 use crate::world::{BEAT_US, Event, World};
@@ -38,11 +37,18 @@ impl Core {
         self.shard.begin_turn(mono, wall);
         for (node, up) in self.links.drain(..) {
             self.shard.link(node, up);
+            if !up && let Some(driving) = &mut self.driving {
+                driving.router.link_down(node);
+            }
         }
         for arrived in self.frames.drain(..) {
-            let bytes_max = config.limits.frame_bytes_max;
-            let messages = frame::decode_datagram::<Vec<GroupMessage>>(&arrived.bytes, bytes_max);
-            let messages = messages.unwrap_or_else(|error| panic!("a frame of ours: {error}"));
+            let messages = match decode(&arrived.bytes, config) {
+                Frame::Messages(messages) => messages,
+                other => {
+                    self.forwards.push((arrived.from, other));
+                    continue;
+                }
+            };
             let is_own = |message: &GroupMessage| {
                 self.homes.core_of(message.group).is_none_or(|core| core == self.id)
             };
@@ -56,8 +62,12 @@ impl Core {
         for (from, told) in self.letters.drain(..) {
             self.shard.hand_over(from, told);
         }
+        if let Some(driving) = &mut self.driving {
+            driving.take_frames(&mut self.shard, self.forwards.drain(..));
+            driving.begin(&mut self.shard, mono);
+        }
         for ask in std::mem::take(&mut self.asks) {
-            self.ask(ask);
+            self.ask(config, mono, ask);
         }
         for (token, done) in self.done.drain(..) {
             self.shard.file_done(token, done);
@@ -79,10 +89,13 @@ impl Core {
             self.ticked_at = mono;
             self.tick(disk, mono, &mut jobs);
         }
+        if let Some(driving) = &mut self.driving {
+            driving.keep_map(mono);
+        }
         jobs
     }
 
-    fn ask(&mut self, ask: Ask) {
+    fn ask(&mut self, config: &Config, now: Mono, ask: Ask) {
         match ask {
             Ask::Request { token, group, epoch, lane, request } => {
                 self.shard.request_in_lane(token, group, epoch, lane, request);
@@ -96,14 +109,19 @@ impl Core {
                 self.granted.push(format!("{group} changes members: {result:?}"));
             }
             Ask::Create(wanted) => {
-                let is_of_formation = family(wanted.group) == wanted.group;
-                let formed = is_of_formation.then(RangeBounds::everything);
-                self.shard.create(&wanted, formed);
+                if self.shard.has_replica(wanted.group) {
+                    return;
+                }
+                self.shard.create(&wanted, config.formed(wanted.group));
+                if let Some(driving) = &mut self.driving {
+                    driving.made(wanted.group, now);
+                }
             }
             Ask::Split { group, at, child } => {
                 let result = self.shard.split(group, at, child);
                 self.granted.push(format!("{group} is cut, {child}: {result:?}"));
             }
+            Ask::CutSoon(group, at) => self.shard.cut_soon(group, at),
             Ask::Place { group, voters } => match self.shard.place_voters(group, &voters) {
                 Ok(MoveStep::Done) => self.placed.push(group),
                 step => self.granted.push(format!("{group} is to have {voters:?}: {step:?}")),
@@ -152,12 +170,21 @@ impl Core {
             self.is_low = disk.trouble.full;
         }
         self.shard.set_disk_full(self.is_low || self.is_stuck_full);
+        if let Some(driving) = &self.driving {
+            self.shard.set_feature_level(driving.level());
+        }
         self.shard.tick();
+        if let Some(driving) = &mut self.driving {
+            driving.tick(&mut self.shard, mono);
+        }
     }
 
-    fn finish(&mut self, life: u64, jobs: Vec<Job>) -> Turned {
+    fn finish(&mut self, life: u64, now: Mono, jobs: Vec<Job>) -> Turned {
         let mut output = std::mem::take(&mut self.output);
         self.shard.finish_turn(&mut output);
+        if let Some(driving) = &mut self.driving {
+            driving.finish(&mut self.shard, &mut output, now);
+        }
         let mut writing = None;
         if !self.in_flight
             && let Some(length) = self.shard.wal().next_frame_bytes()
@@ -188,7 +215,7 @@ impl World {
         }
         core.progress.loop_counter += 1;
         let jobs = core.step(&self.config, disk, mono, wall);
-        let turned = core.finish(life, jobs);
+        let turned = core.finish(life, mono, jobs);
         let wants_more = core.shard.next_deadline() <= mono;
         let placed = std::mem::take(&mut core.placed);
         let destroyed = std::mem::take(&mut core.destroyed);
@@ -283,7 +310,7 @@ impl World {
     }
 
     /// Counts an effect; true if the process dies instead.
-    fn dies(&mut self, n: usize) -> bool {
+    pub(crate) fn dies(&mut self, n: usize) -> bool {
         match &mut self.nodes[n].crash_after {
             Some((0, by_power_loss)) => {
                 let by_power_loss = *by_power_loss;
@@ -326,6 +353,7 @@ impl World {
             }
             self.reply(id, token, outcome);
         }
+        self.deliver(n, c);
         output.leaders.clear();
         output.splits.clear();
         output.settled.clear();
@@ -428,6 +456,14 @@ pub(crate) fn came_back(oracle: &mut Oracle, node: NodeId, group: GroupId, shard
     let is_rebuilt = shard.rebuild_stages().any(|stage| stage == joins);
     assert!(is_rebuilt, "what was lost comes back only rebuilt: {node} {group} did not");
     oracle.replica_rebuilt(node, group);
+}
+
+/// What a frame says.
+fn decode(bytes: &[u8], config: &Config) -> Frame {
+    let header = frame::decode_header(bytes, config.limits.frame_bytes_max);
+    let header = header.ok().flatten().expect("a frame of ours has a header");
+    let decoded = frame::decode(&header, &bytes[frame::Header::BYTES..]);
+    decoded.unwrap_or_else(|error| panic!("a frame of ours: {error}"))
 }
 
 /// How many of the messages go into the next frame.

@@ -281,6 +281,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::Members(group) => format!("{group} is asked to change its members"),
         Trouble::Cut(group) => format!("{group} is asked to cut its range in two"),
         Trouble::Merge(group) => format!("a range of {group} is asked to go into its neighbour"),
+        Trouble::Node(trouble) => format!("of nodes: {trouble:?}"),
         Trouble::Move(group) => format!("a replica of {group} is asked to move to another node"),
         Trouble::MoveCore(group) => format!("a replica of {group} is asked to go to another core"),
     }
@@ -320,6 +321,7 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::Members(_)
         | Trouble::Cut(_)
         | Trouble::Merge(_)
+        | Trouble::Node(_)
         | Trouble::Move(_)
         | Trouble::MoveCore(_) => ("order", Vec::new()),
     }

@@ -20,6 +20,7 @@ pub(crate) fn finish_alone(disks: &mut [Disk], c: usize, job: Job) {
         Job::Shard(_, job) => drop(carry_out(disks, c, job)),
         Job::Prepare(segment) => drop(disks[c].prepare(segment)),
         Job::Recycle(segment) => disks[c].recycle(segment),
+        Job::Map(_) => {} // the node's, not this core's
     }
 }
 
@@ -124,6 +125,11 @@ impl World {
                 core.prepared.push((segment, made));
             }
             Job::Recycle(segment) => node.disks[c].recycle(segment),
+            // Its level counts once a restart would find it.
+            Job::Map(copy) => {
+                process.table.raise_level(copy.level);
+                node.map_copy = Some(*copy);
+            }
         }
         process.worker_busy = !process.worker.is_empty();
         let goes_on = process.worker_busy;

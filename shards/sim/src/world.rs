@@ -15,6 +15,8 @@ use oarlock_types::{CoreAddr, GroupId, NodeId};
 
 use crate::clients::{Clients, Sending};
 use crate::config::{Config, Weather};
+use crate::driving::Admission;
+use crate::joining::Joining;
 use crate::links::Network;
 use crate::merging::Question;
 use crate::node::Node;
@@ -51,6 +53,9 @@ pub(crate) enum Event {
     Start { n: usize, life: u64 },
     Rebuild { n: usize, life: u64 },
     Place,
+    JoinAsks { joiner: usize },
+    Admitted { joiner: usize, admission: Box<Admission> },
+    OperatorAsks,
 }
 
 #[derive(Debug)]
@@ -119,6 +124,7 @@ pub struct World {
     pub ranges: Ranges,
     pub(crate) oracle: Oracle,
     pub(crate) placing: Placing,
+    pub(crate) joining: Joining,
     /// What happened, if the run is traced.
     pub trace: Trace,
     /// Chance of the network, the disks, and the nodes.
@@ -162,6 +168,7 @@ impl World {
             ranges: Ranges::new(&config),
             oracle: Oracle::default(),
             placing: Placing::default(),
+            joining: Joining::default(),
             trace: Trace::new(trace),
             net_random: Stream::new(seed, 4),
             disk_random: Stream::new(seed, 5),
@@ -182,7 +189,7 @@ impl World {
     }
 
     fn begin(&mut self) {
-        for group in self.config.group_ids() {
+        for group in self.config.formed_ids() {
             let nodes = self.config.replicas_of(group).into_iter().map(|replica| replica.node);
             self.oracle.form(group, Configuration::simple(nodes));
         }
@@ -312,6 +319,9 @@ impl World {
             Event::Rebuild { n, life } if self.nodes[n].life == life => self.rebuild(n),
             Event::Rebuild { .. } => {}
             Event::Place => self.go_on_placing(),
+            Event::JoinAsks { joiner } => self.join_asks(joiner),
+            Event::Admitted { joiner, admission } => self.admitted(joiner, admission),
+            Event::OperatorAsks => self.operator_asks(),
         }
         self.check_leases();
         if let Some(most) = self.config.elections_max {

@@ -1,0 +1,564 @@
+//! What a core's driver has of a cluster that keeps its own map: the router, the keeper of the map (on the first
+//! core), placement, the reporter, the end of replicas. Wired as production's driver wires them, in the same
+//! order; what leaves the core waits in [`Leaving`] for the world to carry it.
+//!
+//! It decides nothing: what it drives is production's own.
+
+use std::collections::BTreeMap;
+
+use oarlock_cluster::departures::Departures;
+use oarlock_cluster::executor::{Placement, SILENCE};
+use oarlock_cluster::map_keeper::MapKeeper;
+use oarlock_cluster::members::{self, Candidate, JoinRefusal};
+use oarlock_cluster::reporter::Reporter;
+use oarlock_cluster::router::{Asker, ConnectionId, CoreRequest, Hop, Router, Ticket};
+use oarlock_cluster::{MapCopy, NodeEntry, SharedMap, locate};
+use oarlock_codec::{ForwardReply, ForwardRequest, Frame, Refusal};
+use oarlock_raft::{Configuration, SPLIT_BASE};
+use oarlock_shard::{Merging, Outcome, Output, Shard, SharedHomes, SharedSupport, Split};
+use oarlock_store::{Command, Order, Reply, Request};
+use oarlock_types::{
+    CoreAddr, CoreId, FeatureLevel, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
+    Term,
+};
+
+use crate::cluster::Cluster;
+use crate::config::Config;
+
+/// Tokens of requests that another node forwarded have this bit.
+pub(crate) const FORWARDED: u64 = 1 << 63;
+/// How often the ranges are looked at that are led here.
+const GAUGE_US: u64 = 1_000_000;
+/// How long a request may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// What cores of a node, clients and operators tell a core.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    /// A client's request; its outcome goes back under the token.
+    Client {
+        token: u64,
+        connection: u64,
+        request: Request,
+    },
+    /// A request for a group that it names.
+    ToGroup {
+        token: u64,
+        group: GroupId,
+        request: Request,
+    },
+    /// A request of another core of this node.
+    Here(CoreRequest),
+    /// One that another node sent.
+    Forwarded(CoreAddr, ForwardRequest),
+    /// What became of a request of this core.
+    Outcome(u64, Outcome),
+    /// The outcomes that another node was to send are lost.
+    LinkLost(NodeId),
+    Leader(GroupId, Option<NodeId>),
+    Map(SharedMap),
+    Nodes(Vec<NodeEntry>),
+    MapIsOld,
+    RangesChanged {
+        change: Vec<RangeDescriptor>,
+        propose: bool,
+    },
+    WantIds(CoreId),
+    Ids(Vec<GroupId>),
+    /// A node asks to join.
+    Join {
+        joiner: usize,
+        candidate: Box<Candidate>,
+    },
+}
+
+/// What a node that is let in is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission {
+    pub(crate) node: NodeId,
+    pub(crate) meta: Option<RangeDescriptor>,
+    pub(crate) joined: Vec<NodeEntry>,
+    pub(crate) level: FeatureLevel,
+}
+
+/// What leaves the core with a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    pub(crate) mail: Vec<(CoreId, Letter)>,
+    pub(crate) forwards: BTreeMap<NodeId, Vec<ForwardRequest>>,
+    pub(crate) replies: BTreeMap<NodeId, Vec<ForwardReply>>,
+    /// For clients, by their tokens.
+    pub(crate) answers: Vec<(u64, Outcome)>,
+    pub(crate) copy: Option<Box<MapCopy>>,
+    /// The nodes of the cluster, as the first core has just heard.
+    pub(crate) met: Option<Vec<NodeEntry>>,
+    pub(crate) admissions: Vec<(usize, Result<Option<Box<Admission>>, JoinRefusal>)>,
+    /// Replicas that have ended.
+    pub(crate) ended: Vec<GroupId>,
+}
+
+/// What a node knows of its cluster when it starts.
+pub(crate) struct Known {
+    pub(crate) copy: MapCopy,
+    pub(crate) nodes: Vec<NodeEntry>,
+}
+
+/// A core's part.
+#[derive(Debug)]
+pub(crate) struct Driving {
+    addr: CoreAddr,
+    cores: u16,
+    table: SharedSupport,
+    homes: SharedHomes,
+    pub(crate) router: Router,
+    pub(crate) keeper: Option<MapKeeper>,
+    pub(crate) placement: Placement,
+    reporter: Reporter,
+    departures: Departures,
+    cluster: Cluster,
+    nodes: Vec<NodeEntry>,
+    gauged_at: Mono,
+    forwarded: BTreeMap<u64, (CoreAddr, u64)>,
+    next_token: u64,
+    pub(crate) letters: Vec<Letter>,
+    hops: Vec<Hop>,
+    pub(crate) leaving: Leaving,
+}
+
+impl Driving {
+    pub(crate) fn new(
+        (addr, config): (CoreAddr, &Config),
+        cluster: &Cluster,
+        known: &Known,
+        table: &SharedSupport,
+        homes: &SharedHomes,
+    ) -> Self {
+        let map = SharedMap::new(known.copy.map.clone());
+        let formed_of = cluster.formed_of.iter().map(|node| node.id).collect();
+        let keeper = || {
+            let levels = Cluster::LEVELS;
+            let known = (known.copy.clone(), levels);
+            let bytes_max = config.limits.value_bytes_max;
+            MapKeeper::new(known, (&cluster.formation, formed_of), addr, bytes_max)
+        };
+        Self {
+            addr,
+            cores: config.cores,
+            table: SharedSupport::clone(table),
+            homes: SharedHomes::clone(homes),
+            router: Router::new(addr.node, addr.core, map, PATIENCE),
+            keeper: (addr.core == CoreId(0)).then(keeper),
+            placement: Placement::new(cluster.parts(addr.node, &known.nodes, config)),
+            reporter: Reporter::new(&cluster.splits),
+            departures: Departures::default(),
+            cluster: cluster.clone(),
+            nodes: known.nodes.clone(),
+            gauged_at: Mono(0),
+            forwarded: BTreeMap::new(),
+            next_token: 0,
+            letters: Vec::new(),
+            hops: Vec::new(),
+            leaving: Leaving::default(),
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = CoreId> + use<> {
+        let own = self.addr.core;
+        (0..self.cores).map(CoreId).filter(move |core| *core != own)
+    }
+
+    fn mail_all(&mut self, letter: impl Fn() -> Letter) {
+        let others: Vec<CoreId> = self.others().collect();
+        self.leaving.mail.extend(others.into_iter().map(|core| (core, letter())));
+    }
+
+    /// A letter to the first core; to itself it is as well.
+    fn to_first(&mut self, letter: Letter) {
+        self.leaving.mail.push((CoreId(0), letter));
+    }
+
+    /// The cluster's level, as far as this node has it on disk.
+    pub(crate) fn level(&self) -> FeatureLevel {
+        self.table.level()
+    }
+
+    // ---- a turn, from its beginning ----
+
+    /// Takes what other nodes sent but messages between replicas.
+    pub(crate) fn take_frames(
+        &mut self,
+        shard: &mut Shard,
+        frames: impl Iterator<Item = (CoreAddr, Frame)>,
+    ) {
+        for (from, frame) in frames {
+            match frame {
+                Frame::Forward(requests) => {
+                    requests.into_iter().for_each(|r| self.accept_forwarded(shard, from, r));
+                }
+                Frame::ForwardReply(replies) => {
+                    replies.into_iter().for_each(|reply| self.outcome(reply.id, reply.outcome));
+                }
+                Frame::Messages(_)
+                | Frame::Handshake(_)
+                | Frame::HandshakeReply(_)
+                | Frame::Pulse(_)
+                | Frame::LinkProbe(_) => unreachable!("nobody sends these this way"),
+            }
+        }
+    }
+
+    pub(crate) fn begin(&mut self, shard: &mut Shard, now: Mono) {
+        self.router.take_hops(&mut self.hops);
+        self.router.begin_turn(now);
+        for letter in std::mem::take(&mut self.letters) {
+            self.take(shard, letter);
+        }
+        self.carry_hops(shard, now);
+    }
+
+    fn take(&mut self, shard: &mut Shard, letter: Letter) {
+        match letter {
+            Letter::Client { token, connection, request } => {
+                let ticket = Ticket { slot: token, part: 0 };
+                let connection = ConnectionId(connection);
+                let asker = Asker::Client { connection, ticket, timed: None };
+                match (locate::locate(self.router.map(), &request), first_key(&request)) {
+                    (Some(locate::Place::Apart), _) | (_, None) => {
+                        self.leaving.answers.push((token, Err(Refusal::StaleEpoch)));
+                    }
+                    (_, Some(key)) => self.router.submit(asker, &key, request),
+                }
+            }
+            Letter::ToGroup { token, group, request } => {
+                let ticket = Ticket { slot: token, part: 0 };
+                let asker = Asker::Client { connection: ConnectionId(token), ticket, timed: None };
+                self.router.submit_to(asker, group, request);
+            }
+            Letter::Here(request) => self.accept(shard, request),
+            Letter::Forwarded(from, forward) => self.accept_forwarded(shard, from, forward),
+            Letter::Outcome(id, outcome) => self.outcome(id, outcome),
+            Letter::LinkLost(node) => self.router.link_down(node),
+            Letter::Leader(group, leader) => self.router.leader_changed(group, leader),
+            Letter::Map(map) => {
+                self.router.install(map);
+                self.departures.look();
+            }
+            Letter::Nodes(nodes) => self.meet(nodes),
+            Letter::MapIsOld => self.keeper.iter_mut().for_each(MapKeeper::look),
+            Letter::RangesChanged { change, propose } => match &mut self.keeper {
+                Some(keeper) if propose => keeper.propose(change),
+                Some(keeper) => keeper.learn(&change),
+                None => {}
+            },
+            Letter::WantIds(core) => {
+                self.keeper.iter_mut().for_each(|keeper| keeper.want_ids(core))
+            }
+            Letter::Ids(ids) => shard.give_ids(ids),
+            Letter::Join { joiner, candidate } => {
+                let joined =
+                    self.keeper.as_mut().map_or(Ok(None), |keeper| keeper.join(&candidate));
+                let admission = joined.map(|node| node.map(|node| Box::new(self.admission(node))));
+                self.leaving.admissions.push((joiner, admission));
+            }
+        }
+    }
+
+    fn admission(&self, node: NodeId) -> Admission {
+        let formed_of = &self.cluster.formed_of;
+        let is_formed = |node: &NodeEntry| formed_of.iter().any(|formed| formed.id == node.id);
+        Admission {
+            node,
+            meta: self.router.map().group(GroupId::META).map(|meta| meta.to_descriptor()),
+            joined: self.nodes.iter().filter(|node| !is_formed(node)).cloned().collect(),
+            level: self.table.level(),
+        }
+    }
+
+    fn meet(&mut self, nodes: Vec<NodeEntry>) {
+        self.placement.set_nodes(&nodes);
+        if self.addr.core == CoreId(0) {
+            self.mail_all(|| Letter::Nodes(nodes.clone()));
+            self.leaving.met = Some(nodes.clone());
+        }
+        self.nodes = nodes;
+    }
+
+    fn accept(&mut self, shard: &mut Shard, request: CoreRequest) {
+        let CoreRequest { id, group, epoch, lane, request, .. } = request;
+        let from = CoreAddr::new(self.addr.node, Router::core_of(id));
+        shard.request_in_lane(id, group, epoch, lane.map(|lane| (from, lane)), request);
+    }
+
+    fn accept_forwarded(&mut self, shard: &mut Shard, from: CoreAddr, forward: ForwardRequest) {
+        let home = self.core_of(shard, forward.group);
+        if home.is_none() && forward.group == GroupId::META {
+            let leader = self.router.likely_leader(forward.group);
+            self.answer(from, forward.id, Err(Refusal::NotLeader { leader }));
+            return;
+        }
+        let core = home.unwrap_or(self.addr.core);
+        if core != self.addr.core {
+            self.leaving.mail.push((core, Letter::Forwarded(from, forward)));
+            return;
+        }
+        self.next_token += 1;
+        let token = FORWARDED | self.next_token;
+        self.forwarded.insert(token, (from, forward.id));
+        let ForwardRequest { group, epoch, lane, request, .. } = forward;
+        shard.request_in_lane(token, group, epoch, lane.map(|lane| (from, lane)), request);
+    }
+
+    fn answer(&mut self, to: CoreAddr, id: u64, outcome: Outcome) {
+        self.leaving.replies.entry(to.node).or_default().push(ForwardReply { id, outcome });
+    }
+
+    fn outcome(&mut self, id: u64, outcome: Outcome) {
+        let core = Router::core_of(id);
+        if core == self.addr.core {
+            self.router.outcome(id, outcome);
+        } else {
+            self.leaving.mail.push((core, Letter::Outcome(id, outcome)));
+        }
+    }
+
+    fn core_of(&self, shard: &Shard, group: GroupId) -> Option<CoreId> {
+        if shard.has_replica(group) { Some(self.addr.core) } else { self.homes.core_of(group) }
+    }
+
+    fn carry_hops(&mut self, shard: &mut Shard, now: Mono) {
+        self.router.take_hops(&mut self.hops);
+        for hop in std::mem::take(&mut self.hops) {
+            match hop {
+                Hop::Here(request) => match self.core_of(shard, request.group) {
+                    Some(core) if core != self.addr.core => {
+                        self.leaving.mail.push((core, Letter::Here(request)));
+                    }
+                    Some(_) | None => self.accept(shard, request),
+                },
+                Hop::Node(node, request) => {
+                    self.leaving.forwards.entry(node).or_default().push(request);
+                }
+                Hop::Done(Asker::Client { ticket, .. }, outcome) => {
+                    self.leaving.answers.push((ticket.slot, outcome));
+                }
+                Hop::Done(Asker::Reporter, outcome) => self.reporter.outcome(&outcome),
+                Hop::Done(Asker::Placement(name), outcome) => {
+                    self.placement.outcome(now, name, &outcome);
+                }
+                Hop::Done(Asker::Range(group, epoch), outcome) => {
+                    shard.merge_answered(group, epoch, &outcome);
+                }
+                Hop::Done(Asker::Node, outcome) => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.outcome(now, outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn tick(&mut self, shard: &mut Shard, now: Mono) {
+        self.look_after_map(now);
+        let map = SharedMap::clone(self.router.map());
+        let before = shard.groups().to_vec();
+        self.departures.go_on(&map, shard, self.addr, now);
+        let is_gone = |group: &GroupId| !shard.has_replica(*group);
+        self.leaving.ended.extend(before.into_iter().filter(is_gone));
+        self.router.tick();
+        if now.0.saturating_sub(self.gauged_at.0) >= GAUGE_US {
+            self.gauged_at = now;
+            for due in shard.due_splits(&self.cluster.splits) {
+                shard.cut_soon(due.group, due.at);
+            }
+            if let Some(report) = self.reporter.next(shard, now) {
+                self.router.submit_to(Asker::Reporter, GroupId::META, report);
+            }
+        }
+        if !shard.leads(GroupId::META) {
+            return self.placement.rest();
+        }
+        self.placement.set_feature_level(shard.feature_level());
+        for (name, group, request) in self.placement.go_on(now, &map, &self.table, || now) {
+            self.router.submit_to(Asker::Placement(name), group, request);
+        }
+    }
+
+    fn leads_meta(&self) -> bool {
+        self.router.leader(GroupId::META) == Some(self.addr.node)
+    }
+
+    fn look_after_map(&mut self, now: Mono) {
+        let leads = self.leads_meta();
+        let Some(keeper) = &mut self.keeper else { return };
+        let table = &self.table;
+        keeper.heard(table.peers().map(|peer| table.peer_map_version(peer)).max().unwrap_or(0));
+        let is_heard = |node| table.heard_at(node).is_some_and(|at| now.since(at) < SILENCE);
+        keeper.hear_levels(|| {
+            let heard = table.peers().filter(|node| leads && is_heard(*node));
+            heard.filter_map(|node| Some((node, table.peer_levels(node)?))).collect()
+        });
+        if let Some(copy) = keeper.take_copy(now, table.level()) {
+            self.leaving.copy = Some(Box::new(copy));
+        }
+    }
+
+    pub(crate) fn keep_map(&mut self, now: Mono) {
+        let is_old = self.router.take_is_map_old();
+        let leads = self.leads_meta();
+        let Some(keeper) = &mut self.keeper else {
+            if is_old {
+                self.to_first(Letter::MapIsOld);
+            }
+            return;
+        };
+        if is_old {
+            keeper.look();
+        }
+        assert!(keeper.beyond().is_none(), "all nodes of a run understand all levels");
+        if let Some(request) = keeper.next_request(now, leads) {
+            self.router.submit_to(Asker::Node, GroupId::META, request);
+        }
+        let ids = keeper.take_ids();
+        self.leaving.mail.extend(ids.into_iter().map(|(core, ids)| (core, Letter::Ids(ids))));
+        let formed_of = &self.cluster.formed_of;
+        let joined = keeper
+            .take_members()
+            .map(|joined| members::all_nodes(formed_of, joined.iter().map(|member| &member.entry)));
+        if let Some(map) = keeper.take_snapshot().map(SharedMap::new) {
+            self.table.raise_map_version(map.version());
+            self.router.install(SharedMap::clone(&map));
+            self.departures.look();
+            self.mail_all(|| Letter::Map(SharedMap::clone(&map)));
+        }
+        if let Some(nodes) = joined {
+            self.meet(nodes);
+        }
+    }
+
+    /// A replica was made as another one asked.
+    pub(crate) fn made(&mut self, group: GroupId, now: Mono) {
+        self.departures.made(group, now);
+    }
+
+    // ---- and to its end ----
+
+    /// Takes what the turn came to, as far as it is this driver's.
+    pub(crate) fn finish(&mut self, shard: &mut Shard, output: &mut Output, now: Mono) {
+        let own = |(token, _): &mut (u64, Outcome)| !is_worlds(*token);
+        let settled: Vec<(u64, Outcome)> = output.replies.extract_if(.., own).collect();
+        for (token, outcome) in settled {
+            self.settle(token, outcome);
+        }
+        for split in &output.splits {
+            self.tell_split(shard, split);
+        }
+        if std::mem::take(&mut output.wants_ids) {
+            self.to_first(Letter::WantIds(self.addr.core));
+        }
+        for (token, order) in std::mem::take(&mut output.placement) {
+            self.answer_placement(shard, token, order);
+        }
+        for (group, leader) in &output.leaders {
+            self.router.leader_changed(*group, *leader);
+            self.mail_all(|| Letter::Leader(*group, *leader));
+            if *leader == Some(self.addr.node) {
+                self.reporter.leads(*group);
+                self.tell(shard, *group, true);
+            }
+        }
+        for group in &output.settled {
+            self.tell(shard, *group, true);
+        }
+        for group in &output.reshaped {
+            self.tell(shard, *group, shard.leads(*group));
+        }
+        for merging in std::mem::take(&mut output.merges) {
+            let Merging { group, epoch, into_start, request } = merging;
+            self.router.submit(Asker::Range(group, epoch), &into_start, request);
+        }
+        self.carry_hops(shard, now);
+    }
+
+    fn settle(&mut self, token: u64, outcome: Outcome) {
+        if token & FORWARDED == 0 {
+            self.outcome(token, outcome);
+        } else if let Some((from, id)) = self.forwarded.remove(&token) {
+            self.answer(from, id, outcome);
+        }
+    }
+
+    fn answer_placement(&mut self, shard: &Shard, token: u64, order: Order) {
+        let reply = match order {
+            Order::Report { ranges } => {
+                self.placement.take_reports(ranges);
+                let term = shard.term(GroupId::META).map_or(0, Term::get);
+                Reply::Int(i64::try_from(term).unwrap_or(i64::MAX))
+            }
+            Order::Explain { group } => Reply::Bulk(self.placement.explain(group).into()),
+            Order::Split { .. }
+            | Order::Place { .. }
+            | Order::Transfer { .. }
+            | Order::Merge { .. } => unreachable!("the shard answers these"),
+        };
+        self.settle(token, Ok(reply));
+    }
+
+    fn tell_split(&mut self, shard: &Shard, split: &Split) {
+        let Split { parent, child, members, .. } = split;
+        let propose = shard.leads(parent.0);
+        let (configured, now) = match shard.range(parent.0) {
+            Some((_, configured, now)) => (configured, now.clone()),
+            None => (Index(0), members.clone()),
+        };
+        let left = self.places(shard, parent.0, &now);
+        let right = self.places(shard, parent.0, members);
+        let change = vec![
+            RangeDescriptor::of_bounds(parent.0, parent.1.clone(), configured, left),
+            RangeDescriptor::of_bounds(child.0, child.1.clone(), SPLIT_BASE.index, right),
+        ];
+        self.to_first(Letter::RangesChanged { change, propose });
+    }
+
+    fn tell(&mut self, shard: &Shard, group: GroupId, propose: bool) {
+        let Some((bounds, configured, members)) = shard.range(group) else { return };
+        if !self.is_news(group, bounds, configured) {
+            return;
+        }
+        let replicas = self.places(shard, group, members);
+        let change = vec![RangeDescriptor::of_bounds(group, bounds.clone(), configured, replicas)];
+        self.to_first(Letter::RangesChanged { change, propose });
+    }
+
+    fn is_news(&self, group: GroupId, bounds: &RangeBounds, configured: Index) -> bool {
+        let map = self.router.map();
+        match map.group(group) {
+            Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
+            None => map.epoch(&bounds.start) < bounds.epoch,
+        }
+    }
+
+    fn places(&self, shard: &Shard, group: GroupId, members: &Configuration) -> Vec<CoreAddr> {
+        let known = self.router.map().group(group);
+        let place = |node| {
+            let known = known.and_then(|range| range.core_on(node));
+            let own = (node == self.addr.node).then_some(self.addr.core);
+            let heard = own.or_else(|| shard.core_of_member(group, node));
+            CoreAddr::new(node, heard.or(known).unwrap_or(self.addr.core))
+        };
+        members.members().map(place).collect()
+    }
+}
+
+/// Whether a request was handed to a core by the world itself, past the router.
+fn is_worlds(token: u64) -> bool {
+    token & FORWARDED == 0 && token >= crate::asking::PROBES
+}
+
+/// The key by which a request finds its range.
+fn first_key(request: &Request) -> Option<bytes::Bytes> {
+    let command = request.commands.first()?;
+    if let Command::Scan { start, .. } = command {
+        return Some(start.clone());
+    }
+    command.keys().iter().next().cloned()
+}
