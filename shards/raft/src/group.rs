@@ -287,6 +287,11 @@ impl Group {
         self.finish(ctx, spread);
     }
 
+    /// There is no data link to `node` yet. To be called before anything else.
+    pub fn begin_without_link(&mut self, node: NodeId) {
+        self.down.push(node);
+    }
+
     /// The data link to `node` came up or broke.
     pub fn reachable(&mut self, ctx: &Context<'_>, node: NodeId, up: bool, out: &mut Effects) {
         self.down.retain(|n| *n != node);

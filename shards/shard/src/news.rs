@@ -169,6 +169,10 @@ impl News {
 impl Shard {
     /// The data link to a node's core came up or went down.
     pub fn link(&mut self, node: NodeId, up: bool) {
+        self.linked.retain(|known| *known != node);
+        if up {
+            self.linked.push(node);
+        }
         self.news.add(Piece::Link { node, broke: !up, up });
         self.spread_news();
     }

@@ -112,6 +112,8 @@ pub struct Shard {
     pub(crate) hand_overs: HandOvers,
     /// Replicas that lead.
     pub(crate) led: usize,
+    /// The nodes to which this core's data link is up.
+    pub(crate) linked: Vec<NodeId>,
     pub(crate) survey: Survey,
     pub(crate) writes_acknowledged: u64,
     /// Groups that steps have touched, while somebody observes.
@@ -160,6 +162,7 @@ impl Shard {
             hand_overs: HandOvers::new(&limits),
             elections: Elections::default(),
             led: 0,
+            linked: Vec::new(),
             survey: Survey::default(),
             writes_acknowledged: 0,
             touched: None,
@@ -209,6 +212,9 @@ impl Shard {
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
         let mut raft = Group::new(config, restored, &ctx);
         raft.left_at(left.unwrap_or_default());
+        for node in self.support.peers().filter(|node| !self.linked.contains(node)) {
+            raft.begin_without_link(node);
+        }
         self.timers.arm(raft.deadline(), group);
         if let Some(base) = base {
             self.splits.made(group, base);

@@ -142,6 +142,12 @@ pub enum Guard {
     FrozenServesNothing,
     /// What a neighbour has taken is remembered: asked again, it says so. (26)
     MergeIsRemembered,
+    /// What is asked of the meta group goes to it, whatever range has keys of such names. (23)
+    MetaIsNamed,
+    /// A node knows those that have joined once its copy of the map on disk does. (22)
+    PeersAreRemembered,
+    /// An outcome goes back to the life of a node that asked. (30)
+    OutcomeIsOfItsLife,
 }
 
 #[cfg(not(feature = "removed-guards"))]
