@@ -90,8 +90,8 @@ fn end_unknown(
 ) -> Option<Departure> {
     let bounds = shard.bounds(group)?;
     if bounds.epoch.get() == 0 {
-        let is_over = !is_young && shard.is_waiting(group);
-        return Some(if is_over { shard.end(group) } else { Departure::Later });
+        // What it is receiving may be of a leader that has ended: then nothing more comes.
+        return Some(if is_young { Departure::Later } else { shard.end(group) });
     }
     let is_taken = map.owner(&bounds.start).is_some_and(|(_, epoch)| epoch > bounds.epoch);
     is_taken.then(|| shard.end(group))

@@ -181,13 +181,6 @@ impl Shard {
         }
     }
 
-    /// Whether a replica waits for what its group holds, and is receiving none of it.
-    #[must_use]
-    pub fn is_waiting(&self, group: GroupId) -> bool {
-        let waits = |r: &Replica| r.store.bounds().epoch.get() == 0 && r.incoming.is_none();
-        self.replicas.get(&group).is_some_and(waits)
-    }
-
     /// The keys of a range, and its version, as the replica here has them; version zero if it holds nothing.
     #[must_use]
     pub fn bounds(&self, group: GroupId) -> Option<&RangeBounds> {
