@@ -39,6 +39,8 @@ const REPORTS_WAIT: Duration = Duration::from_secs(15);
 /// A leader that goes to another core leads no more, so a replica goes only where cores are far apart, and never
 /// for the number of its core alone: load that comes and goes would have one move behind the other.
 const CORE_SLACK_PERCENT: u32 = 50;
+/// After a merge that was refused, unless one of the ranges changes before.
+const REFUSED_REST: Duration = Duration::from_secs(600);
 /// Merges, and cuts for rules, at once, in the whole cluster.
 const RESHAPES_MAX: usize = 4;
 
@@ -266,6 +268,14 @@ impl Placement {
                     Action::MoveCore { .. } => matches!(outcome, Ok(Reply::Error(_))),
                     Action::Add { .. } | Action::Replace { .. } | Action::Remove { .. } => false,
                 };
+                if let (Action::Merge { right, .. }, Ok(Reply::Error(error))) =
+                    (running.task.action, outcome)
+                {
+                    tracing::info!("placement: refused ({error:?}): {}", running.task);
+                    // By what is told of them they would fit: nothing says when they will.
+                    let rests = |(_, since): &mut (RangeEpoch, Mono)| *since = now + REFUSED_REST;
+                    self.shaped.get_mut(&right).into_iter().for_each(rests);
+                }
                 if *outcome == Ok(Reply::Ok) || is_once {
                     tracing::info!("placement: done: {}", running.task);
                     self.tasks.remove(&group);
@@ -317,6 +327,8 @@ impl Placement {
     }
 
     fn plan_anew(&mut self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) {
+        // A range that was merged since can not be asked for anything.
+        self.tasks.retain(|group, _| map.group(*group).is_some());
         self.give_up_tasks_of_lost_nodes(now, support, since);
         self.note_shapes(now, map);
         self.view = self.look(now, map, support, since);
@@ -396,9 +408,10 @@ impl Placement {
         let leader = report.map(|report| NodeId(report.leader));
         let caught_up =
             |node: NodeId| report.is_some_and(|report| !report.lagging.contains(&node.get()));
+        let learns = |node: NodeId| report.is_some_and(|report| report.learns(node.get()));
         let replica = |at: &oarlock_types::CoreAddr| Replica {
             at: *at,
-            role: ReplicaRole::Voter,
+            role: if learns(at.node) { ReplicaRole::Learner } else { ReplicaRole::Voter },
             caught_up: caught_up(at.node),
         };
         // The meta group's own keys are not people's.
@@ -450,7 +463,10 @@ impl Placement {
     /// orders.
     fn order_of(&self, task: &Task, map: &RangeMap) -> Option<(GroupId, Order)> {
         let range = map.group(task.group)?;
-        let members = range.replicas.iter().map(|at| at.node);
+        // What a move that was given up has left only learns: it is none of the voters that stay.
+        let report = self.reports.get(&task.group);
+        let learns = |node: &NodeId| report.is_some_and(|report| report.learns(node.get()));
+        let members = range.replicas.iter().map(|at| at.node).filter(|node| !learns(node));
         let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
             let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
             let voters = stay.chain(new).map(NodeId::get).collect();

@@ -93,7 +93,9 @@ impl Shard {
     pub fn report(&self, group: GroupId) -> Option<RangeReport> {
         let replica = self.replicas.get(&group).filter(|replica| replica.raft.is_leader())?;
         let lags = |node: &NodeId| replica.lags_behind(*node);
-        let members = replica.raft.configuration().members();
+        let configuration = replica.raft.configuration();
+        let lagging = configuration.members().filter(lags).map(NodeId::get);
+        let learns = configuration.learners.iter().map(|node| node.get() | RangeReport::LEARNS);
         let rates = self.request_rates(group);
         Some(RangeReport {
             group: group.get(),
@@ -103,7 +105,7 @@ impl Shard {
             keys: replica.store.len() as u64,
             writes_per_s: rates.writes_per_s,
             reads_per_s: rates.reads_per_s,
-            lagging: members.filter(lags).map(NodeId::get).collect(),
+            lagging: lagging.chain(learns).collect(),
         })
     }
 

@@ -432,8 +432,14 @@ impl Script {
         let w = self.w();
         let report = w.node(id).life.as_ref().ok_or("it is down")?.cores[0].shard.report(group);
         let told = report.map_or("nothing".to_owned(), |report| {
-            let RangeReport { term, leader, keys, lagging, .. } = report;
-            format!("term {term}, led by {leader}, {keys} keys, lagging {lagging:?}")
+            let RangeReport { term, leader, keys, lagging, .. } = &report;
+            let (learning, lagging): (Vec<u64>, Vec<u64>) =
+                lagging.iter().partition(|node| **node & RangeReport::LEARNS != 0);
+            let learning: Vec<u64> =
+                learning.into_iter().map(|node| node & !RangeReport::LEARNS).collect();
+            format!(
+                "term {term}, led by {leader}, {keys} keys, lagging {lagging:?}, learning {learning:?}"
+            )
         });
         w.trace.line(format!("{id} {group}: {told}"));
         Ok(())

@@ -406,8 +406,20 @@ pub struct RangeReport {
     pub writes_per_s: u64,
     /// Reads per second.
     pub reads_per_s: u64,
-    /// Members that lack much of its log.
+    /// Members that lack much of its log; and once more, marked with [`RangeReport::LEARNS`], those that only
+    /// learn: who does not know the mark sees no node in it.
     pub lagging: Vec<u64>,
+}
+
+impl RangeReport {
+    /// Marks a member that has no vote. No node has an id so high.
+    pub const LEARNS: u64 = 1 << 63;
+
+    /// Whether a member only learns.
+    #[must_use]
+    pub fn learns(&self, node: u64) -> bool {
+        self.lagging.contains(&(node | Self::LEARNS))
+    }
 }
 
 impl Command {
