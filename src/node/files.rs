@@ -26,7 +26,7 @@ enum Errand {
     Segment,
     Space,
     /// The copy of the map, of this level.
-    Map(FeatureLevel),
+    Map(DurableCopy),
     Nobody,
 }
 
@@ -46,7 +46,16 @@ pub struct Files {
     /// It is time to try again to make one.
     is_retry_due: bool,
     space_asked_at: Mono,
-    durable_level: Option<FeatureLevel>,
+    durable: Option<DurableCopy>,
+}
+
+/// What stands in the newest copy of the map that is durable.
+#[derive(Clone, Copy, Debug)]
+pub struct DurableCopy {
+    /// The cluster's feature level.
+    pub level: FeatureLevel,
+    /// How many nodes have joined.
+    pub members: usize,
 }
 
 impl Files {
@@ -64,7 +73,7 @@ impl Files {
             is_stuck: false,
             is_retry_due: false,
             space_asked_at: Mono(0),
-            durable_level: None,
+            durable: None,
         }
     }
 
@@ -124,13 +133,14 @@ impl Files {
 
     /// Writes the node's copy of the map.
     pub fn copy_map(&mut self, copy: MapCopy) {
-        self.submit(Errand::Map(copy.level), DiskJob::CopyMap(Box::new(copy)));
+        let (level, members) = (copy.level, copy.members.len());
+        self.submit(Errand::Map(DurableCopy { level, members }), DiskJob::CopyMap(Box::new(copy)));
     }
 
-    /// The feature level of the newest copy of the map that is durable, if one was written since the start.
+    /// The newest copy of the map that is durable, if one was written since the start.
     #[must_use]
-    pub fn durable_level(&self) -> Option<FeatureLevel> {
-        self.durable_level
+    pub fn durable_copy(&self) -> Option<DurableCopy> {
+        self.durable
     }
 
     /// Sees to it that the log has segments and that the room on the disk is known.
@@ -180,8 +190,9 @@ impl Files {
                 self.room(space.available_bytes);
                 None
             }
-            (Errand::Map(level), Ok(_)) => {
-                self.durable_level = self.durable_level.max(Some(level));
+            // They are written in the order in which they were taken.
+            (Errand::Map(copy), Ok(_)) => {
+                self.durable = Some(copy);
                 None
             }
             (Errand::Space | Errand::Map(_) | Errand::Nobody, Ok(_) | Err(_)) => None,

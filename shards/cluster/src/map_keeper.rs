@@ -15,7 +15,8 @@ use bytes::Bytes;
 use oarlock_shard::Outcome;
 use oarlock_store::{Reply, Request};
 use oarlock_types::{
-    CoreAddr, CoreId, FeatureLevel, FeatureLevels, GroupId, Mono, NodeId, RangeDescriptor, RangeMap,
+    CoreAddr, CoreId, FeatureLevel, FeatureLevels, GroupId, Guard, Mono, NodeId, RangeDescriptor,
+    RangeMap,
 };
 
 use self::level::Level;
@@ -96,6 +97,9 @@ pub struct MapKeeper {
     capacity: Option<(u64, Mono)>,
     snapshot: Option<RangeMap>,
     has_new_members: bool,
+    /// How many of them stand in the newest copy that was taken, and in that which is on disk.
+    copied_members: usize,
+    durable_members: usize,
     copied_version: u64,
     copied_at: Mono,
 }
@@ -116,6 +120,8 @@ impl MapKeeper {
         let has_meta = meta.is_some_and(|meta| meta.core_on(addr.node).is_some());
         Self {
             copied_version: map.version(),
+            copied_members: members.len(),
+            durable_members: members.len(),
             confirmed: map,
             members,
             node: addr.node,
@@ -225,22 +231,35 @@ impl MapKeeper {
         self.snapshot.take()
     }
 
-    /// The nodes that have joined, if there are others since they were last taken.
+    /// The nodes that have joined, if there are others since they were last taken, and the copy on disk has them:
+    /// a node that has forgotten who the others are can not reach those of the meta group, who alone could tell
+    /// it, and without it they may have no quorum.
     pub fn take_members(&mut self) -> Option<&[Member]> {
+        if self.durable_members < self.members.len() && Guard::PeersAreRemembered.is_on() {
+            return None;
+        }
         std::mem::take(&mut self.has_new_members).then_some(&self.members)
+    }
+
+    /// The copy on disk has so many of the nodes that have joined.
+    pub fn set_durable_members(&mut self, count: usize) {
+        self.durable_members = self.durable_members.max(count);
     }
 
     /// The copy that is to be written to disk now, if any. The one there is of the level `durable`: a new
     /// level is of no use before it is written down.
     pub fn take_copy(&mut self, now: Mono, durable: FeatureLevel) -> Option<MapCopy> {
         let is_new = self.confirmed.version() > self.copied_version;
-        let wait = if self.level.cluster() > durable { LEVEL_COPY_INTERVAL } else { COPY_INTERVAL };
-        let is_due = (is_new || self.level.cluster() > durable)
+        let is_awaited =
+            self.level.cluster() > durable || self.members.len() > self.durable_members;
+        let wait = if is_awaited { LEVEL_COPY_INTERVAL } else { COPY_INTERVAL };
+        let is_due = (is_new || is_awaited)
             && self.confirmed.is_whole()
-            && now.since(self.copied_at) >= wait;
+            && (now.since(self.copied_at) >= wait || self.members.len() > self.copied_members);
         is_due.then(|| {
             self.copied_version = self.confirmed.version();
             self.copied_at = now;
+            self.copied_members = self.members.len();
             let (map, members) = (self.confirmed.clone(), self.members.clone());
             MapCopy { map, members, level: self.level.cluster() }
         })

@@ -128,6 +128,9 @@ impl World {
             // Its level counts once a restart would find it.
             Job::Map(copy) => {
                 process.table.raise_level(copy.level);
+                if let Some(keeper) = core.driving.as_mut().and_then(|d| d.keeper.as_mut()) {
+                    keeper.set_durable_members(copy.members.len());
+                }
                 node.map_copy = Some(*copy);
             }
         }

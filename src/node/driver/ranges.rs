@@ -74,8 +74,9 @@ impl Driver {
             if leads { levels_heard(&self.table, self.kept.now) } else { BTreeMap::new() }
         });
         // What a new level brings is neither said nor written before this node could not forget the level.
-        if let Some(durable) = self.files.durable_level() {
-            self.table.raise_level(durable);
+        if let Some(durable) = self.files.durable_copy() {
+            self.table.raise_level(durable.level);
+            keeper.set_durable_members(durable.members);
         }
         if let Some(copy) = keeper.take_copy(self.kept.now, self.table.level()) {
             self.files.copy_map(copy);

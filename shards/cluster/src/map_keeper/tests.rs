@@ -435,6 +435,9 @@ fn nodes_that_join_get_ids_that_nobody_has_had() {
     ids.sort_unstable();
     assert_eq!(ids, [NodeId(3), NodeId(4), NodeId(20)]);
     assert_eq!(one.members, two.members);
+    assert_eq!(one.take_members(), None, "no copy on disk has them");
+    assert_eq!(one.take_copy(Mono(0), FeatureLevel::MAX).unwrap().members.len(), 3);
+    one.set_durable_members(3);
     assert_eq!(one.take_members().map(<[_]>::len), Some(3));
     assert_eq!(one.take_members(), None, "they are told once");
     assert_eq!(one.version(), two.version());
