@@ -15,6 +15,7 @@ use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::Placement;
 use oarlock_cluster::levels::NotUnderstood;
 use oarlock_cluster::map_keeper::MapKeeper;
+use oarlock_cluster::passing::{self, Caller};
 use oarlock_cluster::reporter::Reporter;
 use oarlock_cluster::router::{Asker, CoreRequest, Hop, Router};
 use oarlock_codec::{ForwardReply, Refusal};
@@ -122,7 +123,7 @@ pub struct Kept {
     ticked_at: Mono,
     gauged_at: Mono,
     /// Who forwarded a request, by the shard's token.
-    forwarded: FastMap<u64, (CoreAddr, u64)>,
+    forwarded: FastMap<u64, Caller>,
     next_token: u64,
     /// Cores of this node that have replicas, as far as others than this one were looked for.
     homes: FastMap<GroupId, CoreId>,
@@ -330,6 +331,7 @@ impl Driver {
                 },
                 Hop::Node(node, request) => {
                     self.counters.requests_forwarded.add(1);
+                    let (node, request) = passing::way(&self.table, self.addr, node, request);
                     self.outbox.forward(node, request);
                 }
                 Hop::Done(Asker::Client { connection, ticket, timed }, outcome) => {
@@ -344,6 +346,7 @@ impl Driver {
                 Hop::Done(Asker::Placement(name), outcome) => {
                     self.placement.outcome(self.kept.now, name, &outcome);
                 }
+                Hop::Done(Asker::Passed(caller), outcome) => self.send_back(caller, outcome),
                 Hop::Done(Asker::Range(group, epoch), outcome) => {
                     self.shard.merge_answered(group, epoch, &outcome);
                 }
@@ -513,8 +516,15 @@ impl Driver {
         }
         if token & FORWARDED == 0 {
             self.outcome(token, outcome);
-        } else if let Some((from, id)) = self.kept.forwarded.remove(&token) {
-            self.outbox.reply(from.node, ForwardReply { id, outcome });
+        } else if let Some(caller) = self.kept.forwarded.remove(&token) {
+            self.send_back(caller, outcome);
+        }
+    }
+
+    /// Hands an outcome to another node.
+    fn send_back(&mut self, caller: Caller, outcome: oarlock_shard::Outcome) {
+        if caller.lives(&self.table) {
+            self.outbox.reply(caller.core.node, ForwardReply { id: caller.id, outcome });
         }
     }
 

@@ -26,6 +26,7 @@ use oarlock_store::Request;
 use oarlock_types::{CoreAddr, CoreId, FastMap, GroupId, Mono, NodeId, RangeEpoch};
 
 use crate::SharedMap;
+use crate::passing::PASSED_ON;
 pub use asker::{Asker, ConnectionId, CoreRequest, Hop, Ticket, Timed};
 use map_change::UNKNOWN;
 
@@ -194,7 +195,8 @@ impl Router {
             | Asker::Node
             | Asker::Reporter
             | Asker::Placement(_)
-            | Asker::Range(..) => None,
+            | Asker::Range(..)
+            | Asker::Passed(..) => None,
         };
         let group = lane.map_or(group, |(_, group)| group);
         let id = self.register(asker, (group, epoch), lane, request);
@@ -331,7 +333,8 @@ impl Router {
         routed.epoch = Some(epoch);
         let lane = routed
             .lane
-            .map(|(connection, _)| oarlock_codec::Lane { connection: connection.0, follows });
+            .map(|(connection, _)| oarlock_codec::Lane { connection: connection.0, follows })
+            .or(matches!(routed.asker, Asker::Passed(..)).then_some(PASSED_ON));
         let (group, request) = (routed.group, routed.request.clone());
         let handed = routed.asker.timed().map(|timed| timed.handed);
         self.hops.push(match at {

@@ -31,7 +31,11 @@ impl World {
         let from = self.nodes[n].addr(c);
         let Some(driving) = self.driving(from) else { return };
         let leaving = std::mem::take(&mut driving.leaving);
-        let Leaving { mail, forwards, replies, answers, copy, met, admissions, ended } = leaving;
+        let Leaving { mail, forwards, replies, answers, copy, met, admissions, ended, told } =
+            leaving;
+        for text in told {
+            self.tell(from.node, || text);
+        }
         self.note_destroyed(n, &ended);
         for group in ended {
             self.tell(from.node, || format!("{group} ends on {from} by the map"));

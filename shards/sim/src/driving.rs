@@ -10,6 +10,7 @@ use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::{Placement, SILENCE};
 use oarlock_cluster::map_keeper::MapKeeper;
 use oarlock_cluster::members::{self, Candidate, JoinRefusal};
+use oarlock_cluster::passing::{self, Caller};
 use oarlock_cluster::reporter::Reporter;
 use oarlock_cluster::router::{Asker, ConnectionId, CoreRequest, Hop, Router, Ticket};
 use oarlock_cluster::{MapCopy, NodeEntry, SharedMap, locate};
@@ -95,6 +96,8 @@ pub(crate) struct Leaving {
     pub(crate) admissions: Vec<(usize, Result<Option<Box<Admission>>, JoinRefusal>)>,
     /// Replicas that have ended.
     pub(crate) ended: Vec<GroupId>,
+    /// What placement ordered and heard, for the trace.
+    pub(crate) told: Vec<String>,
 }
 
 /// What a node knows of its cluster when it starts.
@@ -118,7 +121,7 @@ pub(crate) struct Driving {
     cluster: Cluster,
     nodes: Vec<NodeEntry>,
     gauged_at: Mono,
-    forwarded: BTreeMap<u64, (CoreAddr, u64)>,
+    forwarded: BTreeMap<u64, Caller>,
     next_token: u64,
     pub(crate) letters: Vec<Letter>,
     hops: Vec<Hop>,
@@ -290,6 +293,10 @@ impl Driving {
     }
 
     fn accept_forwarded(&mut self, shard: &mut Shard, from: CoreAddr, forward: ForwardRequest) {
+        if passing::is_to_be_passed_on(&forward) {
+            let asker = Asker::Passed(Caller::new(&self.table, from, forward.id));
+            return self.router.submit_to(asker, forward.group, forward.request);
+        }
         let home = self.core_of(shard, forward.group);
         if home.is_none() && forward.group == GroupId::META {
             let leader = self.router.likely_leader(forward.group);
@@ -303,13 +310,19 @@ impl Driving {
         }
         self.next_token += 1;
         let token = FORWARDED | self.next_token;
-        self.forwarded.insert(token, (from, forward.id));
+        self.forwarded.insert(token, Caller::new(&self.table, from, forward.id));
         let ForwardRequest { group, epoch, lane, request, .. } = forward;
         shard.request_in_lane(token, group, epoch, lane.map(|lane| (from, lane)), request);
     }
 
     fn answer(&mut self, to: CoreAddr, id: u64, outcome: Outcome) {
         self.leaving.replies.entry(to.node).or_default().push(ForwardReply { id, outcome });
+    }
+
+    fn send_back(&mut self, caller: Caller, outcome: Outcome) {
+        if caller.lives(&self.table) {
+            self.answer(caller.core, caller.id, outcome);
+        }
     }
 
     fn outcome(&mut self, id: u64, outcome: Outcome) {
@@ -336,6 +349,7 @@ impl Driving {
                     Some(_) | None => self.accept(shard, request),
                 },
                 Hop::Node(node, request) => {
+                    let (node, request) = passing::way(&self.table, self.addr, node, request);
                     self.leaving.forwards.entry(node).or_default().push(request);
                 }
                 Hop::Done(Asker::Client { ticket, .. }, outcome) => {
@@ -343,8 +357,10 @@ impl Driving {
                 }
                 Hop::Done(Asker::Reporter, outcome) => self.reporter.outcome(&outcome),
                 Hop::Done(Asker::Placement(name), outcome) => {
+                    self.leaving.told.push(format!("order {name} came to {outcome:?}"));
                     self.placement.outcome(now, name, &outcome);
                 }
+                Hop::Done(Asker::Passed(caller), outcome) => self.send_back(caller, outcome),
                 Hop::Done(Asker::Range(group, epoch), outcome) => {
                     shard.merge_answered(group, epoch, &outcome);
                 }
@@ -379,6 +395,9 @@ impl Driving {
         }
         self.placement.set_feature_level(shard.feature_level());
         for (name, group, request) in self.placement.go_on(now, &map, &self.table, || now) {
+            if let [Command::Order(order)] = request.commands.as_slice() {
+                self.leaving.told.push(format!("order {name} to {group}: {order:?}"));
+            }
             self.router.submit_to(Asker::Placement(name), group, request);
         }
     }
@@ -482,8 +501,8 @@ impl Driving {
     fn settle(&mut self, token: u64, outcome: Outcome) {
         if token & FORWARDED == 0 {
             self.outcome(token, outcome);
-        } else if let Some((from, id)) = self.forwarded.remove(&token) {
-            self.answer(from, id, outcome);
+        } else if let Some(caller) = self.forwarded.remove(&token) {
+            self.send_back(caller, outcome);
         }
     }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use oarlock_cluster::NodeEntry;
 use oarlock_cluster::members::{self, Candidate, JoinRefusal};
+use oarlock_cluster::passing::{self, Caller};
+use oarlock_cluster::router::Asker;
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId};
 
@@ -137,6 +139,12 @@ impl Driver {
         requests: Vec<ForwardRequest>,
     ) {
         for forward in requests {
+            if passing::is_to_be_passed_on(&forward) {
+                let asker = Asker::Passed(Caller::new(&self.table, from, forward.id));
+                let router = &mut self.front.borrow_mut().router;
+                router.submit_to(asker, forward.group, forward.request);
+                continue;
+            }
             let home = self.core_of(forward.group);
             if home.is_none() && forward.group == GroupId::META {
                 // Whoever asks has a map so old that it leads here, and without that group it gets no other.
@@ -152,7 +160,7 @@ impl Driver {
             }
             self.kept.next_token += 1;
             let token = FORWARDED | self.kept.next_token;
-            self.kept.forwarded.insert(token, (from, forward.id));
+            self.kept.forwarded.insert(token, Caller::new(&self.table, from, forward.id));
             let ForwardRequest { group, epoch, lane, request, .. } = forward;
             let lane = lane.map(|lane| (from, lane));
             if !request.is_read() && self.kept.proposals.is_next_timed() {

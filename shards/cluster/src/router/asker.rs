@@ -5,6 +5,8 @@ use oarlock_shard::Outcome;
 use oarlock_store::Request;
 use oarlock_types::{GroupId, Mono, NodeId, RangeEpoch};
 
+use crate::passing::Caller;
+
 /// A client connection of this core. Never given again to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -47,6 +49,8 @@ pub enum Asker {
     Placement(u64),
     /// A range of this core that is frozen for its neighbour, in this version.
     Range(GroupId, RangeEpoch),
+    /// A core of another node, which can not bring the request there itself.
+    Passed(Caller),
 }
 
 impl Asker {
@@ -55,7 +59,11 @@ impl Asker {
     pub const fn timed(&self) -> Option<Timed> {
         match self {
             Self::Client { timed, .. } => *timed,
-            Self::Node | Self::Reporter | Self::Placement(_) | Self::Range(..) => None,
+            Self::Node
+            | Self::Reporter
+            | Self::Placement(_)
+            | Self::Range(..)
+            | Self::Passed(..) => None,
         }
     }
 }

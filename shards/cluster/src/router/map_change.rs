@@ -13,7 +13,7 @@
 //! Reads keep no order: one that was refused, or waits, is found anew before it is sent again.
 
 use oarlock_codec::Refusal;
-use oarlock_types::{GroupId, RangeMap};
+use oarlock_types::{GroupId, Guard, RangeMap};
 
 use super::{ConnectionId, Lane, LaneKey, Retry, Router};
 use crate::SharedMap;
@@ -139,7 +139,9 @@ impl Router {
     /// any more. Sent by an old finding with a new epoch it would be answered wrongly.
     pub(super) fn find_anew(&mut self, id: u64) -> bool {
         let Some(routed) = self.routed.get_mut(&id) else { return false };
-        if routed.found_in == self.installed {
+        // The meta group's keys are its own: a range that has keys of such names is not asked.
+        let is_named = routed.group == GroupId::META && Guard::MetaIsNamed.is_on();
+        if routed.found_in == self.installed || is_named {
             return true;
         }
         routed.found_in = self.installed;
@@ -156,7 +158,7 @@ impl Router {
             // It names only its group: what keys that had, whoever asked must see to.
             None => {
                 let now = self.map.group(routed.group).map(|range| range.epoch);
-                if routed.group == GroupId::META || now == routed.epoch {
+                if now == routed.epoch {
                     return true;
                 }
             }

@@ -49,6 +49,31 @@ fn sent(router: &mut Router) -> Vec<(u64, bool)> {
     sent.collect()
 }
 
+/// Its keys have names that are in the range of some group, too.
+#[test]
+fn what_is_asked_of_the_meta_group_is_asked_of_it_whatever_the_map_says_of_such_keys() {
+    let (mut router, _) = router();
+    router.leader_changed(GroupId::META, Some(THERE));
+    router.submit_to(Asker::Node, GroupId::META, crate::map_store::take_ids(GroupId(1)));
+    let asked = |router: &mut Router| {
+        let mut hops = Vec::new();
+        router.take_hops(&mut hops);
+        match hops.as_slice() {
+            [Hop::Node(to, forward)] => (*to, forward.group, forward.id),
+            other => panic!("one request: {other:?}"),
+        }
+    };
+    let (to, group, id) = asked(&mut router);
+    assert_eq!((to, group), (THERE, GroupId::META));
+    router.outcome(id, Err(Refusal::NotLeader { leader: None }));
+    let map = RangeMap::clone(router.map());
+    router.install(SharedMap::new(map));
+    router.leader_changed(GroupId::META, Some(NodeId(3)));
+    router.begin_turn(Mono(1_000_000));
+    router.tick();
+    assert_eq!(asked(&mut router), (NodeId(3), GroupId::META, id));
+}
+
 #[test]
 fn a_write_says_that_an_earlier_one_of_its_lane_is_under_way() {
     let (mut router, group) = router();
@@ -417,7 +442,11 @@ impl World {
                 }
                 Hop::Here(_)
                 | Hop::Done(
-                    Asker::Node | Asker::Reporter | Asker::Placement(_) | Asker::Range(..),
+                    Asker::Node
+                    | Asker::Reporter
+                    | Asker::Placement(_)
+                    | Asker::Range(..)
+                    | Asker::Passed(..),
                     _,
                 ) => {
                     unreachable!()
