@@ -125,6 +125,8 @@ pub struct Kept {
     /// Who forwarded a request, by the shard's token.
     forwarded: FastMap<u64, Caller>,
     next_token: u64,
+    /// What the meta group has of the map; `None`: all that the router has.
+    confirmed: Option<Arc<RangeMap>>,
     /// Cores of this node that have replicas, as far as others than this one were looked for.
     homes: FastMap<GroupId, CoreId>,
     /// How many replicas had gone from core to core when they were looked for.
@@ -273,8 +275,9 @@ impl Driver {
                 CoreMessage::Leader(group, leader) => {
                     self.front.borrow_mut().router.leader_changed(group, leader);
                 }
-                CoreMessage::Map(map) => {
+                CoreMessage::Map(map, confirmed) => {
                     self.front.borrow_mut().router.install(map);
+                    self.kept.confirmed = Some(confirmed);
                     self.departures.look();
                 }
                 CoreMessage::Nodes(nodes) => self.meet(nodes),

@@ -41,8 +41,8 @@ pub enum CoreMessage {
     },
     /// Another core's replica knows a new leader.
     Leader(GroupId, Option<NodeId>),
-    /// To all cores: route by this map from now on.
-    Map(Arc<RangeMap>),
+    /// To all cores: route by this map from now on; and what of it the meta group has.
+    Map(Arc<RangeMap>, Arc<RangeMap>),
     /// To all cores: these are the nodes of the cluster from now on.
     Nodes(Arc<Vec<NodeEntry>>),
     /// To the first core: a range has refused what the map says.

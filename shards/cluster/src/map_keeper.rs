@@ -159,6 +159,13 @@ impl MapKeeper {
         self.confirmed.version()
     }
 
+    /// What the meta group has, as far as this node has read it. What its ranges said of themselves besides counts
+    /// here alone, and is forgotten with the process.
+    #[must_use]
+    pub fn confirmed(&self) -> &RangeMap {
+        &self.confirmed
+    }
+
     /// Takes ranges' word of themselves: it counts on this node at once.
     pub fn learn(&mut self, news: &[RangeDescriptor]) {
         self.learned.extend_from_slice(news);

@@ -57,7 +57,8 @@ pub(crate) enum Letter {
     /// The outcomes that another node was to send are lost.
     LinkLost(NodeId),
     Leader(GroupId, Option<NodeId>),
-    Map(SharedMap),
+    /// By which it routes, and what of it the meta group has.
+    Map(SharedMap, SharedMap),
     Nodes(Vec<NodeEntry>),
     MapIsOld,
     RangesChanged {
@@ -121,6 +122,7 @@ pub(crate) struct Driving {
     cluster: Cluster,
     nodes: Vec<NodeEntry>,
     gauged_at: Mono,
+    confirmed: Option<SharedMap>,
     forwarded: BTreeMap<u64, Caller>,
     next_token: u64,
     pub(crate) letters: Vec<Letter>,
@@ -157,6 +159,7 @@ impl Driving {
             cluster: cluster.clone(),
             nodes: known.nodes.clone(),
             gauged_at: Mono(0),
+            confirmed: None,
             forwarded: BTreeMap::new(),
             next_token: 0,
             letters: Vec::new(),
@@ -242,8 +245,9 @@ impl Driving {
             Letter::Outcome(id, outcome) => self.outcome(id, outcome),
             Letter::LinkLost(node) => self.router.link_down(node),
             Letter::Leader(group, leader) => self.router.leader_changed(group, leader),
-            Letter::Map(map) => {
+            Letter::Map(map, confirmed) => {
                 self.router.install(map);
+                self.confirmed = Some(confirmed);
                 self.departures.look();
             }
             Letter::Nodes(nodes) => self.meet(nodes),
@@ -444,10 +448,12 @@ impl Driving {
             .take_members()
             .map(|joined| members::all_nodes(formed_of, joined.iter().map(|member| &member.entry)));
         if let Some(map) = keeper.take_snapshot().map(SharedMap::new) {
+            let confirmed = SharedMap::new(keeper.confirmed().clone());
             self.table.raise_map_version(map.version());
             self.router.install(SharedMap::clone(&map));
             self.departures.look();
-            self.mail_all(|| Letter::Map(SharedMap::clone(&map)));
+            self.mail_all(|| Letter::Map(SharedMap::clone(&map), SharedMap::clone(&confirmed)));
+            self.confirmed = Some(confirmed);
         }
         if let Some(nodes) = joined {
             self.meet(nodes);
@@ -540,7 +546,7 @@ impl Driving {
 
     fn tell(&mut self, shard: &Shard, group: GroupId, propose: bool) {
         let Some((bounds, configured, members)) = shard.range(group) else { return };
-        if !self.is_news(group, bounds, configured) {
+        if !self.is_news(group, bounds, configured, propose) {
             return;
         }
         let replicas = self.places(shard, group, members);
@@ -548,8 +554,15 @@ impl Driving {
         self.to_first(Letter::RangesChanged { change, propose });
     }
 
-    fn is_news(&self, group: GroupId, bounds: &RangeBounds, configured: Index) -> bool {
-        let map = self.router.map();
+    fn is_news(
+        &self,
+        group: GroupId,
+        bounds: &RangeBounds,
+        configured: Index,
+        propose: bool,
+    ) -> bool {
+        let confirmed = self.confirmed.as_ref().filter(|_| propose);
+        let map = confirmed.unwrap_or(self.router.map());
         match map.group(group) {
             Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
             None => map.epoch(&bounds.start) < bounds.epoch,

@@ -233,9 +233,16 @@ impl World {
         let stays = |node: &NodeId| *node != lost && !self.nodes[self.place(*node)].is_gone;
         let is_majority =
             |set: &[NodeId]| set.iter().filter(|node| stays(node)).count() * 2 > set.len();
+        // A change that is proposed just then may need one more: two are never gone of the same group.
+        let is_whole = |configuration: &Configuration| {
+            let mut gone =
+                configuration.members().filter(|node| self.nodes[self.place(*node)].is_gone);
+            gone.next().is_none()
+        };
         let holds = |configuration: &Configuration| {
             let Configuration { voters, outgoing, .. } = configuration;
-            (voters.is_empty() || is_majority(voters))
+            is_whole(configuration)
+                && (voters.is_empty() || is_majority(voters))
                 && (outgoing.is_empty() || is_majority(outgoing))
         };
         self.ranges.groups().all(|group| {

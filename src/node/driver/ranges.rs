@@ -50,11 +50,13 @@ impl Driver {
         }
         let joined = keeper.take_members().map(|members| front.all_nodes(members));
         if let Some(map) = keeper.take_snapshot().map(Arc::new) {
+            let confirmed = Arc::new(keeper.confirmed().clone());
+            self.kept.confirmed = Some(Arc::clone(&confirmed));
             self.table.raise_map_version(map.version());
             front.router.install(Arc::clone(&map));
             self.departures.look();
             for core in (1..).map(CoreId).take(self.mail.cores() - 1) {
-                self.mail.letter(core, CoreMessage::Map(Arc::clone(&map)));
+                self.mail.letter(core, CoreMessage::Map(Arc::clone(&map), Arc::clone(&confirmed)));
             }
         }
         drop(front);
@@ -185,7 +187,7 @@ impl Driver {
 
     fn tell(&mut self, group: GroupId, propose: bool) {
         let Some((bounds, configured, members)) = self.shard.range(group) else { return };
-        if !self.is_news(group, bounds, configured) {
+        if !self.is_news(group, bounds, configured, propose) {
             return;
         }
         let (bounds, replicas) = (bounds.clone(), self.places(group, members));
@@ -193,9 +195,18 @@ impl Driver {
         self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
     }
 
-    pub(super) fn is_news(&self, group: GroupId, bounds: &RangeBounds, configured: Index) -> bool {
+    /// Whether it is news to this node, or, for who is to see to it that the meta group has it, to that: what the
+    /// leader before told this node alone may have ended with it.
+    fn is_news(
+        &self,
+        group: GroupId,
+        bounds: &RangeBounds,
+        configured: Index,
+        propose: bool,
+    ) -> bool {
         let front = self.front.borrow();
-        let map = front.router.map();
+        let confirmed = self.kept.confirmed.as_ref().filter(|_| propose);
+        let map = confirmed.unwrap_or(front.router.map());
         match map.group(group) {
             Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
             None => map.epoch(&bounds.start) < bounds.epoch,
