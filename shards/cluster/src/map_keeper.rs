@@ -242,10 +242,14 @@ impl MapKeeper {
     /// a node that has forgotten who the others are can not reach those of the meta group, who alone could tell
     /// it, and without it they may have no quorum.
     pub fn take_members(&mut self) -> Option<&[Member]> {
-        if self.durable_members < self.members.len() && Guard::PeersAreRemembered.is_on() {
+        if self.has_more_members_than(self.durable_members) {
             return None;
         }
         std::mem::take(&mut self.has_new_members).then_some(&self.members)
+    }
+
+    fn has_more_members_than(&self, count: usize) -> bool {
+        self.members.len() > count && Guard::PeersAreRemembered.is_on()
     }
 
     /// The copy on disk has so many of the nodes that have joined.
@@ -258,11 +262,12 @@ impl MapKeeper {
     pub fn take_copy(&mut self, now: Mono, durable: FeatureLevel) -> Option<MapCopy> {
         let is_new = self.confirmed.version() > self.copied_version;
         let is_awaited =
-            self.level.cluster() > durable || self.members.len() > self.durable_members;
+            self.level.cluster() > durable || self.has_more_members_than(self.durable_members);
+        let is_urgent = self.has_more_members_than(self.copied_members);
         let wait = if is_awaited { LEVEL_COPY_INTERVAL } else { COPY_INTERVAL };
         let is_due = (is_new || is_awaited)
             && self.confirmed.is_whole()
-            && (now.since(self.copied_at) >= wait || self.members.len() > self.copied_members);
+            && (now.since(self.copied_at) >= wait || is_urgent);
         is_due.then(|| {
             self.copied_version = self.confirmed.version();
             self.copied_at = now;

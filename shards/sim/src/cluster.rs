@@ -18,7 +18,7 @@ use crate::faults::{Fault, Trouble};
 use crate::random::Stream;
 
 /// Of a thousand seeds so many keep their own map.
-const SHARE_PER_MILLE: u64 = 0;
+const SHARE_PER_MILLE: u64 = 250;
 /// Most families of keys, each a range at the formation: all is in one map, and each is judged by itself.
 const FAMILIES_MAX: u64 = 24;
 /// Most nodes of a run, with those that join.

@@ -119,6 +119,7 @@ pub(crate) struct Driving {
     pub(crate) placement: Placement,
     reporter: Reporter,
     departures: Departures,
+    is_departure_due: bool,
     cluster: Cluster,
     nodes: Vec<NodeEntry>,
     gauged_at: Mono,
@@ -156,6 +157,7 @@ impl Driving {
             placement: Placement::new(cluster.parts(addr.node, &known.nodes, config)),
             reporter: Reporter::new(&cluster.splits),
             departures: Departures::default(),
+            is_departure_due: false,
             cluster: cluster.clone(),
             nodes: known.nodes.clone(),
             gauged_at: Mono(0),
@@ -189,6 +191,19 @@ impl Driving {
     }
 
     // ---- a turn, from its beginning ----
+
+    /// Ends what the map has elsewhere. Production does so with the tick; here it comes before all that the next
+    /// turn brings, so that the oracle has seen what the replica came to.
+    pub(crate) fn depart(&mut self, shard: &mut Shard, now: Mono) {
+        if !std::mem::take(&mut self.is_departure_due) {
+            return;
+        }
+        let map = SharedMap::clone(self.router.map());
+        let before = shard.groups().to_vec();
+        self.departures.go_on(&map, shard, self.addr, now);
+        let is_gone = |group: &GroupId| !shard.has_replica(*group);
+        self.leaving.ended.extend(before.into_iter().filter(is_gone));
+    }
 
     /// Takes what other nodes sent but messages between replicas.
     pub(crate) fn take_frames(
@@ -292,6 +307,7 @@ impl Driving {
 
     fn accept(&mut self, shard: &mut Shard, request: CoreRequest) {
         let CoreRequest { id, group, epoch, lane, request, .. } = request;
+        check_asked(group, &request);
         let from = CoreAddr::new(self.addr.node, Router::core_of(id));
         shard.request_in_lane(id, group, epoch, lane.map(|lane| (from, lane)), request);
     }
@@ -316,6 +332,7 @@ impl Driving {
         let token = FORWARDED | self.next_token;
         self.forwarded.insert(token, Caller::new(&self.table, from, forward.id));
         let ForwardRequest { group, epoch, lane, request, .. } = forward;
+        check_asked(group, &request);
         shard.request_in_lane(token, group, epoch, lane.map(|lane| (from, lane)), request);
     }
 
@@ -380,10 +397,7 @@ impl Driving {
     pub(crate) fn tick(&mut self, shard: &mut Shard, now: Mono) {
         self.look_after_map(now);
         let map = SharedMap::clone(self.router.map());
-        let before = shard.groups().to_vec();
-        self.departures.go_on(&map, shard, self.addr, now);
-        let is_gone = |group: &GroupId| !shard.has_replica(*group);
-        self.leaving.ended.extend(before.into_iter().filter(is_gone));
+        self.is_departure_due = true;
         self.router.tick();
         if now.0.saturating_sub(self.gauged_at.0) >= GAUGE_US {
             self.gauged_at = now;
@@ -584,6 +598,18 @@ impl Driving {
 /// Whether a request was handed to a core by the world itself, past the router.
 fn is_worlds(token: u64) -> bool {
     token & FORWARDED == 0 && token >= crate::asking::PROBES
+}
+
+/// Keys of the meta group are nobody else's: no client of a run names such.
+fn check_asked(group: GroupId, request: &Request) {
+    let is_own = |key: &bytes::Bytes| {
+        [&b"map/"[..], b"range/", b"member/", b"node/"].iter().any(|of| key.starts_with(of))
+    };
+    let names = request.commands.iter().any(|command| command.keys().iter().any(is_own));
+    assert!(
+        group == GroupId::META || !names,
+        "what is asked of the meta group is asked of it: {group} is asked for {request:?}"
+    );
 }
 
 /// The key by which a request finds its range.

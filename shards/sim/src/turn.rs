@@ -35,6 +35,9 @@ impl Core {
     fn step(&mut self, config: &Config, disk: &Disk, mono: Mono, wall: WallMs) -> Vec<Job> {
         let mut jobs = Vec::new();
         self.shard.begin_turn(mono, wall);
+        if let Some(driving) = &mut self.driving {
+            driving.depart(&mut self.shard, mono);
+        }
         for (node, up) in self.links.drain(..) {
             self.shard.link(node, up);
             if !up && let Some(driving) = &mut self.driving {
