@@ -827,6 +827,67 @@ mod tests {
     }
 
     #[test]
+    fn who_only_learns_is_no_voter_and_is_asked_to_be_none() {
+        let map = formed();
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        let range = map.ranges().next().unwrap();
+        let [a, b, c] = [0, 1, 2].map(|place: usize| range.replicas[place]);
+        let mut report = placement.reports[&range.group].clone();
+        report.lagging = vec![c.node.get(), c.node.get() | RangeReport::LEARNS];
+        placement.take_reports(vec![report]);
+        let roles: Vec<ReplicaRole> =
+            placement.range(&range).replicas.iter().map(|replica| replica.role).collect();
+        assert_eq!(roles, [ReplicaRole::Voter, ReplicaRole::Voter, ReplicaRole::Learner]);
+        let reason = oarlock_placement::Reason::Leftover(c.node);
+        let (group, epoch) = (range.group, range.epoch);
+        let task = Task { group, epoch, action: Action::Remove { from: c }, reason };
+        let voters = vec![a.node.get(), b.node.get()];
+        assert_eq!(placement.order_of(&task, &map), Some((group, Order::Place { voters })));
+    }
+
+    /// A task of a range and its neighbour, which is being asked for under this name.
+    fn merging(placement: &mut Placement, map: &RangeMap, name: u64) -> (GroupId, GroupId) {
+        let ranges: Vec<_> = map.ranges().take(2).collect();
+        let (left, right) = (ranges[0], ranges[1]);
+        let action = Action::Merge { right: right.group, right_epoch: right.epoch };
+        let reason = oarlock_placement::Reason::Small(right.group, 0, 0);
+        let task = Task { group: left.group, epoch: left.epoch, action, reason };
+        let (group, order) = placement.order_of(&task, map).unwrap();
+        let (begun, rests_until) = (second(1), second(1));
+        let running = Running { task, group, order, begun, is_asked: true, rests_until };
+        placement.tasks.insert(left.group, running);
+        placement.errands.insert(name, Errand::Step(left.group));
+        (left.group, right.group)
+    }
+
+    #[test]
+    fn a_merge_that_was_refused_is_not_ordered_again_soon() {
+        let map = formed();
+        let mut placement = Placement::new(parts(8));
+        placement.note_shapes(second(1), &map);
+        let (left, right) = merging(&mut placement, &map, 1);
+        let refused = Ok(Reply::Error(oarlock_store::ErrorReply::TooLargeToMerge));
+        placement.outcome(second(20), 1, &refused);
+        assert!(placement.tasks.is_empty());
+        assert_eq!(placement.shaped[&left].1, second(1));
+        assert_eq!(placement.shaped[&right].1, second(20) + REFUSED_REST);
+    }
+
+    #[test]
+    fn the_task_of_a_range_that_is_no_more_is_forgotten() {
+        let map = formed();
+        let mut placement = Placement::new(parts(0));
+        told(&mut placement, &map);
+        let (left, _) = merging(&mut placement, &map, 1);
+        let support = support();
+        placement.plan_anew(second(2), &map, &support, second(1));
+        assert_eq!(placement.tasks.keys().copied().collect::<Vec<_>>(), [left]);
+        placement.plan_anew(second(2), &RangeMap::default(), &support, second(1));
+        assert!(placement.tasks.is_empty());
+    }
+
+    #[test]
     fn who_no_longer_leads_forgets_what_it_knew() {
         let map = formed();
         let mut placement = Placement::new(parts(8));

@@ -62,3 +62,64 @@ impl Caller {
             || !Guard::OutcomeIsOfItsLife.is_on()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oarlock_shard::support_table::TableConfig;
+    use oarlock_store::{Command, Request};
+    use oarlock_types::{CoreId, RangeEpoch};
+
+    use super::*;
+
+    const OWN: CoreAddr = CoreAddr::new(NodeId(1), CoreId(0));
+
+    /// Node 1, with links to nodes 2 and 3.
+    fn linked() -> SupportTable {
+        let peers: Vec<(NodeId, u16)> = [2, 3, 4].map(|id| (NodeId(id), 1)).to_vec();
+        let table = SupportTable::new(&TableConfig {
+            node: OWN.node,
+            incarnation: Incarnation(1),
+            cores: 1,
+            cores_max: 1,
+            origin: oarlock_types::Mono(0),
+            peers: &peers,
+        });
+        for id in [2, 3] {
+            table.learn_incarnation(NodeId(id), Incarnation(1));
+            table.outgoing_up(NodeId(id), CoreId(0), Incarnation(1));
+            table.incoming_up(CoreAddr::new(NodeId(id), CoreId(0)), Incarnation(1));
+        }
+        table
+    }
+
+    fn request(group: GroupId) -> ForwardRequest {
+        let request = Request::one(Command::Count);
+        ForwardRequest { id: 1, group, epoch: RangeEpoch(1), lane: None, request }
+    }
+
+    #[test]
+    fn what_the_meta_group_is_asked_goes_through_another_if_its_leader_can_not_be_reached() {
+        let table = linked();
+        let way = |to, request| way(&table, OWN, NodeId(to), request);
+        assert_eq!(way(2, request(GroupId::META)), (NodeId(2), request(GroupId::META)));
+        // Nobody has said yet who has the newest map.
+        let (through, passed) = way(9, request(GroupId::META));
+        assert_eq!(through, NodeId(3));
+        assert!(is_to_be_passed_on(&passed));
+        assert!(!is_to_be_passed_on(&request(GroupId::META)));
+        let again = ForwardRequest { lane: Some(PASSED_ON), ..request(GroupId::META) };
+        assert_eq!(way(9, again.clone()), (NodeId(9), again), "once, not round and round");
+        assert_eq!(way(4, request(GroupId(7))), (NodeId(4), request(GroupId(7))));
+    }
+
+    #[test]
+    fn an_outcome_is_for_the_life_that_asked() {
+        let table = linked();
+        let core = CoreAddr::new(NodeId(2), CoreId(0));
+        let caller = Caller::new(&table, core, 7);
+        assert!(caller.lives(&table));
+        table.learn_incarnation(NodeId(2), Incarnation(2));
+        assert!(!caller.lives(&table));
+        assert!(Caller::new(&table, core, 7).lives(&table));
+    }
+}

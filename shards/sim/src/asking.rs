@@ -7,7 +7,7 @@ use oarlock_store::{Command, Request};
 use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId, RangeEpoch};
 
 use crate::clients::Sending;
-use crate::driving::Letter;
+use crate::letters::Letter;
 use crate::merging::MERGES;
 use crate::node::Ask;
 use crate::trace::{Phase, What};

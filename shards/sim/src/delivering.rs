@@ -6,7 +6,8 @@ use oarlock_cluster::members;
 use oarlock_codec::{ForwardReply, ForwardRequest, Refusal, frame};
 use oarlock_types::{CoreAddr, CoreId, NodeId};
 
-use crate::driving::{Driving, Leaving, Letter};
+use crate::driving::Driving;
+use crate::letters::{Leaving, Letter};
 use crate::node::Job;
 use crate::world::{Event, World};
 

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::{Placement, SILENCE};
 use oarlock_cluster::map_keeper::MapKeeper;
-use oarlock_cluster::members::{self, Candidate, JoinRefusal};
+use oarlock_cluster::members;
 use oarlock_cluster::passing::{self, Caller};
 use oarlock_cluster::reporter::Reporter;
 use oarlock_cluster::router::{Asker, ConnectionId, CoreRequest, Hop, Router, Ticket};
-use oarlock_cluster::{MapCopy, NodeEntry, SharedMap, locate};
+use oarlock_cluster::{NodeEntry, SharedMap, locate};
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, Refusal};
 use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::{Merging, Outcome, Output, Shard, SharedHomes, SharedSupport, Split};
@@ -25,6 +25,7 @@ use oarlock_types::{
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::letters::{Admission, Known, Leaving, Letter};
 
 /// Tokens of requests that another node forwarded have this bit.
 pub(crate) const FORWARDED: u64 = 1 << 63;
@@ -32,80 +33,6 @@ pub(crate) const FORWARDED: u64 = 1 << 63;
 const GAUGE_US: u64 = 1_000_000;
 /// How long a request may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
-
-/// What cores of a node, clients and operators tell a core.
-#[derive(Debug)]
-pub(crate) enum Letter {
-    /// A client's request; its outcome goes back under the token.
-    Client {
-        token: u64,
-        connection: u64,
-        request: Request,
-    },
-    /// A request for a group that it names.
-    ToGroup {
-        token: u64,
-        group: GroupId,
-        request: Request,
-    },
-    /// A request of another core of this node.
-    Here(CoreRequest),
-    /// One that another node sent.
-    Forwarded(CoreAddr, ForwardRequest),
-    /// What became of a request of this core.
-    Outcome(u64, Outcome),
-    /// The outcomes that another node was to send are lost.
-    LinkLost(NodeId),
-    Leader(GroupId, Option<NodeId>),
-    /// By which it routes, and what of it the meta group has.
-    Map(SharedMap, SharedMap),
-    Nodes(Vec<NodeEntry>),
-    MapIsOld,
-    RangesChanged {
-        change: Vec<RangeDescriptor>,
-        propose: bool,
-    },
-    WantIds(CoreId),
-    Ids(Vec<GroupId>),
-    /// A node asks to join.
-    Join {
-        joiner: usize,
-        candidate: Box<Candidate>,
-    },
-}
-
-/// What a node that is let in is told.
-#[derive(Clone, Debug)]
-pub(crate) struct Admission {
-    pub(crate) node: NodeId,
-    pub(crate) meta: Option<RangeDescriptor>,
-    pub(crate) joined: Vec<NodeEntry>,
-    pub(crate) level: FeatureLevel,
-}
-
-/// What leaves the core with a turn.
-#[derive(Debug, Default)]
-pub(crate) struct Leaving {
-    pub(crate) mail: Vec<(CoreId, Letter)>,
-    pub(crate) forwards: BTreeMap<NodeId, Vec<ForwardRequest>>,
-    pub(crate) replies: BTreeMap<NodeId, Vec<ForwardReply>>,
-    /// For clients, by their tokens.
-    pub(crate) answers: Vec<(u64, Outcome)>,
-    pub(crate) copy: Option<Box<MapCopy>>,
-    /// The nodes of the cluster, as the first core has just heard.
-    pub(crate) met: Option<Vec<NodeEntry>>,
-    pub(crate) admissions: Vec<(usize, Result<Option<Box<Admission>>, JoinRefusal>)>,
-    /// Replicas that have ended.
-    pub(crate) ended: Vec<GroupId>,
-    /// What placement ordered and heard, for the trace.
-    pub(crate) told: Vec<String>,
-}
-
-/// What a node knows of its cluster when it starts.
-pub(crate) struct Known {
-    pub(crate) copy: MapCopy,
-    pub(crate) nodes: Vec<NodeEntry>,
-}
 
 /// A core's part.
 #[derive(Debug)]
@@ -181,7 +108,7 @@ impl Driving {
     }
 
     /// A letter to the first core; to itself it is as well.
-    fn to_first(&mut self, letter: Letter) {
+    fn tell_first(&mut self, letter: Letter) {
         self.leaving.mail.push((CoreId(0), letter));
     }
 
@@ -444,7 +371,7 @@ impl Driving {
         let leads = self.leads_meta();
         let Some(keeper) = &mut self.keeper else {
             if is_old {
-                self.to_first(Letter::MapIsOld);
+                self.tell_first(Letter::MapIsOld);
             }
             return;
         };
@@ -492,7 +419,7 @@ impl Driving {
             self.tell_split(shard, split);
         }
         if std::mem::take(&mut output.wants_ids) {
-            self.to_first(Letter::WantIds(self.addr.core));
+            self.tell_first(Letter::WantIds(self.addr.core));
         }
         for (token, order) in std::mem::take(&mut output.placement) {
             self.answer_placement(shard, token, order);
@@ -555,7 +482,7 @@ impl Driving {
             RangeDescriptor::of_bounds(parent.0, parent.1.clone(), configured, left),
             RangeDescriptor::of_bounds(child.0, child.1.clone(), SPLIT_BASE.index, right),
         ];
-        self.to_first(Letter::RangesChanged { change, propose });
+        self.tell_first(Letter::RangesChanged { change, propose });
     }
 
     fn tell(&mut self, shard: &Shard, group: GroupId, propose: bool) {
@@ -565,7 +492,7 @@ impl Driving {
         }
         let replicas = self.places(shard, group, members);
         let change = vec![RangeDescriptor::of_bounds(group, bounds.clone(), configured, replicas)];
-        self.to_first(Letter::RangesChanged { change, propose });
+        self.tell_first(Letter::RangesChanged { change, propose });
     }
 
     fn is_news(

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oarlock_cluster::members::{Candidate, JoinRefusal, Member};
+use oarlock_cluster::members::{Candidate, Member};
 use oarlock_cluster::{MapCopy, NodeEntry, duties, members};
 use oarlock_raft::Configuration;
 use oarlock_store::{Command, Expiry, Request, SetCondition};
 use oarlock_types::{CoreAddr, CoreId, DiskId, GroupId, NodeId};
 
 use crate::cluster::{Cluster, NodeTrouble, entry};
-use crate::driving::{Admission, Known, Letter};
+use crate::letters::{Admission, Answer, Known, Letter};
 use crate::node::{Ask, Node};
 use crate::world::{Event, World};
 
@@ -31,12 +31,15 @@ struct Joiner {
     node: Option<NodeId>,
 }
 
+/// What is to stand of a node, nothing if it is to serve; and the request that is under way.
+type Wish = (Option<&'static [u8]>, Option<u64>);
+
 /// Who comes, and what operators want.
 #[derive(Debug, Default)]
 pub(crate) struct Joining {
     joiners: Vec<Joiner>,
     /// What is to be written of a node, and the request that is under way.
-    wanted: BTreeMap<NodeId, (Option<&'static [u8]>, Option<u64>)>,
+    wanted: BTreeMap<NodeId, Wish>,
     asks: bool,
 }
 
@@ -97,11 +100,7 @@ impl World {
         self.at(self.now + wait, Event::JoinAsks { joiner });
     }
 
-    pub(crate) fn admission_leaves(
-        &mut self,
-        joiner: usize,
-        admission: Result<Option<Box<Admission>>, JoinRefusal>,
-    ) {
+    pub(crate) fn admission_leaves(&mut self, joiner: usize, admission: Answer) {
         let admission = admission.unwrap_or_else(|refusal| panic!("a node may join: {refusal}"));
         if let Some(admission) = admission {
             let at = self.now + 1 + self.node_random.below(WAY_US);
@@ -110,7 +109,7 @@ impl World {
     }
 
     /// A node hears that it was let in, and starts.
-    pub(crate) fn admitted(&mut self, joiner: usize, admission: Box<Admission>) {
+    pub(crate) fn admitted(&mut self, joiner: usize, admission: Admission) {
         let id = admission.node;
         let Joiner { disk, node, .. } = &mut self.joining.joiners[joiner];
         if let Some(node) = node {
@@ -125,7 +124,7 @@ impl World {
         assert!(node.is_absent, "each node has an id of its own: {id} is another's");
         node.is_absent = false;
         node.blank(&self.config, disk.get());
-        node.admission = Some(*admission);
+        node.admission = Some(admission);
         self.tell(id, || "has joined".to_owned());
         self.start(n);
     }
@@ -175,13 +174,7 @@ impl World {
         if !self.joining.asks {
             return;
         }
-        let wanted: Vec<(NodeId, Option<&'static [u8]>, Option<u64>)> = self
-            .joining
-            .wanted
-            .iter()
-            .map(|(node, (duty, asked))| (*node, *duty, *asked))
-            .collect();
-        for (node, duty, asked) in wanted {
+        for (node, (duty, asked)) in self.joining.wanted.clone() {
             match asked.map(|token| self.take_outcome(token)) {
                 Some(None) => {} // it waits
                 Some(Some(Ok(_))) => drop(self.joining.wanted.remove(&node)),

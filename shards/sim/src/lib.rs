@@ -9,7 +9,9 @@
 //! draws schedules of that; [`world`] is virtual time and its events, `turn`, `processes`, `links`,
 //! `pulses`, `worker`, `trouble` and `asking` what they do, `node`, `disk` and `recover` what a node is;
 //! [`ranges`] is who has which keys, `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
-//! of a run, [`mod@run`] a whole one; [`trace`] tells it, `words` in words, [`page`] as a picture.
+//! of a run, [`mod@run`] a whole one; [`cluster`] is what a run has whose cluster keeps its own map, `driving` and
+//! `delivering` what a driver does there (`letters` are what it hears), `joining` who comes and goes, `standing` what
+//! it must come to; [`trace`] tells it, `words` in words, [`page`] as a picture.
 
 mod asking;
 mod between;
@@ -21,6 +23,7 @@ mod disk;
 mod driving;
 pub mod faults;
 mod joining;
+mod letters;
 pub mod linearizability;
 mod links;
 mod merging;

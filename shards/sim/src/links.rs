@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use oarlock_shard::support_table::LinkToken;
 use oarlock_types::{CoreAddr, FeatureLevels, Incarnation, NodeId};
 
-use crate::driving::Letter;
+use crate::letters::Letter;
 use crate::node::Arrived;
 use crate::trace::What;
 use crate::world::{Event, World};

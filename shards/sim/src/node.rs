@@ -21,7 +21,8 @@ use oarlock_wal::{Owner, WalConfig};
 
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::driving::{Admission, Driving};
+use crate::driving::Driving;
+use crate::letters::Admission;
 use crate::pulses::Datagram;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x0A21);

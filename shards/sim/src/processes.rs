@@ -7,7 +7,8 @@ use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{Homes, SharedHomes, SharedSupport};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Guard, Incarnation, Mono, NodeId};
 
-use crate::driving::{Driving, Known};
+use crate::driving::Driving;
+use crate::letters::Known;
 use crate::node::{Ask, CLUSTER, Core, Job, Process};
 use crate::oracle::{Breach, Seen};
 use crate::recover::{Logged, Parts, judge_losses, read_log, recover};
@@ -221,7 +222,9 @@ impl World {
         {
             match job {
                 Job::Map(copy) => self.nodes[n].map_copy = Some(*copy),
-                job => finish_alone(&mut self.nodes[n].disks, c, job),
+                job @ (Job::Shard(..) | Job::Prepare(_) | Job::Recycle(_)) => {
+                    finish_alone(&mut self.nodes[n].disks, c, job);
+                }
             }
         }
         let mono = 1_000_000 + self.disk_random.below(100_000_000);

@@ -215,10 +215,14 @@ impl World {
                 let called_at = self.now;
                 let reply =
                     self.ask_leader(group, &Request::one(Command::Get { key: key.clone() }));
-                let value = match reply {
-                    Reply::Bulk(bytes) => Some(bytes),
+                let value = match &reply {
+                    Reply::Bulk(bytes) => Some(bytes.clone()),
                     Reply::Nil => None,
-                    other => panic!("a read is answered: {other:?}"),
+                    Reply::Ok
+                    | Reply::Simple(_)
+                    | Reply::Int(_)
+                    | Reply::Array(_)
+                    | Reply::Error(_) => panic!("a read is answered: {reply:?}"),
                 };
                 let answer = (self.now, Answer::Values(vec![value]));
                 self.clients.note_read(family, Action::Read(vec![key]), called_at, answer);

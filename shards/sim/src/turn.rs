@@ -47,7 +47,12 @@ impl Core {
         for arrived in self.frames.drain(..) {
             let messages = match decode(&arrived.bytes, config) {
                 Frame::Messages(messages) => messages,
-                other => {
+                other @ (Frame::Forward(_)
+                | Frame::ForwardReply(_)
+                | Frame::Handshake(_)
+                | Frame::HandshakeReply(_)
+                | Frame::Pulse(_)
+                | Frame::LinkProbe(_)) => {
                     self.forwards.push((arrived.from, other));
                     continue;
                 }

@@ -15,8 +15,8 @@ use oarlock_types::{CoreAddr, GroupId, NodeId};
 
 use crate::clients::{Clients, Sending};
 use crate::config::{Config, Weather};
-use crate::driving::Admission;
 use crate::joining::Joining;
+use crate::letters::Admission;
 use crate::links::Network;
 use crate::merging::Question;
 use crate::node::Node;
@@ -320,7 +320,7 @@ impl World {
             Event::Rebuild { .. } => {}
             Event::Place => self.go_on_placing(),
             Event::JoinAsks { joiner } => self.join_asks(joiner),
-            Event::Admitted { joiner, admission } => self.admitted(joiner, admission),
+            Event::Admitted { joiner, admission } => self.admitted(joiner, *admission),
             Event::OperatorAsks => self.operator_asks(),
         }
         self.check_leases();
