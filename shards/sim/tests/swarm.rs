@@ -42,6 +42,18 @@ fn more_seeds_of_the_swarm_are_safe_and_live() {
     swarm(11..=20);
 }
 
+#[test]
+fn clusters_that_keep_their_own_map_come_to_stand_as_they_are_to() {
+    let mut sum = Figures::default();
+    for seed in 1..=8 {
+        let overrides = Overrides { placement: Some(true), ..overrides() };
+        let figures = oarlock_sim::run(seed, &overrides);
+        sum.answered += figures.answered;
+        sum.faults += figures.faults;
+    }
+    assert!(sum.answered > 300 && sum.faults > 30, "idle: {sum:?}");
+}
+
 /// A swarm that never draws a kind of fault would not be one.
 #[test]
 fn every_kind_of_fault_is_drawn_by_some_seed() {
@@ -54,5 +66,5 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
         let faults = Config::swarm(seed, &Overrides::default()).faults;
         kinds.extend(faults.iter().map(|fault| name(&fault.trouble)));
     }
-    assert_eq!(kinds.len(), 33, "{kinds:?}");
+    assert_eq!(kinds.len(), 34, "{kinds:?}");
 }
