@@ -464,7 +464,8 @@ impl Driving {
             Order::Split { .. }
             | Order::Place { .. }
             | Order::Transfer { .. }
-            | Order::Merge { .. } => unreachable!("the shard answers these"),
+            | Order::Merge { .. }
+            | Order::MoveCore { .. } => unreachable!("the shard answers these"),
         };
         self.settle(token, Ok(reply));
     }

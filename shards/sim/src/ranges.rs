@@ -98,7 +98,7 @@ impl Ranges {
 
     /// Ends the groups whose ranges stand in a newer one.
     fn take(&mut self, group: GroupId, bounds: &RangeBounds) -> Vec<GroupId> {
-        let family = self.bounds.entry(family(group)).or_default();
+        let family = self.bounds.entry(self.keyspace(group)).or_default();
         let is_taken = |other: &GroupId, known: &mut RangeBounds| {
             *other != group && bounds.contains(&known.start) && known.epoch < bounds.epoch
         };
