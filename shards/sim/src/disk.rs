@@ -1,11 +1,11 @@
 //! One core's disk: segments of the log, checkpoints, and what each kind of end leaves of them. It
 //! outlives the processes that write it. It decides nothing; the world says what goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_shard::losses::Lost;
 use oarlock_shard::{CheckpointFile, FileDone, FileJob};
-use oarlock_types::SegmentId;
+use oarlock_types::{GroupId, SegmentId};
 use oarlock_wal::{FrameWrite, WalConfig};
 
 use crate::random::Stream;
@@ -57,6 +57,9 @@ pub(crate) struct Disk {
     pub(crate) begun: Option<SegmentId>,
     /// The replicas here that have lost a part of their log.
     pub(crate) lost: Lost,
+    /// Replicas here that were lost with the range that they were cut from, until that serves again: their own
+    /// part of the log is whole.
+    pub(crate) unmade: BTreeSet<GroupId>,
     /// It may have lost replicas that nobody can name.
     pub(crate) has_unnamed_losses: bool,
     /// Frames on their way, by their number; of a process that has ended, too: until they have
@@ -76,6 +79,7 @@ impl Disk {
             removed: Vec::new(),
             begun: None,
             lost: Lost::new(),
+            unmade: BTreeSet::new(),
             has_unnamed_losses: false,
             writes: BTreeMap::new(),
             trouble: DiskTrouble::default(),

@@ -175,6 +175,7 @@ impl World {
     fn look_at_start(&mut self, n: usize) {
         let node = &self.nodes[n];
         let Some(process) = &node.process else { return };
+        let mut made_again: Vec<(usize, GroupId)> = Vec::new();
         for group in self.ranges.groups() {
             let at = node.home(&self.config, group);
             let core = &process.cores[usize::from(at.core.get())];
@@ -201,13 +202,19 @@ impl World {
                 self.oracle.replica_never_was(node.id, group);
                 continue;
             };
-            if self.oracle.is_lost(node.id, group) && !node.is_outcast {
+            if node.disks[usize::from(at.core.get())].unmade.contains(&group) {
+                self.oracle.replica_rebuilt(node.id, group);
+                made_again.push((usize::from(at.core.get()), group));
+            } else if self.oracle.is_lost(node.id, group) && !node.is_outcast {
                 came_back(&mut self.oracle, node.id, group, &core.shard);
             }
             if let Err(Breach { property, text }) = self.oracle.look(node.id, group, raft, state) {
                 panic!("{property}: {text} (at the start, {} us)", self.now);
             }
             self.trace.replica(self.now, at, group, raft);
+        }
+        for (c, group) in made_again {
+            self.nodes[n].disks[c].unmade.remove(&group);
         }
     }
 

@@ -165,9 +165,12 @@ pub(crate) fn recover(
     for group in unserved {
         lose(&mut shard, group);
     }
-    for (group, _) in shard.restore_split_states() {
-        lose(&mut shard, group);
+    let unmade: Vec<GroupId> =
+        shard.restore_split_states().into_iter().map(|(group, _)| group).collect();
+    for group in &unmade {
+        lose(&mut shard, *group);
     }
+    disk.unmade.extend(unmade);
     shard.sweep_checkpoints(disk.files.keys().copied());
     Back { shard, told }
 }
