@@ -142,6 +142,8 @@ impl Shard {
             return Ok(Reply::Error(ErrorReply::NoSuchCore));
         }
         if to == self.addr || (!is_own && self.core_of_member(group, to.node) == Some(to.core)) {
+            // Who orders it goes by a map that had it elsewhere, since its place was guessed when it was made.
+            self.hand_overs.untold.insert(group);
             return Ok(Reply::Ok);
         }
         if !is_own {
