@@ -20,7 +20,7 @@ fn core(node: NodeId) -> CoreAddr {
 fn compacting(seed: u64, nodes: u64) -> World {
     let mut config = Config::calm(nodes, 1, 1);
     config.replicas = nodes;
-    config.limits.compact_log_bytes_min = 2 << 10;
+    config.limits.compact_log_bytes_min = 1 << 10;
     config.limits.compact_tail_bytes = 0;
     config.think_us = 20_000;
     World::new(seed, config)
@@ -86,7 +86,7 @@ fn a_crash_anywhere_around_a_checkpoint_neither_skips_nor_repeats() {
     let mut world = compacting(151, 3);
     world.all_groups_serve();
     let mut compacted = 0;
-    for round in 0..150_u64 {
+    for round in 0..300_u64 {
         let victim = NodeId(1 + round % 3);
         let crash = Trouble::CrashAtEffect(victim, round * 7 % 61, round % 2 == 0);
         let before = world.replica(victim, GROUP).map(|raft| raft.checkpoint().index);

@@ -31,10 +31,10 @@ fn split_holds_proposals() {
 /// Power fails everywhere at any moment after a split, while the cut range's log is soon cut short.
 #[test]
 fn log_keeps_split() {
-    finds(Guard::LogKeepsSplit, 40, &[SOUND], |seed| {
+    finds(Guard::LogKeepsSplit, 80, &[SOUND], |seed| {
         let mut config = Config::calm(3, 1, 1);
-        config.think_us = 2 * MS;
-        config.limits.compact_log_bytes_min = 1 << 10;
+        config.think_us = MS / 2;
+        config.limits.compact_log_bytes_min = 1 << 9;
         config.limits.compact_tail_bytes = 0;
         let mut world = serving(seed, config);
         world.run_for(SECOND);
