@@ -408,7 +408,9 @@ impl Placement {
         let leader = report.map(|report| NodeId(report.leader));
         let caught_up =
             |node: NodeId| report.is_some_and(|report| !report.lagging.contains(&node.get()));
-        let learns = |node: NodeId| report.is_some_and(|report| report.learns(node.get()));
+        let configured = range.configured.get();
+        let learns =
+            |node: NodeId| report.is_some_and(|report| report.learns(node.get(), configured));
         let replica = |at: &oarlock_types::CoreAddr| Replica {
             at: *at,
             role: if learns(at.node) { ReplicaRole::Learner } else { ReplicaRole::Voter },
@@ -465,7 +467,9 @@ impl Placement {
         let range = map.group(task.group)?;
         // What a move that was given up has left only learns: it is none of the voters that stay.
         let report = self.reports.get(&task.group);
-        let learns = |node: &NodeId| report.is_some_and(|report| report.learns(node.get()));
+        let configured = range.configured.get();
+        let learns =
+            |node: &NodeId| report.is_some_and(|report| report.learns(node.get(), configured));
         let members = range.replicas.iter().map(|at| at.node).filter(|node| !learns(node));
         let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
             let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
@@ -834,7 +838,13 @@ mod tests {
         let range = map.ranges().next().unwrap();
         let [a, b, c] = [0, 1, 2].map(|place: usize| range.replicas[place]);
         let mut report = placement.reports[&range.group].clone();
-        report.lagging = vec![c.node.get(), c.node.get() | RangeReport::LEARNS];
+        let as_of = |index: u64| index | RangeReport::AS_OF;
+        let learns = c.node.get() | RangeReport::LEARNS;
+        report.lagging = vec![c.node.get(), learns, as_of(range.configured.get() + 1)];
+        placement.take_reports(vec![report.clone()]);
+        let is_voter = |replica: &Replica| replica.role == ReplicaRole::Voter;
+        assert!(placement.range(&range).replicas.iter().all(is_voter), "of another entry");
+        report.lagging = vec![c.node.get(), learns, as_of(range.configured.get())];
         placement.take_reports(vec![report]);
         let roles: Vec<ReplicaRole> =
             placement.range(&range).replicas.iter().map(|replica| replica.role).collect();

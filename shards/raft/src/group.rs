@@ -287,9 +287,10 @@ impl Group {
         self.finish(ctx, spread);
     }
 
-    /// There is no data link to `node` yet. To be called before anything else.
-    pub fn begin_without_link(&mut self, node: NodeId) {
-        self.down.push(node);
+    /// These are all nodes to which the data link is not up, where the replica is from now on.
+    pub fn begin_without_links(&mut self, to: Vec<NodeId>) {
+        debug_assert!(!self.is_leader(), "invariant: who leads is told of each link");
+        self.down = to;
     }
 
     /// The data link to `node` came up or broke.

@@ -158,8 +158,11 @@ impl Shard {
             return Departure::Stays;
         }
         // One that somebody leads may be just joining: it knows no members yet, and the map not this one.
-        let knows_nobody = replica.raft.configuration().members().next().is_none();
-        let is_joining = knows_nobody && replica.raft.leader().is_some();
+        let knows_itself =
+            replica.raft.configuration().members().any(|node| node == self.addr.node);
+        let is_joining = replica.raft.configured() == Index(0)
+            && replica.raft.leader().is_some()
+            && !knows_itself;
         if is_joining || replica.raft.is_leader() {
             return Departure::Later;
         }

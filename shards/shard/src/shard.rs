@@ -212,9 +212,6 @@ impl Shard {
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
         let mut raft = Group::new(config, restored, &ctx);
         raft.left_at(left.unwrap_or_default());
-        for node in self.support.peers().filter(|node| !self.linked.contains(node)) {
-            raft.begin_without_link(node);
-        }
         self.timers.arm(raft.deadline(), group);
         if let Some(base) = base {
             self.splits.made(group, base);
@@ -223,7 +220,10 @@ impl Shard {
         self.put(group, replica);
     }
 
-    pub(crate) fn put(&mut self, group: GroupId, replica: Replica) {
+    pub(crate) fn put(&mut self, group: GroupId, mut replica: Replica) {
+        let is_linked = |node: &NodeId| self.linked.contains(node);
+        let unlinked = self.support.peers().filter(|node| !is_linked(node)).collect();
+        replica.raft.begin_without_links(unlinked);
         self.replicas.insert(group, replica);
         self.note_frozen(group);
         if let Err(place) = self.ids.binary_search(&group) {

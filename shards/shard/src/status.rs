@@ -96,6 +96,8 @@ impl Shard {
         let configuration = replica.raft.configuration();
         let lagging = configuration.members().filter(lags).map(NodeId::get);
         let learns = configuration.learners.iter().map(|node| node.get() | RangeReport::LEARNS);
+        let has_learners = !configuration.learners.is_empty();
+        let as_of = has_learners.then(|| replica.raft.configured().get() | RangeReport::AS_OF);
         let rates = self.request_rates(group);
         Some(RangeReport {
             group: group.get(),
@@ -105,7 +107,7 @@ impl Shard {
             keys: replica.store.len() as u64,
             writes_per_s: rates.writes_per_s,
             reads_per_s: rates.reads_per_s,
-            lagging: lagging.chain(learns).collect(),
+            lagging: lagging.chain(learns).chain(as_of).collect(),
         })
     }
 

@@ -433,8 +433,10 @@ impl Script {
         let report = w.node(id).life.as_ref().ok_or("it is down")?.cores[0].shard.report(group);
         let told = report.map_or("nothing".to_owned(), |report| {
             let RangeReport { term, leader, keys, lagging, .. } = &report;
+            let is_index = |word: &&u64| **word & RangeReport::AS_OF != 0;
+            let lagging: Vec<&u64> = lagging.iter().filter(|word| !is_index(word)).collect();
             let (learning, lagging): (Vec<u64>, Vec<u64>) =
-                lagging.iter().partition(|node| **node & RangeReport::LEARNS != 0);
+                lagging.into_iter().partition(|node| **node & RangeReport::LEARNS != 0);
             let learning: Vec<u64> =
                 learning.into_iter().map(|node| node & !RangeReport::LEARNS).collect();
             format!(

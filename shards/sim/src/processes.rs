@@ -39,6 +39,10 @@ impl World {
         let now = self.now;
         let seed = self.node_random.bits();
         let known = self.known(n);
+        // The copy of the map may tell of some whom it had not met before it ended.
+        for node in known.iter().flat_map(|known| &known.nodes) {
+            self.make_room(node.id);
+        }
         let node = &mut self.nodes[n];
         node.life += 1;
         node.incarnation = node.incarnation.next();

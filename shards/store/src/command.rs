@@ -407,18 +407,23 @@ pub struct RangeReport {
     /// Reads per second.
     pub reads_per_s: u64,
     /// Members that lack much of its log; and once more, marked with [`RangeReport::LEARNS`], those that only
-    /// learn: who does not know the mark sees no node in it.
+    /// learn, with the index of the entry that made them so, marked with [`RangeReport::AS_OF`]: who does not know the
+    /// marks sees no node in them.
     pub lagging: Vec<u64>,
 }
 
 impl RangeReport {
     /// Marks a member that has no vote. No node has an id so high.
     pub const LEARNS: u64 = 1 << 63;
+    /// Marks the index of an entry.
+    pub const AS_OF: u64 = 1 << 62;
 
-    /// Whether a member only learns.
+    /// Whether a member only learns by the entry of this index. One that has got its vote since is a voter, though
+    /// the report of that may still be on its way.
     #[must_use]
-    pub fn learns(&self, node: u64) -> bool {
-        self.lagging.contains(&(node | Self::LEARNS))
+    pub fn learns(&self, node: u64, configured: u64) -> bool {
+        let has = |word: u64| self.lagging.contains(&word);
+        has(node | Self::LEARNS) && has(configured | Self::AS_OF)
     }
 }
 
