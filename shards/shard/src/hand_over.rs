@@ -273,6 +273,7 @@ impl Shard {
         if matches!(stage, Stage::Gone(_)) {
             return;
         }
+        self.drop_void_incoming(group);
         let Some(replica) = self.replicas.get(&group) else {
             self.give_up_move(group);
             return;

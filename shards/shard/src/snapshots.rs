@@ -105,6 +105,17 @@ impl Shard {
         });
     }
 
+    /// Lets go of a snapshot that would bring nothing new: entries have come in its place, and no more of it does.
+    pub(crate) fn drop_void_incoming(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get(&group) else { return };
+        let is_void = replica.incoming.as_ref().is_some_and(|incoming| {
+            !incoming.is_marked() && incoming.meta.position.index <= replica.applied
+        });
+        if is_void {
+            self.drop_incoming(group);
+        }
+    }
+
     /// A piece from the leader, or its offer.
     pub(crate) fn write_snapshot(&mut self, group: GroupId, piece: SnapshotWrite) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
