@@ -155,7 +155,7 @@ impl Shard {
     pub fn destroy(&mut self, group: GroupId, configured: Index) -> Departure {
         let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
         if replica.raft.configured() > configured {
-            return Departure::Stays;
+            return self.end_stray(group);
         }
         // One that somebody leads may be just joining: it knows no members yet, and the map not this one.
         let knows_itself =
@@ -165,6 +165,20 @@ impl Shard {
             && !knows_itself;
         if is_joining || replica.raft.is_leader() {
             return Departure::Later;
+        }
+        self.end(group)
+    }
+
+    /// Ends a replica that only learns, by an entry newer than the one that the map has, unless it knows that this
+    /// entry has committed: it may have been lost with its leader, and then no member knows of this replica. Should
+    /// it be of the group after all, its leader has it made anew; nothing was counted as committed by what one has
+    /// acknowledged that has no vote.
+    fn end_stray(&mut self, group: GroupId) -> Departure {
+        let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
+        let raft = &replica.raft;
+        let votes = raft.open_configurations().any(|members| members.is_voter(self.addr.node));
+        if votes || raft.commit() >= raft.configured() {
+            return Departure::Stays;
         }
         self.end(group)
     }
