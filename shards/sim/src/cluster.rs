@@ -17,6 +17,8 @@ use crate::config::Config;
 use crate::faults::{Fault, Trouble};
 use crate::random::Stream;
 
+/// Of a thousand seeds so many keep their own map.
+const SHARE_PER_MILLE: u64 = 250;
 /// Most families of keys, each a range at the formation: all is in one map, and each is judged by itself.
 const FAMILIES_MAX: u64 = 24;
 /// Most nodes of a run, with those that join.
@@ -74,6 +76,11 @@ pub(crate) fn entry(id: NodeId, number: u16, cores: u16) -> NodeEntry {
         core_ports: Vec::new(),
         zone: String::new(),
     }
+}
+
+/// Whether a seed's cluster keeps its own map.
+pub(crate) fn is_drawn(seed: u64) -> bool {
+    Stream::new(seed, 20).per_mille(SHARE_PER_MILLE)
 }
 
 impl Cluster {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, RangeBounds};
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::faults::{Fault, Trouble};
 use crate::random::Stream;
 use crate::ranges::family;
@@ -93,7 +93,7 @@ pub struct Overrides {
     pub calm_weather: bool,
     /// The run fails once more elections are won: a wish, to see what a failure looks like.
     pub elections_max: Option<u64>,
-    /// Whether the cluster keeps its own map; if nothing is said, it does not.
+    /// Whether the cluster keeps its own map, whatever was drawn.
     pub placement: Option<bool>,
 }
 
@@ -194,7 +194,7 @@ impl Config {
             _ => random.within(20, 100),
         };
         let drawn_seconds = random.within(5, 30);
-        let keeps_map = overrides.placement.unwrap_or(false);
+        let keeps_map = overrides.placement.unwrap_or_else(|| cluster::is_drawn(seed));
         let least = if keeps_map { 3 } else { 1 };
         let nodes = overrides.nodes.unwrap_or(drawn_nodes).clamp(least, 7);
         let drawn_cores = u16::try_from(drawn_cores).unwrap_or(1);

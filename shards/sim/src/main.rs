@@ -52,7 +52,7 @@ struct Options {
     /// A quiet network and quiet disks, whatever the seed draws
     #[arg(long)]
     calm_weather: bool,
-    /// The cluster keeps its own map, with placement, joins and drains; not unless asked for
+    /// The cluster keeps its own map, with placement, joins and drains, whatever the seed draws
     #[arg(long, value_name = "BOOL")]
     placement: Option<bool>,
     /// Fails once more elections are won: a wish, to see what a failure looks like

@@ -66,5 +66,5 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
         let faults = Config::swarm(seed, &Overrides::default()).faults;
         kinds.extend(faults.iter().map(|fault| name(&fault.trouble)));
     }
-    assert_eq!(kinds.len(), 34, "{kinds:?}");
+    assert_eq!(kinds.len(), 35, "{kinds:?}");
 }
