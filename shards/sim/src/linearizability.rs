@@ -16,6 +16,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+mod additions;
 mod history;
 
 pub use history::{Action, Answer, Operation};
@@ -457,12 +458,17 @@ impl Search<'_> {
             return;
         }
         let mut rows: Vec<(Vec<usize>, State)> = vec![(Vec::new(), self.state.clone())];
-        for _ in 0..row_len {
+        for length in 0..row_len {
             let mut longer = Vec::new();
-            for (row, state) in rows {
+            for (row, state) in &rows {
                 if self.work_left > 0 {
-                    self.lengthen(&row, &state, lost, &mut longer);
+                    self.lengthen(row, state, lost, &mut longer);
                     self.work_left = self.work_left.saturating_sub(1 + longer.len() / 64);
+                }
+            }
+            if length + 1 == row_len {
+                for (row, state) in &rows {
+                    self.add_up(target, lost, row, state, ways);
                 }
             }
             rows = longer;

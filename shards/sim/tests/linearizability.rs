@@ -123,6 +123,30 @@ fn good_histories_are_explained() {
     }
 }
 
+/// Additions of 1, 2 and so on of unknown outcome, before one of 100.
+fn lost_additions(count: i64, sum: i64) -> Vec<Operation> {
+    let lost = (1..=count).map(|delta| lost(1, Action::Add(b("n"), delta)));
+    lost.chain([number(100, 101, Action::Add(b("n"), 100), sum)]).collect()
+}
+
+#[test]
+fn additions_of_unknown_outcome_add_up() {
+    // More than fit into a row.
+    for sum in [0, 1, 66, 66 - 5, 2 + 3 + 5 + 7 + 8 + 10 + 11] {
+        check(&lost_additions(11, 100 + sum)).unwrap();
+        let mut and_read = lost_additions(11, 0);
+        let text = sum.to_string();
+        *and_read.last_mut().unwrap() = read(100, 101, "n", (sum > 0).then_some(text.as_str()));
+        check(&and_read).unwrap();
+    }
+    assert!(check(&lost_additions(3, 100 + 7)).is_err());
+    assert!(check(&lost_additions(3, 99)).is_err());
+    // Each counts once.
+    let mut twice = lost_additions(3, 100 + 6);
+    twice.push(add(102, 103, 108));
+    assert!(check(&twice).is_err());
+}
+
 #[test]
 fn bad_histories_are_caught() {
     let bad = [
