@@ -358,6 +358,14 @@ fn replicas_move_to_other_nodes_and_back_under_load() {
         wait_for_replicas(&cluster, range.group, nodes);
         assert!(!held(&cluster, leaves).unwrap().contains(&range.group));
     }
+    // A node may have no replica of a range, and not know who leads it: others are asked.
+    for node in 1..=4 {
+        eventually("the list to tell who leads each range", || {
+            let (code, text) = cluster.command(node, &["range", "list"]);
+            let is_told = code == Some(0) && text.contains("4 ranges") && !text.contains("none");
+            if is_told { Ok(()) } else { Err(text) }
+        });
+    }
     load.progress(300);
     let (first, rest) = before.split_first().unwrap();
     let text = |number: u64| number.to_string();

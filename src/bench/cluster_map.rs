@@ -1,15 +1,19 @@
 //! What a node says of the cluster: its ranges (`OARLOCK RANGES`), its own state
 //! (`OARLOCK STATUS`), its counters (`INFO oarlock`). Reads only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use oarlock_cluster::capacities;
 use oarlock_cluster::rules::{self, Rule, RuleSet};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Answer, Client};
+
+/// How long another node may take that is asked who leads.
+const OTHER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One range, as a node's copy of the map has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -227,6 +231,38 @@ impl Counters {
 /// If it does not answer, or not so.
 pub fn ranges(client: &mut Client) -> io::Result<Vec<RangeRow>> {
     rows(&client.call(&[b"OARLOCK", b"RANGES"])?)
+}
+
+/// As [`ranges`], with the leaders that this node does not know: one surely knows who leads only where it has a
+/// replica itself, so others are asked that have one. Those that do not answer are passed over.
+///
+/// # Errors
+/// If the first node does not answer, or not so.
+pub fn ranges_with_leaders(client: &mut Client) -> io::Result<Vec<RangeRow>> {
+    let mut ranges = ranges(client)?;
+    let mut asked = BTreeSet::new();
+    while let Some(address) = ranges
+        .iter()
+        .filter(|range| range.leader == 0)
+        .flat_map(|range| range.addresses.iter().filter_map(|text| text.parse().ok()))
+        .find(|address| asked.insert(*address))
+    {
+        let others =
+            Client::connect(address, OTHER_TIMEOUT).and_then(|mut other| self::ranges(&mut other));
+        learn_leaders(&mut ranges, &others.unwrap_or_default());
+    }
+    Ok(ranges)
+}
+
+/// Takes from another node's ranges who leads, where that is not known yet.
+pub(super) fn learn_leaders(ranges: &mut [RangeRow], others: &[RangeRow]) {
+    let others: BTreeMap<u64, &RangeRow> =
+        others.iter().filter(|range| range.leader != 0).map(|range| (range.group, range)).collect();
+    for range in ranges.iter_mut().filter(|range| range.leader == 0) {
+        if let Some(other) = others.get(&range.group) {
+            (range.leader, range.leader_core) = (other.leader, other.leader_core);
+        }
+    }
 }
 
 /// Asks a node for its copy of the map if that is newer than `version`; no ranges if not.

@@ -317,14 +317,7 @@ impl LocalCluster {
         for node in self.nodes.iter().filter(|node| node.child.is_some()) {
             match node.client().and_then(|mut client| cluster_map::ranges(&mut client)) {
                 Ok(mut ranges) => {
-                    for range in &mut ranges {
-                        let other = known.iter().find(|other| other.group == range.group);
-                        if range.leader == 0
-                            && let Some(other) = other
-                        {
-                            (range.leader, range.leader_core) = (other.leader, other.leader_core);
-                        }
-                    }
+                    cluster_map::learn_leaders(&mut ranges, &known);
                     let led = ranges.iter().filter(|range| range.leader != 0).count();
                     if led == ranges.len() && led >= 1 {
                         return Ok(ranges);

@@ -46,7 +46,7 @@ impl Routes {
     /// # Errors
     /// If it does not answer, or not as an Oarlock node does.
     pub fn ask(client: &mut Client) -> io::Result<Self> {
-        let ranges = cluster_map::ranges(client)?;
+        let ranges = cluster_map::ranges_with_leaders(client)?;
         let nodes = cluster_map::status(client)?.nodes;
         let address = |node| Some((node, cluster_map::client_address(node)?));
         let nodes =

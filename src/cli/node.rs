@@ -86,7 +86,7 @@ pub fn run(args: &NodeArgs) -> Exit {
 fn list(asked: &Asked) -> io::Result<String> {
     let mut client = asked.client()?;
     let status = cluster_map::status(&mut client)?;
-    let ranges = cluster_map::ranges(&mut client)?;
+    let ranges = cluster_map::ranges_with_leaders(&mut client)?;
     // Both are asked of whoever leads the meta group: without one, the rest is told all the same.
     let duties = cluster_map::duties(&mut client).ok();
     let capacities = cluster_map::capacities(&mut client).unwrap_or_default();
@@ -109,16 +109,8 @@ fn list(asked: &Asked) -> io::Result<String> {
             shown_levels(node.levels),
         ]
     });
-    let headers = [
-        "node",
-        "address",
-        "zone",
-        "capacity",
-        "duty",
-        "replicas",
-        "leaders known here",
-        "levels known here",
-    ];
+    let headers =
+        ["node", "address", "zone", "capacity", "duty", "replicas", "leaders", "levels known here"];
     let mut text = render(&headers, &rows.collect::<Vec<_>>());
     text.push_str(&format!("\nthe cluster is at feature level {}\n", status.level));
     Ok(text)

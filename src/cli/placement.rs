@@ -22,6 +22,9 @@ enum PlacementCommand {
     /// It changes nothing. The node that leads the meta group plans once a second and carries the plan out by
     /// itself; with placement_moves_max = 0 it only plans.
     Plan {
+        /// Says that nothing is to be changed. Nothing is without it, either: it is for those who read a script.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         asked: Asked,
     },
@@ -39,7 +42,7 @@ enum PlacementCommand {
 #[must_use]
 pub fn run(args: &PlacementArgs) -> Exit {
     let (asked, told) = match &args.command {
-        PlacementCommand::Plan { asked } => (asked, tell(asked, None)),
+        PlacementCommand::Plan { asked, dry_run: _ } => (asked, tell(asked, None)),
         PlacementCommand::Explain { group, asked } => (asked, tell(asked, Some(*group))),
     };
     super::conclude("placement", asked, told)

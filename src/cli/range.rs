@@ -157,7 +157,7 @@ pub fn run(args: &RangeArgs) -> Exit {
 }
 
 fn list(args: &ListArgs) -> io::Result<String> {
-    let ranges = cluster_map::ranges(&mut args.asked.client()?)?;
+    let ranges = cluster_map::ranges_with_leaders(&mut args.asked.client()?)?;
     if args.json {
         let rows: Vec<_> = ranges.iter().map(document).collect();
         return Ok(format!("{:#}\n", json!(rows)));
