@@ -14,6 +14,9 @@ pub(super) struct Keys {
     common: usize,
     /// The eight bytes behind those, of each key, as a number; zeros where it has no more.
     heads: Vec<u64>,
+    /// Of the first 64 keys, those that their heads tell wholly: nothing is behind the head, nor a zero at its end
+    /// that could as well be none. A key with the same head is not before such a one.
+    whole: u64,
 }
 
 impl Keys {
@@ -33,8 +36,11 @@ impl Keys {
             (None, _) | (_, None) => 0,
         };
         let mut heads = Vec::with_capacity(keys.len());
-        heads.extend(keys.map(|key| head(key, common)));
-        Self { bytes, ends, common, heads }
+        heads.extend(keys.clone().map(|key| head(key, common)));
+        let is_whole = |key: &[u8]| key.len() <= common + 8 && key.last() != Some(&0);
+        let whole = keys.take(64).enumerate().filter(|(_, key)| is_whole(key));
+        let whole = whole.fold(0, |all, (place, _)| all | 1 << place);
+        Self { bytes, ends, common, heads, whole }
     }
 
     pub(super) fn get(&self, place: usize) -> &[u8] {
@@ -46,6 +52,13 @@ impl Keys {
     pub(super) fn at_or_before(&self, key: &[u8]) -> usize {
         let head = head(key, self.common);
         let low = self.heads.partition_point(|other| *other < head);
+        if self.heads.get(low) != Some(&head) {
+            return low.saturating_sub(1);
+        }
+        let is_next_greater = self.heads.get(low + 1).is_none_or(|next| *next > head);
+        if low < 64 && self.whole >> low & 1 == 1 && is_next_greater {
+            return low;
+        }
         let same = self.heads[low..].partition_point(|other| *other == head);
         // All of a smaller head are before it, and some of the same one.
         let (mut low, mut high) = (low, low + same);
