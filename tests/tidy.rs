@@ -269,6 +269,31 @@ fn crates_depend_on_each_other_as_the_design_says() {
     nothing("types ← raft, store ← codec ← wal ← shard ← root", &broken);
 }
 
+/// Nothing but `scripts/compare` builds them, and it stops at a lock file that is out of date.
+#[test]
+fn the_rivals_lock_file_knows_what_every_crate_uses() {
+    let lock = manifest("benches/rivals/Cargo.lock");
+    let packages = lock["package"].as_array().unwrap();
+    let mut broken = Vec::new();
+    let root = ("oarlock".to_owned(), manifest("Cargo.toml"));
+    let of_shards = crates().into_iter().map(|(name, own)| (format!("oarlock-{name}"), own));
+    for (name, own) in of_shards.chain([root]) {
+        let Some(locked) = packages.iter().find(|p| p["name"].as_str() == Some(&name)) else {
+            continue;
+        };
+        let locked = locked["dependencies"].as_array().unwrap().iter();
+        let locked: Vec<&str> =
+            locked.filter_map(|used| used.as_str()?.split(' ').next()).collect();
+        for used in names(&own, "dependencies") {
+            let is_optional = own["dependencies"][&used].get("optional").is_some();
+            if !is_optional && !locked.contains(&used.as_str()) {
+                broken.push(format!("{name} uses {used}: cargo update --workspace in there"));
+            }
+        }
+    }
+    nothing("benches/rivals/Cargo.lock is up to date", &broken);
+}
+
 #[test]
 fn what_touches_the_world_is_a_dependency_of_the_root_alone() {
     let mut broken = Vec::new();
