@@ -12,7 +12,8 @@
 //! what processes used. [`ledger`] remembers acknowledged
 //! writes and judges what is read back, [`verify`] reads it back. [`client`] is a blocking client,
 //! [`cluster_map`] asks a node for ranges and status, [`routes`] says who leads
-//! a key, [`processes`] runs a cluster on this machine.
+//! a key, [`processes`] runs a cluster on this machine; [`scale`] measures there what ranges cost that nobody
+//! asks for, [`moves`] what it costs to move them, with writes at a rate by [`paced`].
 
 pub mod breakdown;
 pub mod client;
@@ -28,6 +29,8 @@ pub mod export;
 pub mod keys;
 pub mod ledger;
 pub mod machine;
+pub mod moves;
+pub mod paced;
 pub mod page;
 pub mod ports;
 pub mod preset;

@@ -9,24 +9,22 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::client::Client;
 use super::cluster_map::{self, RangeRow};
+use super::paced::{Paced, Write, histogram, ms};
 use super::processes::{ClusterOptions, LocalCluster, poll};
 use super::usage::Usage;
 
 const NODES: u64 = 3;
 /// The node that is killed.
 const VICTIM: u64 = 3;
-/// Connections that write.
-const WRITERS: u32 = 8;
 /// Ranges of the dead node that are written to until they answer.
 const WATCHED: usize = 64;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a cluster of many ranges to come up.
-const START_MAX: Duration = Duration::from_secs(600);
+pub(super) const START_MAX: Duration = Duration::from_secs(600);
 const SETTLE_MAX: Duration = Duration::from_secs(120);
 /// A cluster at rest carries out a few requests a second all the same: who leads the meta group reads there what nodes
 /// are to do.
@@ -124,12 +122,12 @@ pub fn measure(
     let rows = cluster_map::ranges(&mut client)?;
     let addresses = [cluster.node(1).client_address, cluster.node(2).client_address];
     let used: Vec<&RangeRow> = rows.iter().step_by(100).collect();
-    let mut quiet = histogram();
+    let mut quiet_p99_ms = 0.0;
     figures.active = window(&cluster, options.window, || {
-        quiet = paced(addresses, &keys(&used), options.rate, options.window)?;
+        quiet_p99_ms = paced(addresses, &keys(&used), options.rate, options.window)?;
         Ok(())
     })?;
-    figures.quiet_p99_ms = ms(&quiet, 0.99);
+    figures.quiet_p99_ms = quiet_p99_ms;
     tell("a node dies");
     die(options, &mut cluster, &rows, &mut figures)?;
     tell("all start again");
@@ -168,7 +166,11 @@ fn start(
 }
 
 /// Waits until the nodes that run lead all ranges, and the meta group: they count that once a second.
-fn await_leaders(cluster: &LocalCluster, ranges: u32, patience: Duration) -> io::Result<()> {
+pub(super) fn await_leaders(
+    cluster: &LocalCluster,
+    ranges: u32,
+    patience: Duration,
+) -> io::Result<()> {
     poll("a leader for every range", patience, || {
         let mut leaders = 0;
         for node in cluster.nodes.iter().filter(|node| node.is_running()) {
@@ -186,7 +188,7 @@ fn await_leaders(cluster: &LocalCluster, ranges: u32, patience: Duration) -> io:
 
 /// Waits until nothing is written to logs and nothing asked any more: the map has been written to the meta group,
 /// and whoever leads it has been told of all ranges.
-fn settle(cluster: &LocalCluster) -> io::Result<()> {
+pub(super) fn settle(cluster: &LocalCluster) -> io::Result<()> {
     let mut before = None;
     let mut quiet_since = Instant::now();
     poll("quiet", SETTLE_MAX, || {
@@ -252,55 +254,20 @@ fn keys(ranges: &[&RangeRow]) -> Vec<Vec<u8>> {
     ranges.iter().map(|range| range.key_inside("scale")).collect()
 }
 
-fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("invariant: a valid number of digits")
-}
-
-fn ms(latencies: &Histogram<u64>, quantile: f64) -> f64 {
-    latencies.value_at_quantile(quantile) as f64 / 1000.0
-}
-
-/// Writes to one key after the other at a rate; latencies in microseconds from the intended time of each.
+/// Writes to one key after the other at a rate; the 99th percentile of latencies from the intended time of each.
 fn paced(
     addresses: [SocketAddr; 2],
     keys: &[Vec<u8>],
     rate: u32,
     length: Duration,
-) -> io::Result<Histogram<u64>> {
+) -> io::Result<f64> {
     let began = Instant::now();
-    let each = Duration::from_secs(1) * WRITERS / rate.max(1);
-    let write = |writer: u32| -> io::Result<Histogram<u64>> {
-        let address = addresses[usize::from(writer % 2 == 1)];
-        let mut client = Client::connect(address, CALL_TIMEOUT)?;
-        let mut latencies = histogram();
-        let mut due = began + each * writer / WRITERS;
-        let mut all_keys = keys.iter().cycle().skip(writer as usize).step_by(WRITERS as usize);
-        while due < began + length {
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let Some(key) = all_keys.next() else { break };
-            let answer = client.call(&[b"SET", key, b"value"])?;
-            if !answer.is_ok() {
-                return Err(io::Error::other(format!("a write was answered by {answer}")));
-            }
-            let latency = due.elapsed().as_micros();
-            latencies
-                .record(u64::try_from(latency).unwrap_or(u64::MAX))
-                .map_err(io::Error::other)?;
-            due += each;
-        }
-        Ok(latencies)
-    };
-    std::thread::scope(|scope| {
-        let write = &write;
-        let writers: Vec<_> =
-            (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
-        let mut all = histogram();
-        for writer in writers {
-            let latencies = writer.join().map_err(|_| io::Error::other("a writer panicked"))??;
-            all.add(&latencies).map_err(io::Error::other)?;
-        }
-        Ok(all)
-    })
+    let paced = Paced { addresses: &addresses, keys, value: b"value", rate };
+    let writes = paced.run(&|due| due < began + length)?;
+    if let Some(refusal) = writes.iter().find_map(|write| write.refusal.as_deref()) {
+        return Err(io::Error::other(format!("a write was answered by {refusal}")));
+    }
+    Ok(ms(&histogram(writes.iter().map(Write::latency)), 0.99))
 }
 
 /// Kills a node while ranges of the others are written to, and sees when its own serve again.
@@ -318,7 +285,7 @@ fn die(
     let addresses = [cluster.node(1).client_address, cluster.node(2).client_address];
     let (used, watched) = (keys(&used), keys(&watched));
     let ranges = figures.ranges;
-    let (latencies, back, elected) = std::thread::scope(|scope| {
+    let (p99_ms, back, elected) = std::thread::scope(|scope| {
         let load = scope.spawn(|| paced(addresses, &used, options.rate, options.window));
         std::thread::sleep(options.window / 4);
         cluster.node_mut(VICTIM).kill();
@@ -336,14 +303,9 @@ fn die(
         let load = load.join().unwrap_or_else(|_| Err(io::Error::other("a writer panicked")));
         (load, back, elected)
     });
-    figures.death_p99_ms = ms(&latencies?, 0.99);
+    figures.death_p99_ms = p99_ms?;
     figures.elected_s = elected?.as_secs_f64();
-    let mut times = histogram();
-    for time in back? {
-        times
-            .record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
-            .map_err(io::Error::other)?;
-    }
+    let times = histogram(back?.into_iter());
     (figures.back_p50_ms, figures.back_p99_ms) = (ms(&times, 0.5), ms(&times, 0.99));
     figures.back_max_ms = ms(&times, 1.0);
     Ok(())

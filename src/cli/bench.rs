@@ -2,10 +2,11 @@
 //! measured. Reads its arguments and prints; measuring is [`crate::bench`]'s.
 //!
 //! Map: [`load`] one run and its arguments, [`sweep`] runs at rising rates, [`compare`] runs side by
-//! side.
+//! side; [`scale`] and [`moves`] measure clusters that they start themselves.
 
 pub mod compare;
 pub mod load;
+pub mod moves;
 pub mod scale;
 pub mod sweep;
 
@@ -18,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::exit::Exit;
 use compare::CompareArgs;
 use load::LoadArgs;
+use moves::MovesArgs;
 use scale::ScaleArgs;
 use sweep::SweepArgs;
 
@@ -42,6 +44,8 @@ enum Action {
     Sweep(Box<SweepArgs>),
     /// Measure what ranges cost that nobody asks for: a thousand, ten thousand, a hundred thousand.
     Scale(ScaleArgs),
+    /// Measure what it costs to cut ranges, to bring them to other nodes and cores, and to change their leaders.
+    Moves(MovesArgs),
     /// Show runs side by side, from the files that --json wrote.
     Compare(CompareArgs),
 }
@@ -53,6 +57,7 @@ pub fn run(args: &BenchArgs) -> Exit {
         None => load::run(&args.load),
         Some(Action::Sweep(args)) => sweep::run(args),
         Some(Action::Scale(args)) => scale::run(args),
+        Some(Action::Moves(args)) => moves::run(args),
         Some(Action::Compare(args)) => compare::run(args).map(|()| Exit::Ok),
     };
     match ended {
