@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::processes::{ClusterOptions, LocalCluster};
 use super::scale::{START_MAX, await_leaders};
-pub use episode::{Changes, Seen};
+pub use episode::{Change, Changes, Seen};
 pub use steady::{Column, Steady};
 
 /// One part of what is measured.

@@ -47,6 +47,18 @@ impl Episode {
         })
     }
 
+    fn change(&self) -> Change {
+        let (began, gap) = longest_gap(&self.writes, &self.around);
+        let slowest = self.within(&self.around, true).map(Write::latency).max();
+        let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 100.0;
+        Change {
+            took_ms: ms(self.took),
+            gap_ms: ms(gap),
+            gap_began_ms: ms(began - self.around.start),
+            max_ms: ms(slowest.unwrap_or_default()),
+        }
+    }
+
     /// The writes that were under way in a window and answered in it or, if `to_the_end`, at any time behind it.
     fn within(&self, window: &Range<Instant>, to_the_end: bool) -> impl Iterator<Item = &Write> {
         self.writes.iter().filter(move |write| {
@@ -97,6 +109,21 @@ pub struct Changes {
     pub around: Seen,
     /// Writes that were not carried out, by what they were answered.
     pub refused: BTreeMap<String, u64>,
+    /// Each change by itself, in their order.
+    pub each: Vec<Change>,
+}
+
+/// One change.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Change {
+    /// From the order to its end.
+    pub took_ms: f64,
+    /// The longest time without an answer from the order on.
+    pub gap_ms: f64,
+    /// When that began, from the order.
+    pub gap_began_ms: f64,
+    /// The slowest write.
+    pub max_ms: f64,
 }
 
 impl Changes {
@@ -110,7 +137,7 @@ impl Changes {
         let windows = |window: fn(&Episode) -> &Range<Instant>, to_the_end: bool| {
             let seen = |episode| Episode::within(episode, window(episode), to_the_end);
             let latencies = histogram(episodes.iter().flat_map(seen).map(Write::latency));
-            let gap = |episode: &Episode| longest_gap(&episode.writes, window(episode));
+            let gap = |episode: &Episode| longest_gap(&episode.writes, window(episode)).1;
             let gaps = histogram(episodes.iter().map(gap));
             Seen {
                 writes: latencies.len(),
@@ -131,17 +158,21 @@ impl Changes {
             quiet: windows(|episode| &episode.quiet, false),
             around: windows(|episode| &episode.around, true),
             refused,
+            each: episodes.iter().map(Episode::change).collect(),
         }
     }
 }
 
-/// The longest time within a window without a write that was carried out; `writes` are in the order of their answers.
-fn longest_gap(writes: &[Write], window: &Range<Instant>) -> Duration {
+/// When the longest time within a window without a write that was carried out began, and how long it was; `writes` are
+/// in the order of their answers.
+fn longest_gap(writes: &[Write], window: &Range<Instant>) -> (Instant, Duration) {
     let answers = writes.iter().filter(|write| write.refusal.is_none()).map(|write| write.answered);
     let mut last = window.start;
-    let mut longest = Duration::ZERO;
+    let mut longest = (last, Duration::ZERO);
     for answered in answers.filter(|answered| window.contains(answered)).chain([window.end]) {
-        longest = longest.max(answered - last);
+        if answered - last > longest.1 {
+            longest = (last, answered - last);
+        }
         last = answered;
     }
     longest
@@ -184,12 +215,15 @@ mod tests {
         assert_eq!((quiet.gap_p50_ms, quiet.gap_max_ms), (10.0, 10.0));
         assert_eq!((around.writes, around.max_ms), (18, 45.0));
         assert_eq!((around.gap_p50_ms, around.gap_p99_ms, around.gap_max_ms), (45.0, 45.0, 45.0));
+        let change = changes.each[1];
+        assert_eq!((change.took_ms, change.max_ms), (7.0, 45.0));
+        assert_eq!((change.gap_ms, change.gap_began_ms), (45.0, 0.0));
     }
 
     #[test]
     fn a_change_that_nothing_was_answered_in_is_one_long_gap() {
         let start = Instant::now();
-        assert_eq!(longest_gap(&[], &(start..at(start, 80))), Duration::from_millis(80));
+        assert_eq!(longest_gap(&[], &(start..at(start, 80))), (start, Duration::from_millis(80)));
     }
 
     #[test]
