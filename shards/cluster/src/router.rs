@@ -129,6 +129,9 @@ pub struct Router {
     outdated: Vec<LaneKey>,
     /// A range knows better than the map.
     is_map_old: bool,
+    /// This node has a newer map, or a replica of its own knows of another leader: what waited for that goes on with
+    /// the next hops. Another node's word waits for the tick: two that name each other would be asked without end.
+    is_retry_due: bool,
     /// When each request's patience ends, oldest first: all have the same.
     deadlines: VecDeque<(Mono, u64)>,
     patience: Duration,
@@ -153,6 +156,7 @@ impl Router {
             lanes: FastMap::default(),
             outdated: Vec::new(),
             is_map_old: false,
+            is_retry_due: false,
             deadlines: VecDeque::new(),
             patience,
             now: Mono(0),
@@ -179,6 +183,9 @@ impl Router {
 
     /// Takes the hops that have been decided since, in order.
     pub fn take_hops(&mut self, into: &mut Vec<Hop>) {
+        if self.is_retry_due {
+            self.retry_due();
+        }
         into.append(&mut self.hops);
     }
 
@@ -455,6 +462,7 @@ impl Router {
             Some(leader) => self.followed.insert(group, leader),
             None => self.followed.remove(&group),
         };
+        self.is_retry_due |= leader.is_some();
         self.leader_heard(group, leader);
     }
 
@@ -512,13 +520,7 @@ impl Router {
 
     /// Tries bounced requests again and gives up those whose patience has ended.
     pub fn tick(&mut self) {
-        while let Some((at, retry)) = self.bounced.front().copied() {
-            if at > self.now {
-                break;
-            }
-            self.bounced.pop_front();
-            self.retry(retry);
-        }
+        self.retry_due();
         while let Some((at, id)) = self.deadlines.front().copied() {
             if at > self.now {
                 break;
@@ -530,6 +532,17 @@ impl Router {
             let harmless = never_left || routed.request.is_read();
             let refusal = if harmless { Refusal::NoQuorum } else { Refusal::Unknown };
             self.done(id, Err(refusal));
+        }
+    }
+
+    fn retry_due(&mut self) {
+        self.is_retry_due = false;
+        while let Some((at, retry)) = self.bounced.front().copied() {
+            if at > self.now {
+                break;
+            }
+            self.bounced.pop_front();
+            self.retry(retry);
         }
     }
 

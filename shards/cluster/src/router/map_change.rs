@@ -51,6 +51,7 @@ impl Router {
         }
         // What waits for a newer map need not wait any longer.
         self.bounced.iter_mut().for_each(|(at, _)| *at = self.now);
+        self.is_retry_due = true;
     }
 
     /// Whether a range has refused what the map says, since this was asked last.

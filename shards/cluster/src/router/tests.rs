@@ -235,6 +235,36 @@ fn what_a_range_refuses_that_has_split_is_found_anew_by_its_keys() {
 }
 
 #[test]
+fn what_waits_for_the_own_replica_or_the_map_goes_on_without_a_tick() {
+    let (mut router, group) = router();
+    router.submit(client(1), b"z", set(b"z"));
+    router.submit(client(2), b"z", get(&[b"z"]));
+    let sent = forwarded(&mut router);
+    for (id, ..) in &sent {
+        router.outcome(*id, Err(Refusal::StaleEpoch));
+    }
+    assert_eq!(forwarded(&mut router), [], "the map is the same");
+    let map = changed(router.map(), &split(router.map(), b"m", 9));
+    router.install(map);
+    assert_eq!(forwarded(&mut router), [], "nobody is known to lead the new range");
+    router.leader_changed(GroupId(9), Some(THERE));
+    let mut anew = forwarded(&mut router);
+    anew.sort_unstable();
+    assert_eq!(anew, [(sent[0].0, 9, 2), (sent[1].0, 9, 2)]);
+    // What only another node says is not followed at once: that one may be wrong, and name this one's choice in turn.
+    router.submit(client(3), b"k", set(b"k"));
+    let (id, ..) = forwarded(&mut router)[0];
+    router.outcome(id, Err(Refusal::NotLeader { leader: Some(NodeId(3)) }));
+    assert_eq!(router.leader(group), Some(NodeId(3)));
+    let mut hops = Vec::new();
+    router.take_hops(&mut hops);
+    assert!(hops.is_empty(), "{hops:?}");
+    later(&mut router);
+    router.take_hops(&mut hops);
+    assert!(matches!(&hops[..], [Hop::Node(NodeId(3), again)] if again.id == id), "{hops:?}");
+}
+
+#[test]
 fn a_write_waits_behind_those_of_its_key_that_went_to_the_range_before_it_split() {
     let (mut router, group) = router();
     let map = changed(router.map(), &split(router.map(), b"m", 9));
