@@ -43,7 +43,8 @@ pub(super) fn split(
     let (keys, _) = fill(options, &cluster, tell)?;
     let addresses = cluster.addresses();
     let mut client = client(&cluster, 1)?;
-    let mut pieces = VecDeque::from([0..keys.len()]);
+    let mut pieces = VecDeque::new();
+    pieces.push_back(0..keys.len());
     let mut episodes = Vec::new();
     for n in 1..=options.splits {
         let piece = pieces.pop_front().expect("invariant: each cut makes two pieces of one");

@@ -103,6 +103,7 @@ fn changes(all: &[Changes]) -> String {
 
 /// A column for each number of ranges or nodes.
 fn columns(what: &str, first: &str, all: &[Column]) -> String {
+    type Cell<'a> = &'a dyn Fn(&Column) -> String;
     let median = |column: &Column, figure: fn(&Steady) -> f64| number(column.median(figure).1);
     let cpu = |column: &Column| column.median(|window| window.cpu_us_per_write);
     let base = all.first().map_or(0.0, |column| cpu(column).1).max(1e-3);
@@ -114,7 +115,7 @@ fn columns(what: &str, first: &str, all: &[Column]) -> String {
         column.windows.iter().map(|window| window.errors).sum::<u64>().to_string()
     };
     let ratio = format!("that is times that of {first}");
-    let rows: [(&str, &dyn Fn(&Column) -> String); 8] = [
+    let rows: [(&str, Cell<'_>); 8] = [
         ("writes due per second", &|column| column.due_per_s.to_string()),
         ("answered per second", &|column| median(column, |window| window.answered_per_s)),
         ("p50 of writes, ms", &|column| median(column, |window| window.p50_ms)),
