@@ -1,5 +1,6 @@
 //! What a write costs while nothing moves, with more and more ranges, and with more and more nodes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -28,7 +29,7 @@ const WARMUP: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One window at a constant rate.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Steady {
     /// Writes per second that were answered.
     pub answered_per_s: f64,
@@ -38,8 +39,8 @@ pub struct Steady {
     pub p99_ms: f64,
     /// CPU time of all nodes together for each write that was answered.
     pub cpu_us_per_write: f64,
-    /// What was not answered, or with an error.
-    pub errors: u64,
+    /// What was not answered, or with an error, by its kind.
+    pub errors: BTreeMap<String, u64>,
 }
 
 /// The windows of one number of ranges or nodes.
@@ -54,6 +55,16 @@ pub struct Column {
 }
 
 impl Column {
+    /// What went wrong in all windows, by its kind.
+    #[must_use]
+    pub fn errors(&self) -> BTreeMap<&str, u64> {
+        let mut all = BTreeMap::new();
+        for (kind, count) in self.windows.iter().flat_map(|window| &window.errors) {
+            *all.entry(kind.as_str()).or_default() += count;
+        }
+        all
+    }
+
     /// The median of a figure over all windows, between the lowest and the highest.
     #[must_use]
     pub fn median(&self, figure: impl Fn(&Steady) -> f64) -> (f64, f64, f64) {
@@ -172,7 +183,7 @@ impl Loaded {
             p50_ms: latency.p50 / 1000.0,
             p99_ms: latency.p99 / 1000.0,
             cpu_us_per_write: used.servers().cpu_s * 1e6 / answered,
-            errors: measured.errors_total(),
+            errors: measured.errors,
         })
     }
 }
@@ -182,11 +193,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_stands_between_the_lowest_and_the_highest() {
+    fn windows_are_told_by_their_median_and_all_their_errors() {
         let window = |p99_ms| Steady { p99_ms, ..Steady::default() };
         let windows = [3.0, 9.0, 1.0].map(window).to_vec();
         let column = Column { count: 1, due_per_s: 1, windows };
         assert_eq!(column.median(|window| window.p99_ms), (1.0, 3.0, 9.0));
+        let failed = |count| [("BUSY".to_owned(), count)].into();
+        let failed = [2, 3].map(|count| Steady { errors: failed(count), ..Steady::default() });
+        let failed = Column { windows: failed.to_vec(), ..column.clone() };
+        assert_eq!(failed.errors(), BTreeMap::from([("BUSY", 5)]));
         let none = Column { windows: Vec::new(), ..column };
         assert_eq!(none.median(|window| window.p99_ms), (0.0, 0.0, 0.0));
     }

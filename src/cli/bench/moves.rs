@@ -111,8 +111,13 @@ fn columns(what: &str, first: &str, all: &[Column]) -> String {
         let (lowest, _, highest) = cpu(column);
         format!("{}..{}", number(lowest), number(highest))
     };
-    let errors = |column: &Column| {
-        column.windows.iter().map(|window| window.errors).sum::<u64>().to_string()
+    let errors = |column: &Column| match column.errors() {
+        none if none.is_empty() => "0".to_owned(),
+        kinds => {
+            let kinds: Vec<_> =
+                kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            kinds.join(", ")
+        }
     };
     let ratio = format!("that is times that of {first}");
     let rows: [(&str, Cell<'_>); 8] = [
@@ -181,7 +186,11 @@ mod tests {
         let column = |count: u32, cpu: f64| Column {
             count,
             due_per_s: 100,
-            windows: vec![window(cpu - 1.0), window(cpu), window(cpu + 1.0)],
+            windows: vec![
+                window(cpu - 1.0),
+                window(cpu),
+                Steady { errors: [("UNKNOWN".to_owned(), 2)].into(), ..window(cpu + 1.0) },
+            ],
         };
         let figures = Figures {
             changes: vec![change.clone(), Changes { name: "transfer".to_owned(), ..change }],
@@ -199,6 +208,7 @@ mod tests {
             "| ranges | 1 | 64 |",
             "| lowest..highest of its windows | 199..201 | 299..301 |",
             "| that is times that of one range | 1.00 | 1.50 |",
+            "| errors | 2 UNKNOWN | 2 UNKNOWN |",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
