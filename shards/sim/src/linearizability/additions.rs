@@ -24,9 +24,9 @@ impl Search<'_> {
     ) {
         let history = self.history;
         let Some((_, answer)) = &history[target].answer else { return };
-        let added = |at: &usize| match &history[*at].action {
-            Action::Add(key, delta) if !row.contains(at) => Some((*at, key, *delta)),
-            _ => None,
+        let added = |at: &usize| {
+            let Action::Add(key, delta) = &history[*at].action else { return None };
+            (!row.contains(at)).then_some((*at, key, *delta))
         };
         let added: Vec<(usize, &Bytes, i64)> = lost.iter().filter_map(added).collect();
         let keys: BTreeSet<&Bytes> = added.iter().map(|(_, key, _)| *key).collect();
