@@ -24,7 +24,7 @@ use crate::MapCopy;
 use crate::capacities;
 use crate::duties;
 use crate::levels;
-use crate::map_store::{self, CHANGE_BYTES_MAX, Change, News};
+use crate::map_store::{self, CHANGE_BYTES_MAX, Change, Formation, News};
 use crate::members::{Candidate, JoinRefusal, Member};
 
 mod level;
@@ -70,7 +70,7 @@ pub struct MapKeeper {
     candidates: Vec<Candidate>,
     level: Level,
     /// What is left to be written of the first map, if this node has the meta group's replica.
-    formation: VecDeque<Request>,
+    formation: Option<Formation>,
     /// All ranges are being read: as of which version, and from which key on.
     reading: Option<(u64, Bytes)>,
     asked: Option<Asked>,
@@ -130,9 +130,7 @@ impl MapKeeper {
             has_new_members: false,
             learned: Vec::new(),
             proposals: VecDeque::new(),
-            formation: VecDeque::from_iter(
-                map_store::write_formation(formation).filter(|_| has_meta),
-            ),
+            formation: has_meta.then(|| Formation::new(formation)),
             reading: None,
             asked: None,
             base: None,
@@ -286,8 +284,9 @@ impl MapKeeper {
         self.look_at_level(leads);
         let base = self.base.take();
         let is_behind = self.must_look || self.heard > self.version().max(self.answered);
-        let (asked, request) = if leads && let Some(write) = self.formation.front() {
-            (Asked::Formation, write.clone())
+        let (asked, request) = if leads && let Some(write) = self.formation.as_ref().and_then(Formation::request)
+        {
+            (Asked::Formation, write)
         } else if let Some(core) = self.ids_wanted.front() {
             self.base = base;
             (Asked::Ids(*core), map_store::take_ids(self.formed))
@@ -329,8 +328,8 @@ impl MapKeeper {
         };
         match asked {
             // Somebody has written the map already.
-            Asked::Formation if reply == Reply::Nil => self.formation.clear(),
-            Asked::Formation => drop(self.formation.pop_front()),
+            Asked::Formation if reply == Reply::Nil => self.formation = None,
+            Asked::Formation => self.formation.iter_mut().for_each(Formation::go_on),
             Asked::Changes(heard) => self.take_changes(now, heard, &reply),
             Asked::All => self.take_all(now, &reply),
             Asked::Duties => self.take_duties(&reply),
@@ -358,6 +357,7 @@ impl MapKeeper {
             self.rest_until = now + FAILURE_REST;
             return;
         };
+        self.formation = None;
         let before = self.version();
         let newer = (before + 1..=version).zip(&found.changes);
         for (version, news) in newer {

@@ -55,20 +55,56 @@ fn change_key(version: u64) -> Bytes {
     Bytes::from(format!("map/change/{version}"))
 }
 
-/// Writes a map where none is: all its ranges, then its version.
-pub fn write_formation(map: &RangeMap) -> impl Iterator<Item = Request> {
-    let pair = |range: Range<'_>| (range_key(range.group), range_text::write(&range).into());
-    let pairs: Vec<(Bytes, Bytes)> = map.ranges().map(pair).collect();
-    let pieces: Vec<Vec<(Bytes, Bytes)>> =
-        pairs.chunks(RANGES_PER_WRITE).map(<[_]>::to_vec).collect();
-    let version = vec![(VERSION, Bytes::from(map.version().to_string()))];
-    pieces.into_iter().chain([version]).map(|pairs| Request {
-        // An absent key has version 0: a map that is there is left alone.
-        watches: vec![Watch { key: VERSION, version: 0 }],
-        transaction: true,
-        commands: vec![Command::MSet { pairs }],
-        ..Request::default()
-    })
+/// Writes a whole map where none is: all its ranges, then its version. Each request is made when it is to be sent:
+/// every node that may have to write a map would else hold all of its text.
+#[derive(Debug)]
+pub struct Formation {
+    map: RangeMap,
+    /// The first key of the next range; `None`: all are written.
+    next: Option<Bytes>,
+    /// There is nothing left to be written.
+    is_done: bool,
+}
+
+impl Formation {
+    /// Nothing of it is written yet.
+    #[must_use]
+    pub fn new(map: &RangeMap) -> Self {
+        Self { map: map.clone(), next: Some(Bytes::new()), is_done: false }
+    }
+
+    /// The next request, as often as it is asked for.
+    #[must_use]
+    pub fn request(&self) -> Option<Request> {
+        if self.is_done {
+            return None;
+        }
+        let pair = |range: Range<'_>| (range_key(range.group), range_text::write(&range).into());
+        let mut pairs: Vec<(Bytes, Bytes)> = self.piece().map(pair).collect();
+        if pairs.is_empty() {
+            pairs.push((VERSION, Bytes::from(self.map.version().to_string())));
+        }
+        Some(Request {
+            // An absent key has version 0: a map that is there is left alone.
+            watches: vec![Watch { key: VERSION, version: 0 }],
+            transaction: true,
+            commands: vec![Command::MSet { pairs }],
+            ..Request::default()
+        })
+    }
+
+    /// What it asks for is done.
+    pub fn go_on(&mut self) {
+        self.is_done = self.next.is_none();
+        let end = self.piece().last().and_then(|range| range.end);
+        self.next = end.map(Bytes::copy_from_slice);
+    }
+
+    fn piece(&self) -> impl Iterator<Item = Range<'_>> {
+        let first = self.next.as_ref().and_then(|key| self.map.find(key));
+        let next = |range: &Range<'_>| range.end.and_then(|key| self.map.find(key));
+        std::iter::successors(first, next).take(RANGES_PER_WRITE)
+    }
 }
 
 /// Reads the map's version and the changes behind `after`.

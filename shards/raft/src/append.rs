@@ -317,6 +317,7 @@ impl Group {
         if !self.follow(ctx, from, term, core, out) {
             return;
         }
+        let is_busy = !entries.is_empty();
         let outcome = if self.matches(prev) {
             let proven = entries.last().map_or(prev.index, |e| e.at.index);
             self.take_entries(prev.index, entries, out);
@@ -331,10 +332,11 @@ impl Group {
         } else {
             AppendOutcome::Rejected { prev: prev.index, hint: self.hint(prev) }
         };
-        if !wants_reply {
-            // Such a notice is the last that is heard of a group that falls quiet.
+        if !is_busy {
+            // A notice, or a question whether the leader is still followed: no entries may follow for long.
             self.log.rest();
-        } else {
+        }
+        if wants_reply {
             let claims = match outcome {
                 AppendOutcome::Matched(index) => index,
                 AppendOutcome::Rejected { .. } => Index(0),

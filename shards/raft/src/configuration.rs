@@ -49,6 +49,12 @@ impl Configuration {
         self.voters.contains(&node) || self.outgoing.contains(&node)
     }
 
+    /// Whether `node` receives the log.
+    #[must_use]
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.is_voter(node) || self.learners.contains(&node)
+    }
+
     /// Everyone who receives the log, each once, in order.
     pub fn members(&self) -> impl Iterator<Item = NodeId> + use<> {
         let all: BTreeSet<NodeId> =

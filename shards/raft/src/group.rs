@@ -298,6 +298,8 @@ impl Group {
         self.down.retain(|n| *n != node);
         if !up {
             self.down.push(node);
+        } else if self.down.is_empty() {
+            self.down = Vec::new();
         }
         self.leader_reachable(ctx, node, up, out);
         if up {

@@ -143,6 +143,8 @@ impl Log {
         assert_eq!(entry.at.index, self.last.index.next(), "invariant: the log has no gap");
         assert!(entry.at.term >= self.last.term, "invariant: terms never fall along the log");
         if self.runs.back().is_none_or(|run| run.term != entry.at.term) {
+            // Terms are few, and a compacted log has one or two.
+            self.runs.reserve_exact(1);
             self.runs.push_back(entry.at);
         }
         self.last = entry.at;

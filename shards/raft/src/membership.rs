@@ -149,8 +149,11 @@ impl Group {
             if member == node || leader.get(member).is_some() {
                 continue;
             }
+            // As much room as there are members: most groups never change them.
+            leader.progress.reserve_exact(1);
             leader.progress.push(Progress::new(member, next, !down.contains(&member)));
             if !leader.touched.contains(&member) {
+                leader.touched.reserve_exact(1);
                 leader.touched.push(member);
             }
         }
@@ -174,8 +177,7 @@ impl Group {
         }
         let stays = configuration.is_voter(self.node);
         if stays {
-            let members: Vec<NodeId> = configuration.members().collect();
-            leader.progress.retain(|p| members.contains(&p.node));
+            leader.progress.retain(|p| configuration.is_member(p.node));
             self.note_left(out);
             return;
         }

@@ -175,7 +175,7 @@ impl Group {
             self.configurations.last().expect("invariant: one is always in force");
         let (at, Role::Leader(leader)) = (*at, &mut self.role) else { return };
         let Some(leaving) = leader.leaving.as_mut().filter(|l| l.left_at.is_none()) else { return };
-        if configuration.members().all(|node| node != leaving.node) {
+        if !configuration.is_member(leaving.node) {
             leaving.left_at = Some(at);
             self.answer_leaving(out);
         }
@@ -185,7 +185,7 @@ impl Group {
         let Role::Leader(leader) = &self.role else { return };
         let Some(Leaving { node, attempt, left_at: Some(index) }) = leader.leaving else { return };
         let configuration = self.configuration().clone();
-        if configuration.members().any(|member| member == node) {
+        if configuration.is_member(node) {
             return; // it has joined again since
         }
         let body = Body::Rebuild(Rebuild::Left { attempt, index, configuration });

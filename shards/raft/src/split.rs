@@ -103,7 +103,7 @@ impl Group {
     /// A member has no replica: it is to make one. Who stands for election says so, too: where new
     /// members are needed to elect a leader, no leader could.
     pub(crate) fn on_absent(&mut self, from: NodeId, out: &mut Effects) {
-        if self.open_configurations().any(|known| known.members().any(|n| n == from)) {
+        if self.open_configurations().any(|known| known.is_member(from)) {
             out.send_now.push((from, Message { term: self.hard.term, body: Body::Create }));
         }
     }

@@ -426,7 +426,7 @@ impl Shard {
             replica.load = None;
             replica.armed = Mono::NEVER;
             self.hand_overs.set(group, Stage::Gone(position));
-            let moving = Moving { group, replica: Box::new(replica) };
+            let moving = Moving { group, replica };
             self.out.hand_overs.push((to, HandOver::Take(moving)));
         }
     }
@@ -523,7 +523,7 @@ impl Shard {
 
     /// It was not taken: it goes on here, and nothing has become of it.
     fn refused(&mut self, Moving { group, replica }: Moving) {
-        self.put(group, *replica);
+        self.put(group, replica);
         if let Some(going) = self.hand_overs.going.get_mut(&group)
             && let Stage::Gone(position) = going.stage
         {
@@ -561,7 +561,7 @@ impl Shard {
         self.out.leaders.push((group, replica.raft.leader()));
         self.out.arrived.push(group);
         self.hand_overs.untold.insert(group);
-        self.put(group, *replica);
+        self.put(group, replica);
         self.wake(group, coming.parked);
     }
 }

@@ -164,7 +164,7 @@ impl Shard {
         let is_asking = |replica: &Replica| {
             replica.store.bounds().epoch == epoch && replica.store.frozen().is_some()
         };
-        if !self.replicas.get(&group).is_some_and(is_asking) {
+        if !self.replicas.get(&group).is_some_and(|replica| is_asking(replica)) {
             return;
         }
         self.merges.asked.insert(group, self.now + REST);

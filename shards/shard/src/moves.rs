@@ -122,7 +122,7 @@ impl Shard {
         if is_same(voters, &settled.voters) && settled.learners.is_empty() {
             return Ok(MoveStep::Done);
         }
-        let is_member = |node: &NodeId| now.members().any(|member| member == *node);
+        let is_member = |node: &NodeId| now.is_member(*node);
         let strangers: Vec<NodeId> = voters.iter().copied().filter(|n| !is_member(n)).collect();
         if !strangers.is_empty() {
             let learners = [now.learners.as_slice(), &strangers].concat();

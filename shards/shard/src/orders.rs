@@ -131,7 +131,7 @@ impl Shard {
 
     fn core_order(&mut self, group: GroupId, to: CoreAddr) -> Result<Reply, Refusal> {
         let replica = self.replicas.get(&group).ok_or(Refusal::NoSuchGroup)?;
-        let is_member = replica.raft.configuration().members().any(|node| node == to.node);
+        let is_member = replica.raft.configuration().is_member(to.node);
         let is_own = to.node == self.addr.node;
         let cores = if is_own { self.support.cores() } else { self.support.peer_cores(to.node) };
         if self.feature_level() < FeatureLevel::CORE_MOVES {

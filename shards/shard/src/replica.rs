@@ -124,6 +124,7 @@ impl Replica {
         match self.heard_from.iter_mut().find(|known| known.node == from.node) {
             Some(known) => std::mem::replace(known, from) != from,
             None => {
+                self.heard_from.reserve_exact(1);
                 self.heard_from.push(from);
                 false
             }

@@ -321,7 +321,7 @@ impl Shard {
     /// Nobody tells a replica that is no member any more what became of its open entries.
     pub(crate) fn forget_if_left(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get(&group) else { return };
-        let is_member = replica.raft.configuration().members().any(|node| node == self.addr.node);
+        let is_member = replica.raft.configuration().is_member(self.addr.node);
         if !replica.pending.is_empty() && !replica.raft.is_leader() && !is_member {
             self.forget_outcomes(group, Index(u64::MAX));
         }

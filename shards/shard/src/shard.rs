@@ -73,7 +73,8 @@ pub struct Shard {
     pub(crate) may_vote_from: Mono,
     pub(crate) now: Mono,
     pub(crate) wall: WallMs,
-    pub(crate) replicas: FastMap<GroupId, Replica>,
+    /// Boxed: a map has up to twice the room that it needs.
+    pub(crate) replicas: FastMap<GroupId, Box<Replica>>,
     /// Groups with requests that arrived in this turn, in order of arrival.
     pub(crate) queued: Vec<GroupId>,
     pub(crate) wal: Wal,
@@ -217,10 +218,10 @@ impl Shard {
             self.splits.made(group, base);
         }
         let replica = Replica { left, residence, ..Replica::new(raft, store, base, checkpoint) };
-        self.put(group, replica);
+        self.put(group, Box::new(replica));
     }
 
-    pub(crate) fn put(&mut self, group: GroupId, mut replica: Replica) {
+    pub(crate) fn put(&mut self, group: GroupId, mut replica: Box<Replica>) {
         let is_linked = |node: &NodeId| self.linked.contains(node);
         let unlinked = self.support.peers().filter(|node| !is_linked(node)).collect();
         replica.raft.begin_without_links(unlinked);
@@ -232,7 +233,7 @@ impl Shard {
     }
 
     /// The replica is none of this core's any more.
-    pub(crate) fn remove(&mut self, group: GroupId) -> Option<Replica> {
+    pub(crate) fn remove(&mut self, group: GroupId) -> Option<Box<Replica>> {
         let mut replica = self.replicas.remove(&group)?;
         self.note_frozen(group);
         if std::mem::take(&mut replica.counts_as_leader) {

@@ -18,7 +18,6 @@ use oarlock_types::{GroupId, Guard, Index, NodeId, RangeBounds, Term};
 
 use crate::output::{Split, Wanted};
 use crate::rebuild::SplitBase;
-use crate::replica::Replica;
 use crate::requests::not_known;
 use crate::seed::ReplicaSeed;
 use crate::shard::Shard;
@@ -199,7 +198,7 @@ impl Shard {
         let base = SplitBase { parent, index: at.index };
         if let Some((_, seed)) = self.splits.waiting.remove(&child) {
             self.take_up(ReplicaSeed { store, ..seed }, false);
-        } else if self.replicas.get(&child).is_some_and(Replica::is_blank) {
+        } else if self.replicas.get(&child).is_some_and(|replica| replica.is_blank()) {
             self.install_base(child, base, store, entry.configuration);
         } else if self.knows_replica(child)
             || self.departed.contains_key(&child)

@@ -5,6 +5,9 @@ use std::collections::BinaryHeap;
 
 use oarlock_types::{GroupId, Mono};
 
+/// Hints for which there is room while there are none: after an election of all groups there were far more.
+const ROOM_KEPT: usize = 1024;
+
 /// A heap of deadlines. Entries are hints: a group says itself whether it is really due, so that
 /// moving a deadline back needs no search.
 #[derive(Debug, Default)]
@@ -24,6 +27,9 @@ impl Timers {
         let Reverse((at, group)) = *self.heap.peek()?;
         (at <= now).then(|| {
             self.heap.pop();
+            if self.heap.is_empty() {
+                self.heap.shrink_to(ROOM_KEPT);
+            }
             (at, group)
         })
     }

@@ -18,6 +18,9 @@ const FREE_BYTES_PER_TURN: u64 = 192 << 10;
 /// Ranges that one tick rids of expired keys: thousands that hold some are not all seen to at once.
 const EXPIRED_RANGES_PER_TICK: usize = 8;
 
+/// Messages and acknowledgements for which there is room whatever happens.
+const ROOM_KEPT: usize = 4096;
+
 /// State of the upkeep.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
@@ -65,11 +68,21 @@ impl Shard {
         }
         self.forget_closed_lanes();
         self.expire_orders();
+        self.give_back_room();
+    }
+
+    /// Gives back what buffers have taken for a turn of very many messages, as when all groups elect leaders.
+    fn give_back_room(&mut self) {
+        let after = &mut self.after_durable;
+        after.messages.shrink_to(ROOM_KEPT);
+        after.acks.shrink_to(ROOM_KEPT);
+        self.out.messages.shrink_to(ROOM_KEPT);
+        self.out.leaders.shrink_to(ROOM_KEPT);
     }
 
     fn holds_expired(&self, group: GroupId) -> bool {
         let replica = self.replicas.get(&group);
-        let may_change = |r: &&Replica| r.raft.is_leader() && r.store.frozen().is_none();
+        let may_change = |r: &&Box<Replica>| r.raft.is_leader() && r.store.frozen().is_none();
         replica.filter(may_change).is_some_and(|r| r.store.has_expired(self.wall))
     }
 
@@ -86,7 +99,7 @@ impl Shard {
             }
             // What is under way removes some already; the rest is seen to when it is applied.
             let is_idle = |r: &Replica| r.pending.is_empty() && r.queued.is_empty();
-            if self.replicas.get(&group).is_some_and(is_idle) {
+            if self.replicas.get(&group).is_some_and(|replica| is_idle(replica)) {
                 self.propose_empty(group);
             }
             self.upkeep.expired.push_back(group);

@@ -217,6 +217,8 @@ impl GroupIndex {
         segments.hold(run.lsn_first);
         if self.runs.is_empty() {
             self.oldest = run.lsn_first;
+            // All that most groups ever have.
+            self.runs.reserve_exact(1);
         }
         self.runs.push(run);
     }

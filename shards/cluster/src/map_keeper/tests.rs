@@ -620,7 +620,9 @@ fn a_node_tells_what_it_has_room_for_once_the_meta_group_has_a_map_and_until_it_
     assert!(keeper.next_request(now, false).is_some_and(|request| request.is_read()));
     keeper.outcome(now, Ok(meta.carry_out(map_store::read_changes(0))));
     // There was none. Then another node writes it.
-    for request in map_store::write_formation(&map) {
+    let mut formation = map_store::Formation::new(&map);
+    while let Some(request) = formation.request() {
+        formation.go_on();
         meta.carry_out(request);
     }
     let tells = capacities::write(NodeId(1), 7 << 30);
