@@ -32,6 +32,7 @@ use super::log_writer::{LogFailure, LogWriter};
 use super::mail::Mail;
 use super::message::{CoreAnswer, CoreMessage};
 use super::outbox::Outbox;
+use super::planner::Planner;
 use super::stages::{Proposals, Stages};
 use super::watchdog::{BEAT, CoreProgress, IDLE_BEAT, of_core};
 use crate::net::link_hub::{Incoming, LinkEvent, LinkHub};
@@ -93,6 +94,8 @@ pub struct Driver {
     pub split_settings: SplitSettings,
     /// Goes on as long as this core leads the meta group.
     pub placement: Placement,
+    /// Makes its plans.
+    pub planner: Planner,
     /// The ranges that the cluster was formed with.
     pub formation: Arc<RangeMap>,
     /// Largest frame taken from another node.
@@ -305,6 +308,11 @@ impl Driver {
                     if let Some((token, done)) = answer {
                         self.shard.file_done(token, done);
                     }
+                }
+                CoreMessage::Planned(mut planning, took) => {
+                    let map = Arc::clone(self.front.borrow().router.map());
+                    self.placement.planned(self.kept.now, &mut planning, took, &map);
+                    self.planner.drop(planning);
                 }
                 CoreMessage::Link(link) => {
                     let (table, hub) = (Arc::clone(&self.table), Rc::clone(&self.hub));

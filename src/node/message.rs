@@ -1,8 +1,10 @@
 //! What cores of one node tell each other through their inboxes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oarlock_cluster::NodeEntry;
+use oarlock_cluster::executor::Planning;
 use oarlock_cluster::members::JoinRefusal;
 use oarlock_cluster::router::CoreRequest;
 use oarlock_codec::{ForwardRequest, GroupMessage};
@@ -39,6 +41,8 @@ pub enum CoreMessage {
         /// What its replicas say.
         messages: Vec<GroupMessage>,
     },
+    /// A plan that this core's placement wanted is made, and how long that took.
+    Planned(Box<Planning>, Duration),
     /// Another core's replica knows a new leader.
     Leader(GroupId, Option<NodeId>),
     /// To all cores: route by this map from now on; and what of it the meta group has.

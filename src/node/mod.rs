@@ -4,7 +4,7 @@
 //! Map: [`serve`] starts it (with what `known` says of its cluster), [`recover`] brings a core back from its disk, [`driver`] is a core's
 //! turn loop around its shard. A driver's surroundings: [`front`] towards clients (with the router of
 //! `oarlock_cluster`), [`outbox`] towards other nodes, [`mail`] and [`message`] towards other cores, [`log_writer`] and
-//! [`files`] towards the disk, [`counters`], [`stages`] and [`status`] towards people. Underneath: [`executor`],
+//! [`files`] towards the disk, [`planner`] makes what placement plans, [`counters`], [`stages`] and [`status`] towards people. Underneath: [`executor`],
 //! [`watchdog`], [`inbox`], [`clock`].
 
 pub mod clock;
@@ -21,6 +21,7 @@ pub mod log_writer;
 pub mod mail;
 pub mod message;
 pub mod outbox;
+pub mod planner;
 pub mod recover;
 pub mod serve;
 pub mod stages;

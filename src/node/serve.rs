@@ -40,6 +40,7 @@ use super::log_writer::LogWriter;
 use super::mail::Mail;
 use super::message::CoreMessage;
 use super::outbox::Outbox;
+use super::planner::Planner;
 use super::recover::{RecoverParts, recover};
 use super::watchdog::{BEAT, CoreProgress};
 use crate::config::{Config, Cores};
@@ -134,6 +135,7 @@ struct Shared {
     progress: Arc<[CoreProgress]>,
     inboxes: Vec<Sender<CoreMessage>>,
     disk: DiskHandle,
+    planner: Planner,
     seed: u64,
 }
 
@@ -227,6 +229,8 @@ fn share(
     disk: DiskHandle,
     cores: u16,
 ) -> Result<Shared, ServeError> {
+    let planner = Planner::start(&inboxes)
+        .map_err(|source| ServeError::Thread { what: "planner", source })?;
     let clock = Clock;
     let (node, cluster, incarnation) = (data.node(), data.cluster(), data.incarnation());
     let peers: Vec<(NodeId, u16)> = members::reachable(&known.nodes)
@@ -279,6 +283,7 @@ fn share(
         progress: CoreProgress::of_cores(cores),
         inboxes,
         disk,
+        planner,
         seed,
     })
 }
@@ -432,6 +437,7 @@ fn open_core(
         reporter: Reporter::new(&split_settings(&shared.config)),
         split_settings: split_settings(&shared.config),
         placement: Placement::new(placement_parts(shared)),
+        planner: shared.planner.clone(),
         formation: Arc::clone(&shared.known.formation),
         frame_bytes_max: shared.limits.frame_bytes_max,
         levels: shared.facts.levels,

@@ -1,7 +1,8 @@
 //! Carries out what placement plans: on the core that leads the meta group, as long as it does. It asks
 //! whoever leads a range for the next step of its task, again and again until the task is done.
 //!
-//! It decides nothing but when to plan: `shards/placement` does. It keeps nothing that must not be lost:
+//! It decides nothing but when to plan: `shards/placement` does, beside the core ([`Planning`]): with a hundred
+//! thousand ranges a plan takes as long as many turns. It keeps nothing that must not be lost:
 //! another node that comes to lead the meta group plans anew, from how things are by then.
 
 use std::collections::BTreeMap;
@@ -82,6 +83,22 @@ struct Running {
 enum Errand {
     Wishes,
     Step(GroupId),
+    Plan,
+}
+
+/// A plan that is to be made of a view of the cluster, on whatever thread has the time.
+#[derive(Debug)]
+pub struct Planning {
+    name: u64,
+    view: View,
+    plan: Plan,
+}
+
+impl Planning {
+    /// Makes it.
+    pub fn make(&mut self) {
+        self.plan = plan(&self.view);
+    }
 }
 
 /// Placement of one core.
@@ -107,6 +124,8 @@ pub struct Placement {
     errands: BTreeMap<u64, Errand>,
     next_errand: u64,
     plans_from: Mono,
+    /// What nobody makes yet.
+    planning: Option<Box<Planning>>,
     /// Something has changed since the newest plan.
     is_stale: bool,
     map_version: u64,
@@ -135,6 +154,7 @@ impl Placement {
             errands: BTreeMap::new(),
             next_errand: 0,
             plans_from: Mono(0),
+            planning: None,
             is_stale: true,
             map_version: 0,
             view: View::default(),
@@ -199,28 +219,26 @@ impl Placement {
         !self.view.ranges.is_empty() && self.tasks.is_empty() && tasks.is_empty() && *waiting == 0
     }
 
-    /// Goes on; gives the requests that are to be sent, with their names. `clock` tells how long a plan takes.
+    /// Goes on; gives the requests that are to be sent, with their names. A plan may be to be made.
     pub fn go_on(
         &mut self,
         now: Mono,
         map: &RangeMap,
         support: &SharedSupport,
-        clock: impl Fn() -> Mono,
     ) -> Vec<(u64, GroupId, Request)> {
         let since = *self.leads_since.get_or_insert(now);
         let mut requests = Vec::new();
         if now >= self.plans_from {
             self.plans_from = now + PLAN_INTERVAL;
-            if self.has_looked(now.since(since), map) && self.is_plan_due(now, map, support, since)
+            if !self.is_under_way(Errand::Plan)
+                && self.has_looked(now.since(since), map)
+                && self.is_plan_due(now, map, support, since)
             {
-                let begun = clock();
                 self.plan_anew(now, map, support, since);
-                let took = clock().since(begun);
-                self.plans_from = now + PLAN_INTERVAL.max(took * REST_FACTOR);
             }
             self.is_wish_due = true;
         }
-        let is_asking = self.errands.values().any(|errand| *errand == Errand::Wishes);
+        let is_asking = self.is_under_way(Errand::Wishes);
         if (self.is_wish_due || self.reader.is_reading()) && !is_asking {
             self.is_wish_due = false;
             let request = self.reader.request();
@@ -244,6 +262,42 @@ impl Placement {
         self.next_errand += 1;
         self.errands.insert(self.next_errand, errand);
         self.next_errand
+    }
+
+    fn is_under_way(&self, errand: Errand) -> bool {
+        self.errands.values().any(|under_way| *under_way == errand)
+    }
+
+    /// A plan that is to be made, and then to be [told](Self::planned).
+    pub fn take_planning(&mut self) -> Option<Box<Planning>> {
+        self.planning.take()
+    }
+
+    /// A plan is made, which took some time. What is left in `planning` is the one before, to be dropped wherever
+    /// there is time for that, too.
+    pub fn planned(&mut self, now: Mono, planning: &mut Planning, took: Duration, map: &RangeMap) {
+        if self.errands.remove(&planning.name) != Some(Errand::Plan) {
+            return; // of an earlier time of leading
+        }
+        std::mem::swap(&mut self.view, &mut planning.view);
+        std::mem::swap(&mut self.plan, &mut planning.plan);
+        self.plans_from = self.plans_from.max(now + took * REST_FACTOR);
+        if self.parts.moves_max == 0 {
+            return;
+        }
+        for task in &self.plan.tasks {
+            // Of a range that has changed since it says nothing.
+            let is_as_planned =
+                map.group(task.group).is_some_and(|range| range.epoch == task.epoch);
+            let Some((group, order)) = self.order_of(task, map).filter(|_| is_as_planned) else {
+                continue;
+            };
+            tracing::info!("placement: {task}");
+            let (begun, rests_until, task) = (now, now, task.clone());
+            let running = Running { task, group, order, begun, is_asked: false, rests_until };
+            let task = &running.task;
+            self.tasks.insert(task.group, running);
+        }
     }
 
     /// What became of a request.
@@ -285,7 +339,7 @@ impl Placement {
                     running.rests_until = now + STEP_REST;
                 }
             }
-            None => {} // of an earlier time of leading
+            Some(Errand::Plan) | None => {} // of an earlier time of leading
         }
     }
 
@@ -293,7 +347,9 @@ impl Placement {
     fn has_looked(&self, led_for: Duration, map: &RangeMap) -> bool {
         let is_told = |range: range_map::Range<'_>| self.reports.contains_key(&range.group);
         let mut all = map.group(GroupId::META).into_iter().chain(map.ranges());
-        self.knows_wishes && (led_for >= REPORTS_WAIT || led_for >= FIRST_LOOK && all.all(is_told))
+        // The number is looked at first: a walk over all ranges takes its time.
+        let mut are_told = || self.reports.len() >= map.len() && all.all(is_told);
+        self.knows_wishes && (led_for >= REPORTS_WAIT || led_for >= FIRST_LOOK && are_told())
     }
 
     /// Whether a plan could be another one than the newest. What waits for time to pass, or for others, is
@@ -331,19 +387,9 @@ impl Placement {
         self.tasks.retain(|group, _| map.group(*group).is_some());
         self.give_up_tasks_of_lost_nodes(now, support, since);
         self.note_shapes(now, map);
-        self.view = self.look(now, map, support, since);
-        self.plan = plan(&self.view);
-        if self.parts.moves_max == 0 {
-            return;
-        }
-        for task in &self.plan.tasks {
-            let Some((group, order)) = self.order_of(task, map) else { continue };
-            tracing::info!("placement: {task}");
-            let (begun, rests_until, task) = (now, now, task.clone());
-            let running = Running { task, group, order, begun, is_asked: false, rests_until };
-            let task = &running.task;
-            self.tasks.insert(task.group, running);
-        }
+        let view = self.look(now, map, support, since);
+        let name = self.errand(Errand::Plan);
+        self.planning = Some(Box::new(Planning { name, view, plan: Plan::default() }));
     }
 
     /// Ranges that are merged or cut again at once would never come to rest.
@@ -510,7 +556,7 @@ fn cores_of(node: &NodeEntry, support: &SharedSupport) -> u16 {
 mod tests {
     use oarlock_shard::SupportTable;
     use oarlock_shard::support_table::TableConfig;
-    use oarlock_types::{Incarnation, RangeMap};
+    use oarlock_types::{Incarnation, RangeDescriptor, RangeMap};
 
     use super::*;
     use crate::duties;
@@ -606,7 +652,7 @@ mod tests {
         let support = support();
         let mut orders = Vec::new();
         for now in seconds.map(second) {
-            for (name, group, request) in placement.go_on(now, map, &support, || now) {
+            for (name, group, request) in step(placement, now, map, &support) {
                 match request.commands.as_slice() {
                     [Command::Order(order)] => orders.push((name, group, order.clone())),
                     _ => placement.outcome(now, name, duties),
@@ -614,6 +660,22 @@ mod tests {
             }
         }
         orders
+    }
+
+    /// One step; what is to be planned is planned at once.
+    fn step(
+        placement: &mut Placement,
+        now: Mono,
+        map: &RangeMap,
+        support: &SharedSupport,
+    ) -> Vec<(u64, GroupId, Request)> {
+        let mut requests = placement.go_on(now, map, support);
+        if let Some(mut planning) = placement.take_planning() {
+            planning.make();
+            placement.planned(now, &mut planning, Duration::ZERO, map);
+            requests.extend(placement.go_on(now, map, support));
+        }
+        requests
     }
 
     fn formed() -> RangeMap {
@@ -666,7 +728,7 @@ mod tests {
     fn told_of(map: &RangeMap, wishes: &Outcome, at: u64) -> Placement {
         let mut placement = Placement::new(parts(8));
         told(&mut placement, map);
-        let requests = placement.go_on(second(at), map, &support(), || second(at));
+        let requests = step(&mut placement, second(at), map, &support());
         let [(name, GroupId::META, request)] = requests.as_slice() else { panic!("{requests:?}") };
         assert!(request.is_read() && request.transaction);
         placement.outcome(second(at), *name, wishes);
@@ -711,7 +773,7 @@ mod tests {
         told(&mut placement, &map);
         let mut asked = Vec::new();
         for now in (1..30).map(second) {
-            for (name, _, request) in placement.go_on(now, &map, &support(), || now) {
+            for (name, _, request) in step(&mut placement, now, &map, &support()) {
                 assert!(request.is_read(), "{request:?}");
                 placement.outcome(now, name, &Err(oarlock_codec::Refusal::NoQuorum));
                 asked.push(name);
@@ -720,13 +782,12 @@ mod tests {
         assert!(asked.len() > 20, "it is asked again and again");
         assert!(placement.explain(0).contains("has not looked yet"));
         let name = asked.len() as u64 + 1;
-        let [(named, ..)] = &placement.go_on(second(30), &map, &support(), || second(30))[..]
-        else {
+        let [(named, ..)] = &step(&mut placement, second(30), &map, &support())[..] else {
             panic!("the wishes are asked for");
         };
         assert_eq!(*named, name);
         placement.outcome(second(30), name, &wishes(Vec::new(), Vec::new(), Vec::new()));
-        placement.go_on(second(31), &map, &support(), || second(31));
+        step(&mut placement, second(31), &map, &support());
         assert!(!placement.explain(0).contains("has not looked yet"));
     }
 
@@ -895,6 +956,39 @@ mod tests {
         assert_eq!(placement.tasks.keys().copied().collect::<Vec<_>>(), [left]);
         placement.plan_anew(second(2), &RangeMap::default(), &support, second(1));
         assert!(placement.tasks.is_empty());
+    }
+
+    /// What was made of how things were is not carried out where they have changed since, nor by who leads no more.
+    #[test]
+    fn a_plan_that_comes_late_counts_for_what_has_not_changed() {
+        let mut made = || {
+            let map = formed();
+            let mut placement = told_of(&map, &drained(2), 1);
+            placement.plan_anew(second(9), &map, &support(), second(9));
+            let mut planning = placement.take_planning().unwrap();
+            planning.make();
+            assert!(!planning.plan.tasks.is_empty(), "{}", planning.plan);
+            (placement, planning, map)
+        };
+        let (mut placement, mut planning, map) = made();
+        placement.planned(second(9), &mut planning, Duration::from_secs(1), &map);
+        assert!(!placement.tasks.is_empty());
+        assert_eq!(placement.plans_from, second(9) + REST_FACTOR * Duration::from_secs(1));
+        let (mut placement, mut planning, mut map) = made();
+        let newer = map
+            .ranges()
+            .map(|range| range.to_descriptor())
+            .map(|range| RangeDescriptor { epoch: range.epoch.next(), ..range });
+        let newer: Vec<RangeDescriptor> = newer.collect();
+        map.apply(2, &newer);
+        placement.planned(second(9), &mut planning, Duration::ZERO, &map);
+        let left: Vec<GroupId> = placement.tasks.keys().copied().collect();
+        assert!(left.iter().all(|group| *group == GroupId::META), "{left:?}");
+        let (mut placement, mut planning, map) = made();
+        placement.leads_since = Some(second(1));
+        placement.rest();
+        placement.planned(second(9), &mut planning, Duration::ZERO, &map);
+        assert!(placement.tasks.is_empty() && placement.explain(0).contains("has not looked yet"));
     }
 
     #[test]

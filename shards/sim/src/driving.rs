@@ -5,6 +5,7 @@
 //! It decides nothing: what it drives is production's own.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::{Placement, SILENCE};
@@ -339,7 +340,12 @@ impl Driving {
             return self.placement.rest();
         }
         self.placement.set_feature_level(shard.feature_level());
-        for (name, group, request) in self.placement.go_on(now, &map, &self.table, || now) {
+        let requests = self.placement.go_on(now, &map, &self.table);
+        if let Some(mut planning) = self.placement.take_planning() {
+            planning.make();
+            self.placement.planned(now, &mut planning, Duration::ZERO, &map);
+        }
+        for (name, group, request) in requests {
             if let [Command::Order(order)] = request.commands.as_slice() {
                 self.leaving.told.push(format!("order {name} to {group}: {order:?}"));
             }

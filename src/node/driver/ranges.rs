@@ -17,7 +17,6 @@ use oarlock_types::{
 };
 
 use super::Driver;
-use crate::node::clock::Clock;
 use crate::node::message::CoreMessage;
 
 /// The levels that those of the other nodes understand of whom pulses come.
@@ -116,7 +115,10 @@ impl Driver {
             return self.placement.rest();
         }
         self.placement.set_feature_level(self.shard.feature_level());
-        let requests = self.placement.go_on(self.kept.now, map, &self.table, || Clock.mono());
+        let requests = self.placement.go_on(self.kept.now, map, &self.table);
+        if let Some(planning) = self.placement.take_planning() {
+            self.planner.submit(self.addr.core, planning);
+        }
         let router = &mut self.front.borrow_mut().router;
         for (name, group, request) in requests {
             router.submit_to(Asker::Placement(name), group, request);

@@ -1,0 +1,69 @@
+//! A thread that makes placement's plans beside the cores: with a hundred thousand ranges one takes as long as many
+//! turns, and the core that wants it serves ranges, too. One per node, idle on all nodes but the one that leads the
+//! meta group. It decides nothing.
+
+use std::io;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use oarlock_cluster::executor::Planning;
+use oarlock_types::CoreId;
+
+use super::inbox::Sender;
+use super::message::CoreMessage;
+use crate::abort::AbortOnPanic;
+
+/// How long it waits before it offers a plan to a full inbox again.
+const REDELIVERY: Duration = Duration::from_millis(10);
+
+/// Has plans made. The thread ends with the last of these.
+#[derive(Clone, Debug)]
+pub struct Planner(mpsc::Sender<Job>);
+
+#[derive(Debug)]
+enum Job {
+    Make(CoreId, Box<Planning>),
+    Drop(Box<Planning>),
+}
+
+impl Planner {
+    /// Starts the thread. Plans go back into the inboxes of the cores that want them.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(inboxes: &[Sender<CoreMessage>]) -> io::Result<Self> {
+        let inboxes = inboxes.to_vec();
+        let (submit, jobs) = mpsc::channel();
+        std::thread::Builder::new().name("planner".to_owned()).spawn(move || {
+            let _guard = AbortOnPanic::new("planner");
+            for job in jobs {
+                let (core, mut planning) = match job {
+                    Job::Make(core, planning) => (core, planning),
+                    Job::Drop(planning) => {
+                        drop(planning);
+                        continue;
+                    }
+                };
+                let begun = Instant::now();
+                planning.make();
+                let mut letter = CoreMessage::Planned(planning, begun.elapsed());
+                while let Err(back) = inboxes[usize::from(core.get())].send(letter) {
+                    letter = back;
+                    std::thread::sleep(REDELIVERY);
+                }
+            }
+        })?;
+        Ok(Self(submit))
+    }
+
+    /// Has a plan made for a core. Whoever wants one waits for it before it wants another.
+    pub fn submit(&self, core: CoreId, planning: Box<Planning>) {
+        // The thread ends only with its process.
+        let _ = self.0.send(Job::Make(core, planning));
+    }
+
+    /// Drops one, which takes its time as well.
+    pub fn drop(&self, planning: Box<Planning>) {
+        let _ = self.0.send(Job::Drop(planning));
+    }
+}
