@@ -192,17 +192,22 @@ pub(super) fn settle(cluster: &LocalCluster) -> io::Result<()> {
     let mut before = None;
     let mut quiet_since = Instant::now();
     poll("quiet", SETTLE_MAX, || {
-        let mut frames = 0;
+        let (mut frames, mut untold) = (0, 0);
         for node in &cluster.nodes {
             let mut client = node.client()?;
             frames += cluster_map::gauge(&mut client, "wal_frames")?;
             frames += cluster_map::gauge(&mut client, "requests_answered")? / QUIET_REQUESTS;
+            untold += cluster_map::gauge(&mut client, "leaders_untold")?;
         }
-        if before.replace(frames) != Some(frames) {
+        if before.replace(frames) != Some(frames) || untold > 0 {
             quiet_since = Instant::now();
         }
         let is_quiet = quiet_since.elapsed() >= Duration::from_secs(3);
-        Ok(if is_quiet { Ok(()) } else { Err(format!("{frames} frames and requests")) })
+        Ok(if is_quiet {
+            Ok(())
+        } else {
+            Err(format!("{frames} frames and requests, {untold} ranges to be told of"))
+        })
     })
 }
 

@@ -46,6 +46,8 @@ counters! {
     replicas,
     /// Replicas that lead.
     leaders,
+    /// Replicas among them of which whoever plans placement was not told yet.
+    leaders_untold,
     /// Clients' keys in the ranges that lead.
     keys,
     /// Keys among them that have an expiry.

@@ -44,7 +44,7 @@ use crate::{net, runtime};
 mod peers;
 mod ranges;
 
-/// How often the replicas are counted: each count looks at all of them.
+/// How often what people and placement are told is looked at.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Marks the shard's token of a request that another node forwarded; a router's ids have it clear.
 const FORWARDED: u64 = 1 << 63;
@@ -214,6 +214,7 @@ impl Driver {
             self.counters.keys.set(keys as u64);
             self.counters.keys_expiring.set(expiring as u64);
             self.cut_what_is_due();
+            self.counters.leaders_untold.set(self.reporter.untold(&self.shard) as u64);
             if let Some(report) = self.reporter.next(&mut self.shard, self.kept.now) {
                 let router = &mut self.front.borrow_mut().router;
                 router.submit_to(Asker::Reporter, GroupId::META, report);
@@ -468,7 +469,6 @@ impl Driver {
         for (group, leader) in output.leaders.drain(..) {
             self.announce(group, leader);
             if leader == Some(self.addr.node) {
-                self.reporter.leads(group);
                 self.tell_range(group);
             }
         }

@@ -284,36 +284,36 @@ impl MapKeeper {
         self.look_at_level(leads);
         let base = self.base.take();
         let is_behind = self.must_look || self.heard > self.version().max(self.answered);
-        let (asked, request) = if leads && let Some(write) = self.formation.as_ref().and_then(Formation::request)
-        {
-            (Asked::Formation, write)
-        } else if let Some(core) = self.ids_wanted.front() {
-            self.base = base;
-            (Asked::Ids(*core), map_store::take_ids(self.formed))
-        } else if leads && self.level.is_question_due(now) {
-            self.base = base;
-            (Asked::Duties, duties::read())
-        } else if let Some((_, from)) = &self.reading {
-            (Asked::All, map_store::read_all(from.clone()))
-        } else if let Some(base) = base.filter(|_| self.wants_change()) {
-            let Some(change) = self.next_change(now) else {
-                self.rest_until = now + ODD_REST;
+        let (asked, request) =
+            if leads && let Some(write) = self.formation.as_ref().and_then(Formation::request) {
+                (Asked::Formation, write)
+            } else if let Some(core) = self.ids_wanted.front() {
+                self.base = base;
+                (Asked::Ids(*core), map_store::take_ids(self.formed))
+            } else if leads && self.level.is_question_due(now) {
+                self.base = base;
+                (Asked::Duties, duties::read())
+            } else if let Some((_, from)) = &self.reading {
+                (Asked::All, map_store::read_all(from.clone()))
+            } else if let Some(base) = base.filter(|_| self.wants_change()) {
+                let Some(change) = self.next_change(now) else {
+                    self.rest_until = now + ODD_REST;
+                    return None;
+                };
+                let version = self.version() + 1;
+                let request = map_store::write_change(&change, version, base, self.value_bytes_max);
+                (Asked::Change(change), request)
+            } else if is_behind || self.wants_change() {
+                self.must_look = false;
+                (Asked::Changes(self.heard), map_store::read_changes(self.version()))
+            } else if let Some((bytes, _)) = self.capacity.filter(|(_, from)| now >= *from) {
+                // Should it not come to pass, all else goes before it again.
+                self.capacity = Some((bytes, now + ODD_REST));
+                self.base = base;
+                (Asked::Capacity, capacities::write(self.node, bytes))
+            } else {
                 return None;
             };
-            let version = self.version() + 1;
-            let request = map_store::write_change(&change, version, base, self.value_bytes_max);
-            (Asked::Change(change), request)
-        } else if is_behind || self.wants_change() {
-            self.must_look = false;
-            (Asked::Changes(self.heard), map_store::read_changes(self.version()))
-        } else if let Some((bytes, _)) = self.capacity.filter(|(_, from)| now >= *from) {
-            // Should it not come to pass, all else goes before it again.
-            self.capacity = Some((bytes, now + ODD_REST));
-            self.base = base;
-            (Asked::Capacity, capacities::write(self.node, bytes))
-        } else {
-            return None;
-        };
         self.asked = Some(asked);
         Some(request)
     }

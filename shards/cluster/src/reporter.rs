@@ -28,8 +28,6 @@ pub struct Reporter {
     /// What is being told, if anything is.
     telling: Option<Vec<RangeReport>>,
     told_at: Mono,
-    /// Those that are to be looked at before others.
-    soon: Vec<GroupId>,
     /// The term of whoever was told.
     term: i64,
 }
@@ -71,21 +69,18 @@ impl Reporter {
             told: FastMap::default(),
             telling: None,
             told_at: Mono(0),
-            soon: Vec::new(),
             term: 0,
         }
     }
 
-    /// This core has just come to lead a range.
-    pub fn leads(&mut self, group: GroupId) {
-        self.soon.push(group);
-    }
-
     /// What is to be told now, if anything, and nothing is being told.
     pub fn next(&mut self, shard: &mut Shard, now: Mono) -> Option<Request> {
-        let Self { steps, told, telling, soon, .. } = self;
+        // What has changed is looked at when it can be told, all others in haste until all were told.
+        let changed_max = if self.telling.is_none() { RANGES_MAX } else { 0 };
+        let in_haste = self.untold(shard) > 0;
+        let Self { steps, told, telling, .. } = self;
         let mut ranges = Vec::new();
-        let mut see = |group: GroupId, report: Option<RangeReport>| match report {
+        let see = |group: GroupId, report: Option<RangeReport>| match report {
             None => drop(told.remove(&group)),
             Some(report) if ranges.len() < RANGES_MAX && telling.is_none() => {
                 if told.get(&group).is_none_or(|told| steps.is_news(told, &report)) {
@@ -94,10 +89,7 @@ impl Reporter {
             }
             Some(_) => {} // its turn comes again
         };
-        for group in soon.drain(..) {
-            see(group, shard.report(group));
-        }
-        shard.survey(see);
+        shard.survey(changed_max, in_haste, see);
         if self.telling.is_some() {
             return None;
         }
@@ -113,10 +105,20 @@ impl Reporter {
         Some(Request::one(Command::Order(Order::Report { ranges })))
     }
 
+    /// Ranges led here of which nothing was told yet.
+    #[must_use]
+    pub fn untold(&self, shard: &Shard) -> usize {
+        shard.counts().1.saturating_sub(self.told.len())
+    }
+
     /// What became of it.
     pub fn outcome(&mut self, outcome: &Outcome) {
         let Some(telling) = self.telling.take() else { return };
-        let Ok(Reply::Int(term)) = outcome else { return };
+        let Ok(Reply::Int(term)) = outcome else {
+            // They may have changed: what was told of them before counts no more.
+            telling.iter().for_each(|report| drop(self.told.remove(&GroupId(report.group))));
+            return;
+        };
         if self.term != *term {
             self.term = *term;
             self.told.clear();

@@ -261,6 +261,7 @@ impl Shard {
             match self.look_at(group, settings) {
                 None => drop(self.loads.warm.swap_remove(place)),
                 Some(found) => {
+                    self.note_changed(group);
                     self.loads.next_warm += 1;
                     match found {
                         Found::Nothing => {}

@@ -63,6 +63,7 @@ impl Shard {
         let leads = replica.raft.is_leader();
         if std::mem::replace(&mut replica.counts_as_leader, leads) != leads {
             self.led = if leads { self.led + 1 } else { self.led - 1 };
+            self.count_keys(group);
         }
     }
 

@@ -52,6 +52,10 @@ pub(crate) struct Replica {
     /// How long the last failed one made the next one wait.
     pub(crate) checkpoint_wait: Duration,
     pub(crate) incoming: Option<Box<Incoming>>,
+    /// It is among those to which something has happened since they were surveyed.
+    pub(crate) is_changed: bool,
+    /// The keys, and those with an expiry, with which it counts among all that are led.
+    pub(crate) keys_counted: (usize, usize),
     /// What it is asked, while it leads and is asked something.
     pub(crate) load: Option<Box<RangeLoad>>,
 }
@@ -103,6 +107,8 @@ impl Replica {
             checkpoint_from: Mono(0),
             checkpoint_wait: Duration::ZERO,
             incoming: None,
+            is_changed: false,
+            keys_counted: (0, 0),
             load: None,
         }
     }

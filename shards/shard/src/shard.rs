@@ -239,6 +239,8 @@ impl Shard {
         if std::mem::take(&mut replica.counts_as_leader) {
             self.led -= 1;
         }
+        self.survey.count(&mut replica.keys_counted, (0, 0));
+        replica.is_changed = false;
         self.elections.left(&mut replica.election);
         if let Ok(place) = self.ids.binary_search(&group) {
             self.ids.remove(place);
@@ -317,6 +319,9 @@ impl Shard {
         #[cfg(debug_assertions)]
         replica.raft.check_invariants();
         self.elections.stepped(&mut replica.election, replica.raft.role());
+        if replica.raft.is_leader() {
+            self.survey.note_changed(group, &mut replica.is_changed);
+        }
         let deadline = replica.raft.deadline();
         if deadline < replica.armed {
             replica.armed = deadline;

@@ -6,6 +6,7 @@ use oarlock_types::{GroupId, Index, NodeId, RangeEpoch, Term};
 
 use crate::load::RequestRates;
 use crate::shard::Shard;
+use crate::walk::{LOOKS, looks_in_haste};
 
 /// One replica as it stands.
 #[derive(Clone, Debug)]
@@ -59,33 +60,52 @@ impl Shard {
         (self.ids.len(), self.led)
     }
 
-    /// Clients' keys in the ranges led here, and how many of them have an expiry, as the last whole
-    /// [survey](Self::survey) found them.
+    /// Clients' keys in the ranges led here, and how many of them have an expiry, as the
+    /// [surveys](Self::survey) found them.
     #[must_use]
     pub fn keys_led(&self) -> (usize, usize) {
-        self.survey.found
+        self.survey.keys
     }
 
-    /// Looks at some replicas, at all of a core that has few, at others with each call; `see` hears of each how
-    /// its range is if it leads.
-    pub fn survey(&mut self, mut see: impl FnMut(GroupId, Option<RangeReport>)) {
-        let places = self.survey.walk.next(&self.ids);
-        let is_end = places.end == self.ids.len();
-        for place in places {
-            let group = self.ids[place];
-            let report = self.report(group);
-            if report.is_some()
-                && group != GroupId::META
-                && let Some(replica) = self.replicas.get(&group)
-            {
-                self.survey.so_far.0 += replica.store.len();
-                self.survey.so_far.1 += replica.store.expiring_len();
+    /// Looks at replicas: at up to `changed_max` to which something has happened since the last time, and at some
+    /// others, so that all are looked at again and again; `in_haste`: at so many that this takes seconds, whatever it
+    /// costs. `see` hears of each how its range is if it leads.
+    pub fn survey(
+        &mut self,
+        changed_max: usize,
+        in_haste: bool,
+        mut see: impl FnMut(GroupId, Option<RangeReport>),
+    ) {
+        for _ in 0..changed_max {
+            let Some(group) = self.survey.changed.pop_front() else { break };
+            if let Some(replica) = self.replicas.get_mut(&group) {
+                replica.is_changed = false;
             }
-            see(group, report);
+            self.count_keys(group);
+            see(group, self.report(group));
         }
-        if is_end {
-            self.survey.found = std::mem::take(&mut self.survey.so_far);
+        let looks = if in_haste { looks_in_haste(self.ids.len()) } else { LOOKS };
+        for place in self.survey.walk.next(&self.ids, looks) {
+            let group = self.ids[place];
+            self.count_keys(group);
+            see(group, self.report(group));
         }
+    }
+
+    /// A range is asked more or less than before, or other things.
+    pub(crate) fn note_changed(&mut self, group: GroupId) {
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            self.survey.note_changed(group, &mut replica.is_changed);
+        }
+    }
+
+    /// Has the keys of a range count as many as there are by now, if it is led here.
+    pub(crate) fn count_keys(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let counts = replica.raft.is_leader() && group != GroupId::META;
+        let store = &replica.store;
+        let now = if counts { (store.len(), store.expiring_len()) } else { (0, 0) };
+        self.survey.count(&mut replica.keys_counted, now);
     }
 
     /// How a range that is led here is.
@@ -94,9 +114,12 @@ impl Shard {
         let replica = self.replicas.get(&group).filter(|replica| replica.raft.is_leader())?;
         let lags = |node: &NodeId| replica.lags_behind(*node);
         let configuration = replica.raft.configuration();
-        let lagging = configuration.members().filter(lags).map(NodeId::get);
-        let learns = configuration.learners.iter().map(|node| node.get() | RangeReport::LEARNS);
-        let has_learners = !configuration.learners.is_empty();
+        let Configuration { voters, outgoing, learners } = configuration;
+        let members = voters.iter().chain(outgoing.iter().filter(|node| !voters.contains(node)));
+        let members = members.chain(learners.iter().filter(|node| !configuration.is_voter(**node)));
+        let lagging = members.copied().filter(lags).map(NodeId::get);
+        let learns = learners.iter().map(|node| node.get() | RangeReport::LEARNS);
+        let has_learners = !learners.is_empty();
         let as_of = has_learners.then(|| replica.raft.configured().get() | RangeReport::AS_OF);
         let rates = self.request_rates(group);
         Some(RangeReport {

@@ -1,5 +1,5 @@
 //! What a core does a few times a second whether anything happens or not. Its cost does not grow
-//! with the number of idle groups, but for a sweep each second that only looks.
+//! with the number of idle groups.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use oarlock_types::{GroupId, Lsn, Mono};
 use crate::replica::Replica;
 use crate::shard::Shard;
 use crate::support_changes::SupportChange;
-use crate::walk::Walk;
+use crate::walk::{LOOKS, Walk, looks_in_haste};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes freed per turn of a store that was replaced.
@@ -59,7 +59,9 @@ impl Shard {
     fn sweep(&mut self) {
         // Once a second is often enough to find them; those that are known are seen to at each tick.
         let looks_for_expired = self.upkeep.expired.is_empty();
-        for place in self.upkeep.walk.next(&self.ids) {
+        let is_pressing = self.admission.count() > 0 || self.keys_led().1 > 0;
+        let looks = if is_pressing { looks_in_haste(self.ids.len()) } else { LOOKS };
+        for place in self.upkeep.walk.next(&self.ids, looks) {
             let group = self.ids[place];
             self.expire_outcomes(group);
             if looks_for_expired && self.holds_expired(group) {

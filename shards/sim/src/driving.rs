@@ -434,7 +434,6 @@ impl Driving {
             self.router.leader_changed(*group, *leader);
             self.mail_all(|| Letter::Leader(*group, *leader));
             if *leader == Some(self.addr.node) {
-                self.reporter.leads(*group);
                 self.tell(shard, *group, true);
             }
         }
