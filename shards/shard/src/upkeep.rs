@@ -84,8 +84,8 @@ impl Shard {
 
     fn holds_expired(&self, group: GroupId) -> bool {
         let replica = self.replicas.get(&group);
-        let may_change = |r: &&Box<Replica>| r.raft.is_leader() && r.store.frozen().is_none();
-        replica.filter(may_change).is_some_and(|r| r.store.has_expired(self.wall))
+        let may_change = |r: &Replica| r.raft.is_leader() && r.store.frozen().is_none();
+        replica.is_some_and(|r| may_change(r) && r.store.has_expired(self.wall))
     }
 
     /// Proposes entries without a request: the store removes what has expired with any entry, but
