@@ -317,6 +317,17 @@ fn wait_for_replicas(cluster: &Cluster, group: u64, nodes: Vec<u64>) {
     }
 }
 
+/// A node may have no replica of a range, and not know who leads it: its list asks others.
+fn wait_for_leaders_in_lists(cluster: &Cluster) {
+    for node in 1..=4 {
+        eventually("the list to tell who leads each range", || {
+            let (code, text) = cluster.command(node, &["range", "list"]);
+            let is_told = code == Some(0) && text.contains("4 ranges") && !text.contains("none");
+            if is_told { Ok(()) } else { Err(text) }
+        });
+    }
+}
+
 /// The groups that a node has a replica of.
 fn held(cluster: &Cluster, node: u64) -> Result<BTreeSet<u64>, String> {
     let status = cluster.status(node).map_err(|error| error.to_string())?;
@@ -358,14 +369,7 @@ fn replicas_move_to_other_nodes_and_back_under_load() {
         wait_for_replicas(&cluster, range.group, nodes);
         assert!(!held(&cluster, leaves).unwrap().contains(&range.group));
     }
-    // A node may have no replica of a range, and not know who leads it: others are asked.
-    for node in 1..=4 {
-        eventually("the list to tell who leads each range", || {
-            let (code, text) = cluster.command(node, &["range", "list"]);
-            let is_told = code == Some(0) && text.contains("4 ranges") && !text.contains("none");
-            if is_told { Ok(()) } else { Err(text) }
-        });
-    }
+    wait_for_leaders_in_lists(&cluster);
     load.progress(300);
     let (first, rest) = before.split_first().unwrap();
     let text = |number: u64| number.to_string();
