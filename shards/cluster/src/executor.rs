@@ -961,7 +961,7 @@ mod tests {
     /// What was made of how things were is not carried out where they have changed since, nor by who leads no more.
     #[test]
     fn a_plan_that_comes_late_counts_for_what_has_not_changed() {
-        let mut made = || {
+        let made = || {
             let map = formed();
             let mut placement = told_of(&map, &drained(2), 1);
             placement.plan_anew(second(9), &map, &support(), second(9));
