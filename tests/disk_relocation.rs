@@ -13,7 +13,7 @@ use oarlock::disk::identity::Identity;
 use oarlock::disk::layout::{CheckpointName, CoreDir};
 use oarlock::disk::lost;
 use oarlock::disk::relocation::{self, Step};
-use oarlock::disk::stopped::{self, Addition};
+use oarlock::disk::stopped;
 use oarlock_codec::Record;
 use oarlock_raft::{
     Configuration, Entry, HardState, LogPosition, Payload, SPLIT_BASE, SnapshotMeta,
@@ -21,7 +21,7 @@ use oarlock_raft::{
 use oarlock_shard::losses::Lost;
 use oarlock_shard::rebuild::{Origin, Rebuilt, SplitBase};
 use oarlock_types::{ClusterId, CoreId, GroupId, Incarnation, Index, NodeId, RangeEpoch, Term};
-use oarlock_wal::{Owner, RecoveredGroup, Wal, WalConfig};
+use oarlock_wal::{Addition, Owner, RecoveredGroup, Wal, WalConfig};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 64 << 10;

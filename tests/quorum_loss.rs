@@ -12,13 +12,9 @@ use oarlock::disk::data_dir::{DataDir, DataDirOptions, lock_stopped};
 use oarlock::disk::layout::CoreDir;
 use oarlock::disk::lost;
 use oarlock::disk::peers::PeerDisks;
-use oarlock::disk::stopped::{self, Addition};
+use oarlock::disk::stopped;
 use oarlock::quorum_loss::apply::{ApplyError, prepare};
 use oarlock::quorum_loss::collect::collect;
-use oarlock::quorum_loss::decide::decide;
-use oarlock::quorum_loss::plan::{GroupPlan, Plan};
-use oarlock::quorum_loss::records::{Created, going_on};
-use oarlock::quorum_loss::state::{NodeState, ReplicaKind};
 use oarlock_codec::Record;
 use oarlock_raft::{
     Body, Configuration, Context, Effects, Entry, Group, GroupConfig, HardState, LogPosition,
@@ -30,12 +26,16 @@ use oarlock_shard::rebuild::{Origin, Rebuilt};
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{ReplicaSeed, Shard, SupportTable};
 use oarlock_store::Store;
+use oarlock_survivors::decide::decide;
+use oarlock_survivors::plan::{GroupPlan, Plan};
+use oarlock_survivors::records::{Created, going_on};
+use oarlock_survivors::state::{NodeState, ReplicaKind};
 use oarlock_types::{
     ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Mono, NodeId, RangeEpoch,
     SegmentId, SharedLimits, Term,
 };
 use oarlock_wal::layout::BLOCK_BYTES;
-use oarlock_wal::{Owner, RecoveredGroup, WalConfig};
+use oarlock_wal::{Addition, Owner, RecoveredGroup, WalConfig};
 
 const CORE: CoreId = CoreId(0);
 const GROUP: GroupId = GroupId(7);

@@ -30,8 +30,13 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
         &["bytes", "serde", "serde_json", "thiserror", "tracing"],
     ),
     (
+        "survivors",
+        &["types", "raft", "store", "codec", "wal", "shard", "cluster"],
+        &["bytes", "serde", "thiserror"],
+    ),
+    (
         "sim",
-        &["types", "raft", "store", "codec", "wal", "shard", "placement", "cluster"],
+        &["types", "raft", "store", "codec", "wal", "shard", "placement", "cluster", "survivors"],
         &["bytes", "clap", "crc32fast", "indicatif", "serde_json"],
     ),
 ];

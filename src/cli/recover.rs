@@ -9,15 +9,16 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use oarlock_survivors::decide::decide;
+use oarlock_survivors::plan::Plan;
+use oarlock_survivors::state::NodeState;
 
 use super::exit::Exit;
 use crate::config::Sources;
 use crate::disk::data_dir::lock_stopped;
 use crate::quorum_loss::apply::{self, Prepared};
 use crate::quorum_loss::collect::collect;
-use crate::quorum_loss::decide::decide;
-use crate::quorum_loss::plan::Plan;
-use crate::quorum_loss::state::NodeState;
+use crate::quorum_loss::file::Content;
 
 /// What is to be typed before anything is written.
 const ACCEPT: &str = "lose data";

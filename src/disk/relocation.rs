@@ -24,7 +24,9 @@ use oarlock_shard::Homes;
 use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up, may_hide};
 use oarlock_types::{CoreId, GroupId};
 use oarlock_wal::layout::{BLOCK_BYTES, VERSION};
-use oarlock_wal::{Affected, DamageKind, Owner, Recovered, RecoveredGroup, Wal, WalConfig};
+use oarlock_wal::{
+    Addition, Affected, DamageKind, Owner, Recovered, RecoveredGroup, Wal, WalConfig,
+};
 
 use super::atomic_file::{replace, seal, sync_directory, unseal};
 use super::checkpoint::link;
@@ -33,7 +35,7 @@ use super::identity::Identity;
 use super::job::space;
 use super::layout::{CheckpointName, CoreDir};
 use super::lost;
-use super::stopped::{self, Addition, ReadLogError};
+use super::stopped::{self, ReadLogError};
 use plan::plan;
 
 const FOLDER: &str = "relocation";

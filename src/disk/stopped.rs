@@ -3,10 +3,9 @@
 
 use std::os::unix::fs::FileExt;
 
-use oarlock_codec::Record;
 use oarlock_types::{CoreId, SegmentId};
 use oarlock_wal::layout::{BLOCK_BYTES, read_segment_header};
-use oarlock_wal::{Owner, Recovered, Recovery, Wal, WalConfig};
+use oarlock_wal::{Addition, Owner, Recovered, Recovery, Wal, WalConfig};
 
 use super::buffer::AlignedBytes;
 use super::data_dir::{DataDirError, SegmentReads};
@@ -66,15 +65,6 @@ fn configuration(owner: Owner, first: &[u8]) -> WalConfig {
     WalConfig { owner, segment_bytes, frame_bytes_max: longest.min(FRAME_BYTES_MAX) }
 }
 
-/// A record that is to be added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Addition {
-    /// It holds from then on.
-    Append(Record),
-    /// It says more of what holds already, and makes nothing void that stands before it.
-    Restate(Record),
-}
-
 /// Adds to the end of a log that [`read_log`] gave. When this returns, all of it is durable; after a crash
 /// a part from the beginning is. What fits into one frame is there as a whole or not at all.
 ///
@@ -88,10 +78,7 @@ pub fn add(
     additions: &[Addition],
 ) -> Result<(), DiskError> {
     for addition in additions {
-        match addition {
-            Addition::Append(record) => wal.append(record),
-            Addition::Restate(record) => wal.restate(record),
-        };
+        wal.add(addition);
     }
     let Identity { cluster, node, disk, .. } = *identity;
     let owner = Owner { cluster, node, disk, core };

@@ -34,4 +34,4 @@ pub use read::{EntriesRead, ReadError, Rewritten, Straggler};
 pub use recovery::{Recovered, Recovery, SegmentReport};
 pub use replay::{RecoveredGroup, Suspicion};
 pub use segments::FrameSpan;
-pub use wal::{FrameWrite, Wal, WalConfig};
+pub use wal::{Addition, FrameWrite, Wal, WalConfig};

@@ -55,6 +55,15 @@ impl WalConfig {
     }
 }
 
+/// A record that is to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addition {
+    /// It holds from then on.
+    Append(Record),
+    /// It says more of what holds already, and makes nothing void that stands before it.
+    Restate(Record),
+}
+
 /// A frame that is to be written, in one write, exactly there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameWrite {
@@ -163,6 +172,17 @@ impl Wal {
     /// Unlike [`Wal::append`] of a creation it makes nothing that stands before it void.
     pub fn restate(&mut self, record: &Record) -> Lsn {
         self.queue_record(record, true)
+    }
+
+    /// Queues what a tool adds to the log of a node that does not run.
+    ///
+    /// # Panics
+    /// As [`Wal::append`].
+    pub fn add(&mut self, addition: &Addition) -> Lsn {
+        match addition {
+            Addition::Append(record) => self.append(record),
+            Addition::Restate(record) => self.restate(record),
+        }
     }
 
     /// Queues entries without taking them; as [`Wal::append`] with [`Record::Entries`].

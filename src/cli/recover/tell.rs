@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use oarlock_survivors::plan::{GroupPlan, Loss, Plan, Survived};
+use oarlock_survivors::state::ReplicaKind;
 use oarlock_types::{GroupId, NodeId, WallMs};
 
 use super::super::table::render;
-use crate::quorum_loss::plan::{GroupPlan, Loss, Plan, Survived};
-use crate::quorum_loss::state::ReplicaKind;
 
 const HEADERS: [&str; 6] = [
     "group",
@@ -170,12 +170,12 @@ fn line(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use oarlock_raft::LogPosition;
+    use oarlock_survivors::decide::decide;
+    use oarlock_survivors::state::{Cut, MetaState, ReplicaState};
     use oarlock_types::{Index, Term};
 
     use super::*;
-    use crate::quorum_loss::decide::decide;
-    use crate::quorum_loss::decide::tests::{range, replica, survivor};
-    use crate::quorum_loss::state::{Cut, MetaState, ReplicaState};
+    use crate::quorum_loss::file::made_up::{range, replica, survivor};
 
     /// Every kind of group that a plan can have.
     fn plan() -> Plan {

@@ -294,6 +294,3 @@ impl<'a> Case<'a> {
 fn remembers(replica: &ReplicaState) -> bool {
     replica.last >= replica.reached && replica.last.index >= replica.votes_from
 }
-
-#[cfg(test)]
-pub(crate) mod tests;

@@ -1,5 +1,5 @@
-//! What one stopped survivor has of each group, as plain data, and the file in which it goes to the host
-//! where the plan is made. It reads no log: [`super::collect`] does.
+//! What one stopped survivor has of each group, as plain data. It reads no log: [`mod@super::collect`]
+//! does.
 
 use oarlock_cluster::members::Member;
 use oarlock_raft::{Configuration, LogPosition};
@@ -7,14 +7,9 @@ use oarlock_types::{
     ClusterId, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Index, NodeId, RangeDescriptor,
     RangeEpoch, Term, WallMs,
 };
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{digits, joined, members, number, position, ranges};
-use crate::disk::atomic_file::{seal, unseal};
-
-/// The first line of a state's file says this.
-const FORMAT: &str = "oarlock recover state 1";
 
 /// What a survivor has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,86 +138,9 @@ pub struct Cut {
     pub index: Index,
 }
 
-/// Why a file is of no use.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FileFault {
-    /// Another program, or another version, wrote it.
-    #[error("it begins with {found:?} instead of {wanted:?}: use the build that wrote it")]
-    Format {
-        /// What it says.
-        found: String,
-        /// What this build reads.
-        wanted: &'static str,
-    },
-    /// It is not what was written.
-    #[error("it is damaged or was changed by hand: make it again")]
-    Damaged,
-}
-
-#[derive(Serialize, Deserialize)]
-struct File<T> {
-    format: String,
-    #[serde(flatten)]
-    content: T,
-}
-
-/// The text of a file of this format.
-pub(super) fn to_text<T: Serialize>(format: &str, content: &T) -> String {
-    let file = File { format: format.to_owned(), content };
-    seal(&toml::to_string(&file).expect("invariant: tables of numbers and texts"))
-}
-
-/// What the text of a file of this format says.
-pub(super) fn from_text<T: DeserializeOwned>(
-    format: &'static str,
-    text: &str,
-) -> Result<T, FileFault> {
-    let found = text.lines().next().and_then(|line| line.strip_prefix("format = "));
-    let found = found.unwrap_or_default().trim_matches('"');
-    if found != format {
-        return Err(FileFault::Format { found: found.to_owned(), wanted: format });
-    }
-    let body = unseal(text).ok_or(FileFault::Damaged)?;
-    let file: File<T> = toml::from_str(body).map_err(|_| FileFault::Damaged)?;
-    Ok(file.content)
-}
-
 impl NodeState {
-    /// The text of its file.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        to_text(FORMAT, self)
-    }
-
-    /// The state that a file's text says.
-    ///
-    /// # Errors
-    /// Another format, which may be a newer one, is told from damage.
-    pub fn from_text(text: &str) -> Result<Self, FileFault> {
-        from_text(FORMAT, text)
-    }
-
     /// What it has of a group.
     pub fn of(&self, group: GroupId) -> impl Iterator<Item = &ReplicaState> {
         self.replicas.iter().filter(move |replica| replica.group == group)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::decide::tests::{replica, survivor};
-    use super::*;
-
-    #[test]
-    fn a_state_is_read_as_it_was_written_and_every_change_is_told() {
-        let mut state = survivor(1, vec![replica(7, &[1, 2, 3], (9, 4))]);
-        state.replicas[0].cuts.push(Cut { child: GroupId(8), index: Index(5) });
-        state.meta = Some(MetaState { map_version: 12, groups: GroupId(40) });
-        let text = state.to_text();
-        assert_eq!(NodeState::from_text(&text), Ok(state));
-        let changed = text.replacen("map_version = 12", "map_version = 13", 1);
-        assert_eq!(NodeState::from_text(&changed), Err(FileFault::Damaged));
-        let newer = text.replacen("state 1", "state 2", 1);
-        assert!(matches!(NodeState::from_text(&newer), Err(FileFault::Format { .. })));
     }
 }

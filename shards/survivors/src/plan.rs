@@ -1,5 +1,5 @@
 //! A plan: which survivors each group that lost its quorum goes on from, and what may be lost with that.
-//! Plain data and its file; [`super::decide`] makes it, [`super::apply`] carries it out.
+//! Plain data; [`super::decide`] makes it, [`mod@super::apply`] says what it puts where.
 
 use oarlock_cluster::members::Member;
 use oarlock_raft::{Configuration, LogPosition};
@@ -10,10 +10,7 @@ use oarlock_types::{
 use serde::{Deserialize, Serialize};
 
 use super::fields::{digits, joined, members, number, numbers, position, ranges};
-use super::state::{FileFault, MetaState, ReplicaKind, from_text, to_text};
-
-/// The first line of a plan's file says this.
-const FORMAT: &str = "oarlock recover plan 1";
+use super::state::{MetaState, ReplicaKind};
 
 /// What is to be done on all survivors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,20 +128,6 @@ pub struct Survived {
 }
 
 impl Plan {
-    /// The text of its file.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        to_text(FORMAT, self)
-    }
-
-    /// The plan that a file's text says.
-    ///
-    /// # Errors
-    /// Another format, which may be a newer one, is told from damage.
-    pub fn from_text(text: &str) -> Result<Self, FileFault> {
-        from_text(FORMAT, text)
-    }
-
     /// The survivor that is this node.
     #[must_use]
     pub fn survivor(&self, node: NodeId) -> Option<&Survivor> {

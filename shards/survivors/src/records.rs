@@ -12,9 +12,9 @@ use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload};
 use oarlock_shard::rebuild::{Origin, Rebuilt};
 use oarlock_store::Batch;
 use oarlock_types::{Index, NodeId, RangeEpoch, WallMs};
+use oarlock_wal::Addition;
 
 use super::plan::GroupPlan;
-use crate::disk::stopped::Addition;
 
 /// How a replica came to be, as the log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
