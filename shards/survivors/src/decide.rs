@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_cluster::members::Member;
 use oarlock_raft::LogPosition;
-use oarlock_types::{CoreId, GroupId, Index, NodeId, RangeDescriptor, Term};
+use oarlock_types::{CoreId, GroupId, Guard, Index, NodeId, RangeDescriptor, Term};
 
 use super::plan::{GroupPlan, Loss, Plan, Survived, Survivor};
 use super::state::{MetaState, NodeState, ReplicaKind, ReplicaState};
@@ -203,9 +203,11 @@ impl<'a> Case<'a> {
         let of_map = self.range.map_or(Index(0), |range| range.configured);
         let configured = self.whole().map(|(_, replica)| replica.configured).max();
         let next = Index(best.last.index.get() + 1 + u64::from(meta.is_some()));
-        let index = next.max(of_map.next()).max(configured.unwrap_or_default().next());
+        let newest = of_map.next().max(configured.unwrap_or_default().next());
+        let index = if Guard::MembersAreNewerThanMap.is_on() { next.max(newest) } else { next };
         let terms = self.replicas().map(|(_, r)| r.term.max(r.last.term).max(r.reached.term));
-        let term = Term(terms.max().unwrap_or_default().get() + TERM_LEAP);
+        let leap = if Guard::TermIsFarAhead.is_on() { TERM_LEAP } else { 1 };
+        let term = Term(terms.max().unwrap_or_default().get() + leap);
         let cuts = best.cuts.iter().map(|cut| cut.child).filter(|child| !known.contains(child));
         let epoch_known = self.range.map_or(0, |range| range.epoch.get());
         GroupPlan {
@@ -219,7 +221,7 @@ impl<'a> Case<'a> {
             level: states.iter().map(|state| state.level).max().unwrap_or_default(),
             joined: meta.map(|_| joined(states)).unwrap_or_default(),
             meta,
-            replicas: self.survived(best),
+            replicas: self.survived(),
         }
     }
 
@@ -249,7 +251,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn survived(&self, best: &ReplicaState) -> Vec<Survived> {
+    fn survived(&self) -> Vec<Survived> {
         let there = self.replicas().map(|(node, replica)| Survived {
             node,
             core: replica.core,
@@ -258,11 +260,10 @@ impl<'a> Case<'a> {
             last: replica.last,
             committed: replica.committed,
         });
-        let has_none = |node: &NodeId| {
-            self.survivors.get(node).is_some_and(|state| state.of(self.group).next().is_none())
-        };
-        let absent = best.members.members().filter(has_none).map(|node| Survived {
-            node,
+        // Also those that are no members by the chosen log: a lost one may know of newer members.
+        let without = self.survivors.iter().filter(|(_, s)| s.of(self.group).next().is_none());
+        let absent = without.map(|(node, _)| Survived {
+            node: *node,
             core: CoreId(0),
             kind: ReplicaKind::Absent,
             term: Term(0),

@@ -11,7 +11,7 @@ use oarlock_codec::Record;
 use oarlock_raft::{Configuration, Entry, HardState, LogPosition, Payload};
 use oarlock_shard::rebuild::{Origin, Rebuilt};
 use oarlock_store::Batch;
-use oarlock_types::{Index, NodeId, RangeEpoch, WallMs};
+use oarlock_types::{Guard, Index, NodeId, RangeEpoch, WallMs};
 use oarlock_wal::Addition;
 
 use super::plan::GroupPlan;
@@ -69,6 +69,9 @@ pub fn going_on(
 /// What keeps a replica from voting before it has come to the entry from which the group goes on.
 #[must_use]
 pub fn standing_back(plan: &GroupPlan, created: &Created) -> Vec<Addition> {
+    if !Guard::SurvivorsStandBack.is_on() {
+        return Vec::new();
+    }
     let origin = Origin::from_details(&created.details);
     vec![restated(plan, created, Origin { left: Some(plan.recovered_at), ..origin })]
 }

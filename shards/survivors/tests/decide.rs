@@ -127,6 +127,16 @@ fn a_member_without_a_replica_votes_unless_it_may_have_had_one() {
     assert_eq!(only(&states).replicas.len(), 2);
 }
 
+/// The lost may have a log by which such a survivor is a member.
+#[test]
+fn a_survivor_that_is_no_member_by_the_chosen_log_stands_back_too() {
+    let states = [survivor(1, vec![replica(7, &[1, 2, 3], (9, 4))]), survivor(4, vec![])];
+    let group = only(&states);
+    let there: Vec<(NodeId, ReplicaKind)> =
+        group.replicas.iter().map(|there| (there.node, there.kind)).collect();
+    assert_eq!(there, [(NodeId(1), ReplicaKind::Whole), (NodeId(4), ReplicaKind::Absent)]);
+}
+
 #[test]
 fn a_range_of_which_nothing_survives_is_told() {
     let mut state = survivor(1, vec![replica(7, &[1], (9, 4))]);

@@ -148,6 +148,13 @@ pub enum Guard {
     PeersAreRemembered,
     /// An outcome goes back to the life of a node that asked. (30)
     OutcomeIsOfItsLife,
+    // ---- going on after the loss of a quorum ----
+    /// A group goes on in a term that no election among the lost has come to. (7)
+    TermIsFarAhead,
+    /// Survivors but the chosen one vote once they have come to the entry from which their group goes on. (7)
+    SurvivorsStandBack,
+    /// The members that a group goes on with are newer than those that the map knows.
+    MembersAreNewerThanMap,
 }
 
 #[cfg(not(feature = "removed-guards"))]

@@ -60,7 +60,12 @@ fn row(plan: &Plan, group: &GroupPlan) -> Vec<String> {
         write!(voters, " and of {}", names(&group.members.outgoing))
             .expect("invariant: writing to a string does not fail");
     }
-    let survivors: Vec<String> = group.replicas.iter().map(survived).collect();
+    // Who was no member, and has nothing, is of no interest.
+    let has_some = |there: &&Survived| {
+        there.kind != ReplicaKind::Absent
+            || group.members.members().any(|member| member == there.node)
+    };
+    let survivors: Vec<String> = group.replicas.iter().filter(has_some).map(survived).collect();
     vec![
         group.group.to_string(),
         keys(plan, group.group),
