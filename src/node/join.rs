@@ -167,6 +167,18 @@ pub fn join(config: &mut Config) -> Result<Joined, JoinError> {
     Ok(Joined { disk, admission })
 }
 
+/// What a node that has joined is in the map, as it was told itself.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn own_member(directory: &Path) -> Result<Option<Member>, JoinError> {
+    let Some(kept) = read(directory)? else { return Ok(None) };
+    let disk = disk_of(directory, &kept)?;
+    let Some(Admission { node, joined, .. }) = kept.admission else { return Ok(None) };
+    let entry = joined.into_iter().find(|entry| entry.id == NodeId(node));
+    Ok(entry.map(|entry| Member { entry, disk }))
+}
+
 fn path(directory: &Path) -> PathBuf {
     directory.join(NAME)
 }
@@ -257,4 +269,25 @@ fn ask_one(seed: &str, text: &[u8]) -> io::Result<Answer> {
     let address = seed.to_socket_addrs()?.next();
     let address = address.ok_or_else(|| io::Error::other("the name has no address"))?;
     Client::connect(address, CALL_TIMEOUT)?.call(&[b"OARLOCK", b"JOIN", text])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_knows_what_it_is_in_the_map_once_it_was_let_in() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(own_member(folder.path()).unwrap(), None);
+        write(folder.path(), DiskId(12), None).unwrap();
+        assert_eq!(own_member(folder.path()).unwrap(), None);
+        let line = r#"{"node":{"id":4,"peer_address":"10.0.0.4:1","client_address":"10.0.0.4:2","cores":2},
+            "disk":"0000000000000000000000000000000c"}"#;
+        let member = members::read(line.as_bytes()).unwrap();
+        let joined = vec![member.entry.clone()];
+        let admission =
+            Admission { node: 4, settings: String::new(), meta: None, joined, level: 1 };
+        write(folder.path(), DiskId(12), Some(admission)).unwrap();
+        assert_eq!(own_member(folder.path()).unwrap(), Some(member));
+    }
 }

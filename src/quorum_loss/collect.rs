@@ -18,6 +18,7 @@ use crate::disk::map_copy::CopyError;
 use crate::disk::peers::PeerDisks;
 use crate::disk::stopped::{self, ReadLogError};
 use crate::disk::{lost, map_copy};
+use crate::node::join::{self, JoinError};
 use crate::node::recover::load_checkpoint;
 
 /// Why a survivor's state cannot be told.
@@ -29,6 +30,9 @@ pub enum CollectError {
     /// A log cannot be read.
     #[error(transparent)]
     Log(#[from] ReadLogError),
+    /// What it was told when it joined cannot be read.
+    #[error(transparent)]
+    Joined(#[from] JoinError),
     /// A newer build wrote it.
     #[error(
         "{path} was written in format {found}, and this build reads up to {known}: use the newer \
@@ -80,7 +84,8 @@ pub fn collect(path: &Path, identity: &Identity) -> Result<NodeState, CollectErr
     };
     let Identity { cluster, node, disk, incarnation, .. } = *identity;
     let survivor = Survivor { node, disk, incarnation };
-    let beside = Beside { cluster, survivor, peers: peers(path)?, copy };
+    let own = join::own_member(path)?;
+    let beside = Beside { cluster, survivor, own, peers: peers(path)?, copy };
     let mut cores = Vec::new();
     for core in (0..identity.cores).map(CoreId) {
         let directory = CoreDir::new(path, core);

@@ -72,9 +72,10 @@ pub(crate) mod made_up;
 
 #[cfg(test)]
 mod tests {
+    use oarlock_cluster::members;
     use oarlock_survivors::decide::decide;
     use oarlock_survivors::state::{Cut, MetaState};
-    use oarlock_types::{GroupId, Index};
+    use oarlock_types::{FeatureLevel, GroupId, Index};
 
     use super::made_up::{range, replica, survivor};
     use super::*;
@@ -98,6 +99,10 @@ mod tests {
             survivor(1, vec![replica(0, &[1, 2, 3], (9, 4)), replica(7, &[1, 2], (9, 4))]);
         state.meta = Some(MetaState { map_version: 20, groups: GroupId(16) });
         state.ranges = vec![range(7, (1, 50), &[2, 3, 4])];
+        state.level = FeatureLevel(2);
+        let line = r#"{"node":{"id":4,"peer_address":"10.0.0.4:1","client_address":"10.0.0.4:2","cores":2},
+            "disk":"0000000000000000000000000000000c"}"#;
+        state.joined.push(members::read(line.as_bytes()).unwrap());
         let plan = decide(&[state]).unwrap();
         let text = plan.to_text();
         assert_eq!(Plan::from_text(&text), Ok(plan));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use oarlock_cluster::MapCopy;
 use oarlock_cluster::levels::{self, NotUnderstood};
 use oarlock_cluster::map_store;
+use oarlock_cluster::members::Member;
 use oarlock_codec::{SplitEntry, commands};
 use oarlock_raft::{Context, Group, GroupConfig, LogPosition, Payload, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up};
@@ -30,6 +31,8 @@ pub struct Beside {
     pub cluster: ClusterId,
     /// Who it is.
     pub survivor: Survivor,
+    /// What it is in the map, if it has joined: the meta group may have lost that, and its own copy not have it yet.
+    pub own: Option<Member>,
     /// The disks of the other nodes, as it last saw them.
     pub peers: Vec<KnownPeer>,
     /// Its copy of the map, if it has one.
@@ -148,7 +151,8 @@ pub fn collect<E>(
     load: impl Fn(CoreId, GroupId, &SnapshotMeta, Loader) -> Result<Store, E>,
 ) -> Result<NodeState, CollectFault> {
     give_up_what_others_have(&mut cores)?;
-    let Beside { cluster, survivor: Survivor { node, disk, incarnation }, peers, copy } = beside;
+    let Beside { cluster, survivor, own, peers, copy } = beside;
+    let Survivor { node, disk, incarnation } = survivor;
     let mut state = NodeState {
         cluster,
         node,
@@ -169,6 +173,9 @@ pub fn collect<E>(
         let ranges = map.group(GroupId::META).into_iter().chain(map.ranges());
         state.ranges.extend(ranges.map(|range| range.to_descriptor()));
         state.joined = members;
+    }
+    if let Some(own) = own.filter(|_| state.joined.iter().all(|known| known.entry.id != node)) {
+        state.joined.push(own);
     }
     for CoreLog { core, recovered, lost, has_unnamed_losses } in cores {
         state.has_unnamed_losses |= has_unnamed_losses;
