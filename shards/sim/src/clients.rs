@@ -4,6 +4,8 @@
 //!
 //! They must not know what goes wrong in the world.
 
+mod lost;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -56,6 +58,8 @@ pub(crate) struct Client {
 /// What became of an operation.
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Its values and ids have this number.
+    number: u64,
     operation: Operation,
     was_applied: Option<bool>,
 }
@@ -75,6 +79,8 @@ pub(crate) struct Clients {
     random: Stream,
     pub(crate) answered: u64,
     pub(crate) unknown: u64,
+    /// Operations whose entries are lost, and until when clients may have heard of them.
+    lost: BTreeMap<u64, u64>,
     /// They ask for nothing new.
     pub(crate) is_resting: bool,
     /// Whose next act was put off or brought forward by what it heard.
@@ -106,6 +112,7 @@ impl Clients {
             random,
             answered: 0,
             unknown: 0,
+            lost: BTreeMap::new(),
             is_resting: false,
             changed: None,
         }
@@ -166,7 +173,7 @@ impl Clients {
         let patience = if request.once.is_some() { ONCE_PATIENCE_US } else { PATIENCE_US };
         let history = self.histories.entry(group).or_default();
         let operation = Operation { client: at as u64, called_at: now, action, answer: None };
-        history.push(Entry { operation, was_applied: None });
+        history.push(Entry { number, operation, was_applied: None });
         self.all[at].doing = Some(Doing {
             group,
             asked: group,
@@ -286,10 +293,7 @@ impl Clients {
 
     /// The histories by which each group is judged.
     pub(crate) fn histories(&self) -> impl Iterator<Item = (GroupId, Vec<Operation>)> + '_ {
-        self.histories.iter().map(|(group, entries)| {
-            let counts = entries.iter().filter(|entry| entry.was_applied != Some(false));
-            (*group, counts.map(|entry| entry.operation.clone()).collect())
-        })
+        self.histories.iter().map(|(group, entries)| (*group, self.kept(entries)))
     }
 
     /// A read of the world's own, as of a client that reads nothing else.
@@ -303,7 +307,7 @@ impl Clients {
         let history = self.histories.entry(family).or_default();
         let client = self.all.len() as u64 + history.len() as u64;
         let operation = Operation { client, called_at, action, answer: Some(answer) };
-        history.push(Entry { operation, was_applied: Some(true) });
+        history.push(Entry { number: 0, operation, was_applied: Some(true) });
     }
 
     /// The client whose attempt a token is, as a connection.
@@ -339,7 +343,10 @@ fn draw(config: &Config, family: GroupId, random: &mut Stream, number: u64) -> (
         25..50 => (Action::Write(vec![(plain.clone(), value.clone())]), set(plain, value)),
         50..57 => {
             let action = Action::Delete(plain.clone());
-            (action, Request::one(Command::Del { keys: vec![plain] }))
+            let request = Request::one(Command::Del { keys: vec![plain] });
+            // Where entries may be lost it must be told which.
+            let once = config.loses_quorum.then(|| Bytes::from(format!("id{number}")));
+            (action, Request { once, ..request })
         }
         57..64 => {
             let expected = (number > 8 && random.per_mille(700))

@@ -8,6 +8,7 @@ use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, RangeBounds};
 
 use crate::cluster::{self, Cluster};
 use crate::faults::{Fault, Trouble};
+use crate::quorum_loss;
 use crate::random::Stream;
 use crate::ranges::family;
 
@@ -95,6 +96,8 @@ pub struct Overrides {
     pub elections_max: Option<u64>,
     /// Whether the cluster keeps its own map, whatever was drawn.
     pub placement: Option<bool>,
+    /// Whether a quorum is lost for good, whatever was drawn.
+    pub recovery: Option<bool>,
 }
 
 /// A run.
@@ -134,6 +137,8 @@ pub struct Config {
     pub faults: Vec<Fault>,
     /// What the cluster is formed with, if it keeps its own map.
     pub cluster: Option<Cluster>,
+    /// A quorum may be lost for good: it must be told which writes were lost with it.
+    pub loses_quorum: bool,
 }
 
 /// Small bounds, so that all that is rare in a large engine is common here.
@@ -177,6 +182,7 @@ impl Config {
             elections_max: None,
             faults: Vec::new(),
             cluster: None,
+            loses_quorum: false,
         }
     }
 
@@ -195,7 +201,8 @@ impl Config {
         };
         let drawn_seconds = random.within(5, 30);
         let keeps_map = overrides.placement.unwrap_or_else(|| cluster::is_drawn(seed));
-        let least = if keeps_map { 3 } else { 1 };
+        let must_recover = overrides.recovery == Some(true);
+        let least = if keeps_map || must_recover { 3 } else { 1 };
         let nodes = overrides.nodes.unwrap_or(drawn_nodes).clamp(least, 7);
         let drawn_cores = u16::try_from(drawn_cores).unwrap_or(1);
         let cores = overrides.cores.unwrap_or(drawn_cores).clamp(1, 4);
@@ -224,6 +231,9 @@ impl Config {
         config.faults.retain(|fault| fault.at_us < config.duration_us);
         if keeps_map {
             config.keep_map(seed);
+        }
+        if overrides.recovery.unwrap_or_else(|| nodes >= 3 && quorum_loss::is_drawn(seed)) {
+            config.lose_quorum(seed);
         }
         if let Some(only) = &overrides.only {
             config.faults.retain(|fault| only.contains(&fault.number));

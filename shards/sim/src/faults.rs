@@ -100,6 +100,9 @@ pub enum Trouble {
     MoveCore(GroupId),
     /// What is done with nodes of a cluster that keeps its own map.
     Node(NodeTrouble),
+    /// Nodes are gone for good and a group has no quorum: the others are stopped at the end, and gone on from. What
+    /// is drawn for that comes from this number.
+    LoseQuorum(u64),
 }
 
 impl Trouble {
@@ -148,7 +151,8 @@ impl Trouble {
             | Self::MoveCore(_)
             | Self::Merge(_)
             | Self::Cut(_)
-            | Self::Node(_) => None,
+            | Self::Node(_)
+            | Self::LoseQuorum(_) => None,
         }
     }
 }

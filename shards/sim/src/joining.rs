@@ -44,6 +44,13 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
+    /// Who was not let in yet comes with another disk.
+    pub(crate) fn begin_anew(&mut self) {
+        for joiner in self.joiners.iter_mut().filter(|joiner| joiner.node.is_none()) {
+            joiner.disk = DiskId(joiner.disk.get() + DISKS);
+        }
+    }
+
     /// Whether all have been let in, and all that operators wrote is acknowledged.
     pub(crate) fn is_done(&self) -> bool {
         self.wanted.is_empty() && self.joiners.iter().all(|joiner| joiner.node.is_some())
@@ -112,6 +119,9 @@ impl World {
     pub(crate) fn admitted(&mut self, joiner: usize, admission: Admission) {
         let id = admission.node;
         let Joiner { disk, node, .. } = &mut self.joining.joiners[joiner];
+        if self.recovery.stopped_at.is_some_and(|at| self.now <= at + WAY_US) {
+            return; // it asked in vain: it comes as another
+        }
         if let Some(node) = node {
             assert_eq!(*node, id, "a node is let in once");
             return;

@@ -55,6 +55,9 @@ struct Options {
     /// The cluster keeps its own map, with placement, joins and drains, whatever the seed draws
     #[arg(long, value_name = "BOOL")]
     placement: Option<bool>,
+    /// A quorum is lost for good, and survivors are gone on from, whatever the seed draws
+    #[arg(long, value_name = "BOOL")]
+    recovery: Option<bool>,
     /// Fails once more elections are won: a wish, to see what a failure looks like
     #[arg(long, value_name = "N")]
     elections_max: Option<u64>,
@@ -102,6 +105,7 @@ impl Options {
             calm_weather: self.calm_weather,
             elections_max: self.elections_max,
             placement: self.placement,
+            recovery: self.recovery,
         }
     }
 
@@ -121,6 +125,9 @@ impl Options {
         add("elections-max", self.elections_max.map(|n| n.to_string()));
         if let Some(placement) = self.placement {
             all.extend(["--placement".to_owned(), placement.to_string()]);
+        }
+        if let Some(recovery) = self.recovery {
+            all.extend(["--recovery".to_owned(), recovery.to_string()]);
         }
         if self.calm_weather {
             all.push("--calm-weather".to_owned());

@@ -9,6 +9,7 @@
 //! quorums. Leases are the world's: they depend on clocks. `claims` holds what a replica says.
 
 mod claims;
+mod going_on;
 mod losses;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use oarlock_raft::{
     Payload, SPLIT_BASE,
 };
 use oarlock_types::{GroupId, Index, NodeId, Term};
+
+use going_on::GoneOn;
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +74,8 @@ impl Seen {
 struct Fact {
     previous: Term,
     hash: Option<u32>,
+    /// What it says, in runs that may lose it.
+    payload: Option<Payload>,
 }
 
 /// An entry that is committed.
@@ -94,6 +99,10 @@ struct Known {
     states: BTreeMap<Index, u64>,
     /// What a split made it begin with: on nobody's disk at first, but as what makes it.
     base: Index,
+    /// Where it goes on from after the loss of a quorum.
+    gone_on: Option<GoneOn>,
+    /// What entries say is kept.
+    keeps_payloads: bool,
     /// The newest vote of each node.
     votes: BTreeMap<NodeId, (Term, NodeId)>,
 }
@@ -113,6 +122,8 @@ pub struct Oracle {
     pub(crate) contested: BTreeSet<GroupId>,
     /// Groups whose ranges others have taken: of what they had committed their replicas hold nothing any more.
     ended: BTreeSet<GroupId>,
+    /// What entries say is kept: some may be lost.
+    pub(crate) keeps_payloads: bool,
     /// Elections that were won.
     pub elections: u64,
     /// Entries that were committed.
@@ -170,6 +181,7 @@ impl Oracle {
             return Ok(());
         }
         let known = self.groups.entry(id).or_default();
+        known.keeps_payloads = self.keeps_payloads;
         let at = format_args!("{node} {id}").to_string();
         let (elections, committed) = (known.leaders.len(), known.committed.len());
         known.look(node, &at, group)?;
@@ -226,6 +238,7 @@ impl Oracle {
             return breach("one vote a term", text);
         }
         *vote = (*vote).max((message.term, candidate));
+        known.may_vote(from, message.term)?;
         known.voted(from, message.term, candidate)
     }
 
@@ -411,7 +424,8 @@ impl Known {
         entry: Option<&Entry>,
     ) -> Result<(), Breach> {
         let hash = entry.map(hash);
-        let fact = self.entries.entry((index, term)).or_insert(Fact { previous, hash });
+        let fact =
+            self.entries.entry((index, term)).or_insert(Fact { previous, hash, payload: None });
         if fact.previous != previous {
             let text = format!(
                 "{at} has {index} of term {term} behind an entry of term {previous}, others behind \
@@ -427,6 +441,9 @@ impl Known {
             return breach("log matching", text);
         }
         fact.hash = fact.hash.or(hash);
+        if self.keeps_payloads && fact.payload.is_none() {
+            fact.payload = entry.map(|entry| entry.payload.clone());
+        }
         if let Some(Entry { payload: Payload::Config(new), .. }) = entry {
             self.configuration(at, index, term, new)?;
         }

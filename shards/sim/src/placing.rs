@@ -30,6 +30,12 @@ impl Placing {
     pub(crate) fn done(&mut self, group: GroupId) {
         self.wanted.remove(&group);
     }
+
+    /// What anybody told of a group may be lost.
+    pub(crate) fn forget(&mut self, group: GroupId) {
+        self.wanted.remove(&group);
+        self.members.remove(&group);
+    }
 }
 
 impl World {
@@ -39,12 +45,14 @@ impl World {
         let Some(leader) = self.leader(group) else { return };
         let Some(now) = self.configuration(leader, group) else { return };
         let others: Vec<NodeId> =
-            self.config.node_ids().filter(|node| !now.voters.contains(node)).collect();
+            self.able_nodes().filter(|node| !now.voters.contains(node)).collect();
         let Some(joins) = others.get(self.node_random.place(others.len().max(1))) else { return };
         let leaves = self.node_random.place(now.voters.len());
         let mut voters = now.voters;
         voters[leaves] = *joins;
-        self.bring_to(group, voters);
+        if self.keep_a_quorum(&voters) {
+            self.bring_to(group, voters);
+        }
     }
 
     /// Begins to bring a group to these voters.
@@ -52,6 +60,13 @@ impl World {
         self.placing.wanted.insert(group, (voters, STEPS_MAX));
         self.placing.has_moves = true;
         self.begin_placing();
+    }
+
+    /// Nobody wishes for voters any more most of whom are gone for good.
+    pub(crate) fn drop_wishes(&mut self) {
+        let mut wanted = std::mem::take(&mut self.placing.wanted);
+        wanted.retain(|_, (voters, _)| self.keep_a_quorum(voters));
+        self.placing.wanted = wanted;
     }
 
     pub(crate) fn begin_placing(&mut self) {

@@ -54,6 +54,16 @@ pub(crate) struct Back {
 
 /// Reads a core's log and says which replicas are there: the first step of all cores.
 pub(crate) fn read_log(parts: &Parts<'_>, disk: &Disk) -> Logged {
+    let recovered = read(disk);
+    let claimed = claim_logged(&parts.homes, parts.addr.core, &recovered, &disk.lost);
+    if let Err((group, core)) = claimed {
+        panic!("a group has one replica on a node: {group} is on {} and on {core}", parts.addr);
+    }
+    Logged { recovered, destroyed: Vec::new() }
+}
+
+/// What a core's log gives back.
+pub(crate) fn read(disk: &Disk) -> Recovered {
     let mut recovery = Recovery::new(disk.config);
     if let Some(newest) = disk.begun {
         recovery.expect_up_to(newest);
@@ -61,12 +71,7 @@ pub(crate) fn read_log(parts: &Parts<'_>, disk: &Disk) -> Logged {
     for (id, bytes) in &disk.segments {
         recovery.feed(*id, bytes);
     }
-    let recovered = recovery.finish();
-    let claimed = claim_logged(&parts.homes, parts.addr.core, &recovered, &disk.lost);
-    if let Err((group, core)) = claimed {
-        panic!("a group has one replica on a node: {group} is on {} and on {core}", parts.addr);
-    }
-    Logged { recovered, destroyed: Vec::new() }
+    recovery.finish()
 }
 
 /// Judges what is lost: the second step of all cores. What the map has on the node and no log shows may have
@@ -226,7 +231,8 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
     shard
 }
 
-fn load(
+/// Reads a checkpoint.
+pub(crate) fn load(
     disk: &Disk,
     group: GroupId,
     checkpoint: &SnapshotMeta,

@@ -58,6 +58,9 @@ impl World {
     /// # Panics
     /// When it does not: with the property, and who waits for what.
     pub fn settle(&mut self) {
+        if self.recovery.ended.is_some() {
+            return self.judge();
+        }
         self.calm();
         self.clients.is_resting = true;
         self.all_groups_serve();
@@ -69,7 +72,7 @@ impl World {
         let end = rest - self.now;
         let came_to_rest = self.run_till_every(end, 50_000, done);
         assert!(came_to_rest, "everything comes to rest: {}", self.who_waits());
-        if self.config.cluster.is_some() {
+        if self.config.cluster.is_some() || self.recovery.stopped_at.is_some() {
             self.read_all_again();
         }
         self.judge();

@@ -85,11 +85,7 @@ impl World {
                 let n = self.place(*node);
                 self.nodes[n].clock.jump_wall(*ms);
             }
-            Trouble::Blank(node) => {
-                self.power_loss(*node);
-                let n = self.place(*node);
-                self.blank(n);
-            }
+            Trouble::Blank(node) => self.lose_disk(*node),
             Trouble::FlipBit(at)
             | Trouble::DropFile(at)
             | Trouble::SwapFiles(at)
@@ -112,6 +108,7 @@ impl World {
             Trouble::Move(group) => self.move_somewhere(*group),
             Trouble::MoveCore(group) => self.move_core_somewhere(*group),
             Trouble::Node(trouble) => self.node_trouble(trouble),
+            Trouble::LoseQuorum(seed) => self.lose_some_quorum(*seed, ends_at),
         }
     }
 
@@ -166,7 +163,8 @@ impl World {
             | Trouble::MoveCore(_)
             | Trouble::Merge(_)
             | Trouble::Cut(_)
-            | Trouble::Node(_) => {}
+            | Trouble::Node(_)
+            | Trouble::LoseQuorum(_) => {}
         }
     }
 
@@ -203,6 +201,13 @@ impl World {
     pub fn power_loss(&mut self, node: NodeId) {
         let n = self.place(node);
         self.end(n, true, "ends");
+    }
+
+    /// A node's power fails, and its disks are blank then.
+    fn lose_disk(&mut self, node: NodeId) {
+        self.power_loss(node);
+        let n = self.place(node);
+        self.blank(n);
     }
 
     /// A node's process starts over what its disks hold, unless it runs.
@@ -304,6 +309,17 @@ impl World {
         }
     }
 
+    /// Nodes that are not gone for good.
+    pub(crate) fn able_nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id)
+    }
+
+    /// Whether most of these are not gone for good: no operator asks for others.
+    pub(crate) fn keep_a_quorum(&self, voters: &[NodeId]) -> bool {
+        let stays = |node: &&NodeId| !self.nodes[self.place(**node)].is_gone;
+        voters.iter().filter(stays).count() * 2 > voters.len()
+    }
+
     /// A change of members that a group may be asked for now: one joins, leaves, or is replaced.
     fn change_members(&mut self, group: GroupId) {
         let Some(leader) = self.leader(group) else { return };
@@ -313,8 +329,7 @@ impl World {
         // Where a node's disk may yet be lost, two voters would be too few.
         let may_lose = self.config.faults.iter().any(|fault| fault.trouble.spoils().is_some());
         let least = if may_lose { 3 } else { 2 };
-        let others: Vec<NodeId> =
-            self.config.node_ids().filter(|node| !voters.contains(node)).collect();
+        let others: Vec<NodeId> = self.able_nodes().filter(|node| !voters.contains(node)).collect();
         let joins = others.get(self.node_random.place(others.len().max(1))).copied();
         let leaves = voters[self.node_random.place(voters.len())];
         let kind = self.node_random.below(4);
@@ -330,8 +345,11 @@ impl World {
         if kind >= 2 && voters.len() > least {
             voters.retain(|node| *node != leaves);
         }
-        if self.config.has_moves() {
-            // Replicas that have left are ended: who joins must learn first.
+        if !self.keep_a_quorum(&voters) {
+            return;
+        }
+        if self.config.has_moves() || self.config.loses_quorum {
+            // Replicas that have left are ended, survivors may stand back: who joins must learn first.
             self.bring_to(group, voters);
         } else {
             self.ask(leader, group, Ask::Members { group, voters, learners });

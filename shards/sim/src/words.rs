@@ -282,6 +282,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::Cut(group) => format!("{group} is asked to cut its range in two"),
         Trouble::Merge(group) => format!("a range of {group} is asked to go into its neighbour"),
         Trouble::Node(trouble) => format!("of nodes: {trouble:?}"),
+        Trouble::LoseQuorum(_) => "a quorum is lost for good".to_owned(),
         Trouble::Move(group) => format!("a replica of {group} is asked to move to another node"),
         Trouble::MoveCore(group) => format!("a replica of {group} is asked to go to another core"),
     }
@@ -322,6 +323,7 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         | Trouble::Cut(_)
         | Trouble::Merge(_)
         | Trouble::Node(_)
+        | Trouble::LoseQuorum(_)
         | Trouble::Move(_)
         | Trouble::MoveCore(_) => ("order", Vec::new()),
     }

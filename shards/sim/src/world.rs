@@ -23,6 +23,7 @@ use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::placing::Placing;
 use crate::pulses::Datagram;
+use crate::quorum_loss::Recovery;
 use crate::random::Stream;
 use crate::ranges::Ranges;
 use crate::trace::{Trace, What};
@@ -56,6 +57,7 @@ pub(crate) enum Event {
     JoinAsks { joiner: usize },
     Admitted { joiner: usize, admission: Box<Admission> },
     OperatorAsks,
+    GoOn { seed: u64 },
 }
 
 #[derive(Debug)]
@@ -125,6 +127,7 @@ pub struct World {
     pub(crate) oracle: Oracle,
     pub(crate) placing: Placing,
     pub(crate) joining: Joining,
+    pub(crate) recovery: Recovery,
     /// What happened, if the run is traced.
     pub trace: Trace,
     /// Chance of the network, the disks, and the nodes.
@@ -169,6 +172,7 @@ impl World {
             oracle: Oracle::default(),
             placing: Placing::default(),
             joining: Joining::default(),
+            recovery: Recovery::default(),
             trace: Trace::new(trace),
             net_random: Stream::new(seed, 4),
             disk_random: Stream::new(seed, 5),
@@ -189,6 +193,7 @@ impl World {
     }
 
     fn begin(&mut self) {
+        self.oracle.keeps_payloads = self.config.loses_quorum;
         for group in self.config.formed_ids() {
             let nodes = self.config.replicas_of(group).into_iter().map(|replica| replica.node);
             self.oracle.form(group, Configuration::simple(nodes));
@@ -322,6 +327,7 @@ impl World {
             Event::JoinAsks { joiner } => self.join_asks(joiner),
             Event::Admitted { joiner, admission } => self.admitted(joiner, *admission),
             Event::OperatorAsks => self.operator_asks(),
+            Event::GoOn { seed } => self.go_on_from_survivors(seed),
         }
         self.check_leases();
         if let Some(most) = self.config.elections_max {

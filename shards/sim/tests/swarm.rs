@@ -54,6 +54,20 @@ fn clusters_that_keep_their_own_map_come_to_stand_as_they_are_to() {
     assert!(sum.answered > 300 && sum.faults > 30, "idle: {sum:?}");
 }
 
+#[test]
+fn survivors_of_a_lost_quorum_go_on() {
+    let (mut gone_on, mut ended) = (0, 0);
+    for seed in 1..=16 {
+        let placement = Some(seed % 2 == 0);
+        let overrides = Overrides { placement, recovery: Some(true), ..overrides() };
+        let mut world = World::new(seed, Config::swarm(seed, &overrides));
+        finish(&mut world);
+        gone_on += usize::from(world.has_gone_on());
+        ended += usize::from(world.ended().is_some());
+    }
+    assert!(gone_on >= 12 && ended <= gone_on / 3, "{gone_on} runs went on, {ended} ended by it");
+}
+
 /// A swarm that never draws a kind of fault would not be one.
 #[test]
 fn every_kind_of_fault_is_drawn_by_some_seed() {
@@ -66,5 +80,5 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
         let faults = Config::swarm(seed, &Overrides::default()).faults;
         kinds.extend(faults.iter().map(|fault| name(&fault.trouble)));
     }
-    assert_eq!(kinds.len(), 35, "{kinds:?}");
+    assert_eq!(kinds.len(), 36, "{kinds:?}");
 }

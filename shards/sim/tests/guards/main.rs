@@ -11,6 +11,7 @@ mod elections;
 mod harness;
 mod leases;
 mod members;
+mod quorum_loss;
 mod ranges;
 mod reads;
 mod replication;
