@@ -110,6 +110,11 @@ mod tests {
         let again = ForwardRequest { lane: Some(PASSED_ON), ..request(GroupId::META) };
         assert_eq!(way(9, again.clone()), (NodeId(9), again), "once, not round and round");
         assert_eq!(way(4, request(GroupId(7))), (NodeId(4), request(GroupId(7))));
+        assert_eq!(
+            way(1, request(GroupId::META)),
+            (NodeId(3), passed),
+            "by an old map it was here"
+        );
     }
 
     #[test]

@@ -269,8 +269,11 @@ impl Router {
             (Some(leader), _) if leader != self.node => At::Node(leader),
             (None, false) => At::Node(self.other_replica(range.replicas, attempts)),
             // Whoever has a replica hears of the leader from it, unless the map is so old that the replica
-            // is not there any more.
-            (None, true) if attempts % WAITS == WAITS - 1 && range.replicas.len() > 1 => {
+            // is not there any more. The meta group may have been here alone by such a map: others know where it is.
+            (None, true)
+                if attempts % WAITS == WAITS - 1
+                    && (range.replicas.len() > 1 || group == GroupId::META) =>
+            {
                 At::Node(self.other_replica(range.replicas, attempts / WAITS))
             }
             (Some(_) | None, _) => At::Waiting,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_cluster::members::Member;
 use oarlock_raft::LogPosition;
-use oarlock_types::{CoreId, GroupId, Guard, Index, NodeId, RangeDescriptor, Term};
+use oarlock_types::{CoreId, GroupId, Guard, Index, NodeId, RangeDescriptor, RangeEpoch, Term};
 
 use super::plan::{GroupPlan, Loss, Plan, Survived, Survivor};
 use super::state::{MetaState, NodeState, ReplicaKind, ReplicaState};
@@ -64,6 +64,8 @@ pub fn decide(states: &[NodeState]) -> Result<Plan, DecideError> {
         let case = Case { group, survivors: &survivors, range: ranges.get(&group) };
         if case.has_quorum() {
             sound_count += 1;
+        } else if case.is_taken(&ranges) {
+            // A replica that has not heard of it ends once it has the map.
         } else if let Some(chosen) = case.best() {
             groups.push(case.plan(chosen, states, &all));
         } else if case.range.is_some() {
@@ -183,6 +185,28 @@ impl<'a> Case<'a> {
         there.any(|replica| {
             replica.kind == ReplicaKind::Whole && remembers(replica) && replica.last <= candidate
         })
+    }
+
+    /// Whether another group has its keys, by a merge that is not lost itself: only so does the first key of a range
+    /// come to have another owner, with a newer epoch.
+    fn is_taken(&self, ranges: &BTreeMap<GroupId, &'a RangeDescriptor>) -> bool {
+        let Some(range) = self.range.filter(|range| range.group != GroupId::META) else {
+            return false;
+        };
+        let epochs = self.replicas().map(|(_, replica)| replica.epoch).chain([range.epoch]);
+        let epoch = epochs.max().unwrap_or_default();
+        ranges.values().any(|other| {
+            let case = Case { group: other.group, range: Some(other), ..*self };
+            other.epoch > epoch
+                && other.as_range().contains(&range.start)
+                && case.is_as_new_as(other.epoch)
+        })
+    }
+
+    /// Whether what its group goes on with has its range in this version.
+    fn is_as_new_as(&self, epoch: RangeEpoch) -> bool {
+        let is_new = |(_, best): (NodeId, &ReplicaState)| best.epoch >= epoch;
+        self.has_quorum() || self.best().is_some_and(is_new)
     }
 
     /// The newest log, by the rule by which voters compare them; one that knows its members, at least.

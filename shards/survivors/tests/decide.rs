@@ -9,7 +9,7 @@ use oarlock_raft::LogPosition;
 use oarlock_survivors::decide::{DecideError, TERM_LEAP, decide};
 use oarlock_survivors::plan::{GroupPlan, Loss};
 use oarlock_survivors::state::{Cut, KnownPeer, MetaState, NodeState, ReplicaKind, ReplicaState};
-use oarlock_types::{ClusterId, DiskId, FeatureLevel, GroupId, Index, NodeId, Term};
+use oarlock_types::{ClusterId, DiskId, FeatureLevel, GroupId, Index, NodeId, RangeEpoch, Term};
 use support::{range, replica, survivor};
 
 fn nodes(nodes: &[u64]) -> Vec<NodeId> {
@@ -147,6 +147,28 @@ fn a_range_of_which_nothing_survives_is_told() {
     let plan = decide(&[state]).unwrap();
     assert_eq!((plan.sound_count, plan.gone), (1, vec![GroupId(8), GroupId(9)]));
     assert_eq!(plan.ranges.len(), 2);
+}
+
+/// A survivor that has not heard of a merge has a replica of the range that was taken: it must not go on from that,
+/// unless the merge itself is lost.
+#[test]
+fn a_range_that_another_has_taken_does_not_go_on() {
+    let mut behind = survivor(1, vec![replica(8, &[1, 2, 3], (9, 4))]);
+    behind.ranges = vec![range(8, (2, 0), &[1, 2, 3])];
+    let taker = |epoch| ReplicaState { epoch: RangeEpoch(epoch), ..replica(7, &[4], (30, 4)) };
+    let mut knows = survivor(4, vec![taker(3)]);
+    knows.ranges = vec![range(7, (3, 0), &[4])];
+    let plan = decide(&[behind.clone(), knows.clone()]).unwrap();
+    assert_eq!((plan.sound_count, plan.groups, plan.gone), (1, vec![], vec![]));
+    // Of one who lost its quorum, too, and goes on from a log with the merge, or from one without.
+    knows.replicas[0].members = replica(7, &[4, 5, 6], (0, 0)).members;
+    assert_eq!(only(&[behind.clone(), knows.clone()]).group, GroupId(7));
+    knows.replicas[0].epoch = RangeEpoch(2);
+    assert_eq!(decide(&[behind.clone(), knows.clone()]).unwrap().groups.len(), 2);
+    // What has bounds as new was not taken.
+    knows.replicas[0].epoch = RangeEpoch(3);
+    behind.replicas[0].epoch = RangeEpoch(3);
+    assert_eq!(decide(&[behind, knows]).unwrap().groups.len(), 2);
 }
 
 /// What the map says of the members must be older than what the group says from now on: else it would

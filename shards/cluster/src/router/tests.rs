@@ -74,6 +74,28 @@ fn what_is_asked_of_the_meta_group_is_asked_of_it_whatever_the_map_says_of_such_
     assert_eq!(asked(&mut router), (NodeId(3), GroupId::META, id));
 }
 
+/// By a map that is long out of date it may have been on this node alone: whoever it is sent to has others asked
+/// (`passing::way`), since no link leads from a node to itself.
+#[test]
+fn the_meta_group_is_asked_for_elsewhere_though_the_map_has_it_here_alone() {
+    let map = RangeMap::formation(&[(NodeId(1), 1)], &[], 1).unwrap();
+    let patience = Duration::from_secs(1000);
+    let mut router = Router::new(NodeId(1), CoreId(0), SharedMap::new(map), patience);
+    router.begin_turn(Mono(1));
+    router.submit_to(Asker::Node, GroupId::META, crate::map_store::take_ids(GroupId(1)));
+    router.submit(client(1), b"k", set(b"k"));
+    let mut hops = Vec::new();
+    for _ in 0..WAITS {
+        router.take_hops(&mut hops);
+        later(&mut router);
+    }
+    router.take_hops(&mut hops);
+    assert!(
+        matches!(&hops[..], [Hop::Node(NodeId(1), asked)] if asked.group == GroupId::META),
+        "{hops:?}"
+    );
+}
+
 #[test]
 fn a_write_says_that_an_earlier_one_of_its_lane_is_under_way() {
     let (mut router, group) = router();
