@@ -57,9 +57,16 @@ impl Configuration {
 
     /// Everyone who receives the log, each once, in order.
     pub fn members(&self) -> impl Iterator<Item = NodeId> + use<> {
-        let all: BTreeSet<NodeId> =
-            self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect();
+        let all: BTreeSet<NodeId> = self.unsorted_members().collect();
         all.into_iter()
+    }
+
+    /// Everyone who receives the log, each once, in no order; allocates nothing.
+    pub fn unsorted_members(&self) -> impl Iterator<Item = NodeId> {
+        let is_new = |node: &&NodeId| !self.voters.contains(node);
+        let outgoing = self.outgoing.iter().filter(is_new);
+        let learners = self.learners.iter().filter(|node| !self.is_voter(**node));
+        self.voters.iter().chain(outgoing).chain(learners).copied()
     }
 
     /// Whether those for whom `has` holds make a quorum (both, when joint).

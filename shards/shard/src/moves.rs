@@ -158,8 +158,7 @@ impl Shard {
             return self.end_stray(group);
         }
         // One that somebody leads may be just joining: it knows no members yet, and the map not this one.
-        let knows_itself =
-            replica.raft.configuration().members().any(|node| node == self.addr.node);
+        let knows_itself = replica.raft.configuration().is_member(self.addr.node);
         let is_joining = replica.raft.configured() == Index(0)
             && replica.raft.leader().is_some()
             && !knows_itself;

@@ -114,10 +114,8 @@ impl Shard {
         let replica = self.replicas.get(&group).filter(|replica| replica.raft.is_leader())?;
         let lags = |node: &NodeId| replica.lags_behind(*node);
         let configuration = replica.raft.configuration();
-        let Configuration { voters, outgoing, learners } = configuration;
-        let members = voters.iter().chain(outgoing.iter().filter(|node| !voters.contains(node)));
-        let members = members.chain(learners.iter().filter(|node| !configuration.is_voter(**node)));
-        let lagging = members.copied().filter(lags).map(NodeId::get);
+        let learners = &configuration.learners;
+        let lagging = configuration.unsorted_members().filter(lags).map(NodeId::get);
         let learns = learners.iter().map(|node| node.get() | RangeReport::LEARNS);
         let has_learners = !learners.is_empty();
         let as_of = has_learners.then(|| replica.raft.configured().get() | RangeReport::AS_OF);

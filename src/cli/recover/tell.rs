@@ -62,8 +62,7 @@ fn row(plan: &Plan, group: &GroupPlan) -> Vec<String> {
     }
     // Who was no member, and has nothing, is of no interest.
     let has_some = |there: &&Survived| {
-        there.kind != ReplicaKind::Absent
-            || group.members.members().any(|member| member == there.node)
+        there.kind != ReplicaKind::Absent || group.members.is_member(there.node)
     };
     let survivors: Vec<String> = group.replicas.iter().filter(has_some).map(survived).collect();
     vec![
