@@ -26,7 +26,7 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("shard", &["types", "raft", "store", "codec", "wal"], &["bytes"]),
     (
         "cluster",
-        &["types", "store", "codec", "placement", "shard"],
+        &["types", "raft", "store", "codec", "placement", "shard"],
         &["bytes", "serde", "serde_json", "thiserror", "tracing"],
     ),
     (

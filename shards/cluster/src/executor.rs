@@ -15,7 +15,9 @@ use oarlock_placement::{
 };
 use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
-use oarlock_types::{FeatureLevel, GroupId, Mono, NodeId, RangeEpoch, RangeMap, WallMs, range_map};
+use oarlock_types::{
+    FeatureLevel, GroupId, Mono, NodeId, RangeEpoch, RangeMap, Term, WallMs, range_map,
+};
 
 use crate::NodeEntry;
 use crate::capacities;
@@ -210,6 +212,25 @@ impl Placement {
             text.push_str("nothing is carried out: placement_moves_max is 0\n");
         }
         text + &self.plan.to_string()
+    }
+
+    /// Answers an order that a shard hands on, in the meta group's term `term`.
+    ///
+    /// # Panics
+    /// For an order that a shard answers by itself.
+    pub fn answer(&mut self, order: Order, term: Option<Term>) -> Reply {
+        match order {
+            Order::Report { ranges } => {
+                self.take_reports(ranges);
+                Reply::Int(i64::try_from(term.map_or(0, Term::get)).unwrap_or(i64::MAX))
+            }
+            Order::Explain { group } => Reply::Bulk(self.explain(group).into()),
+            Order::Split { .. }
+            | Order::Place { .. }
+            | Order::Transfer { .. }
+            | Order::Merge { .. }
+            | Order::MoveCore { .. } => unreachable!("the shard answers these"),
+        }
     }
 
     /// Whether it plans and finds nothing to do now, nor has anything under way.

@@ -4,7 +4,8 @@
 //! ([`map_keeper`]); a range is written as [`range_text`] says, a node ([`node_entry`]) that joins as [`members`]
 //! says; [`duties`] are what the operator has nodes do, [`capacities`] what these have room for, [`rules`] what is
 //! wanted for spans of keys, [`wishes`] all three as they are read; [`levels`] are the cluster's feature level;
-//! [`executor`] carries out what `oarlock_placement` plans, by what the cores' [`reporter`]s tell; [`departures`]
+//! [`executor`] carries out what `oarlock_placement` plans, by what the cores' [`reporter`]s tell; [`range_news`]
+//! is what ranges tell the map of themselves; [`departures`]
 //! ends replicas that the map has elsewhere; [`router`] sends requests on their way by the map (with [`locate`]),
 //! or has them passed on ([`passing`]);
 //! [`hex`] writes bytes as digits.
@@ -21,6 +22,7 @@ pub mod map_store;
 pub mod members;
 pub mod node_entry;
 pub mod passing;
+pub mod range_news;
 pub mod range_text;
 pub mod reporter;
 pub mod router;

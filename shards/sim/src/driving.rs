@@ -12,17 +12,14 @@ use oarlock_cluster::executor::{Placement, SILENCE};
 use oarlock_cluster::map_keeper::MapKeeper;
 use oarlock_cluster::members;
 use oarlock_cluster::passing::{self, Caller};
+use oarlock_cluster::range_news::RangeNews;
 use oarlock_cluster::reporter::Reporter;
 use oarlock_cluster::router::{Asker, ConnectionId, CoreRequest, Hop, Router, Ticket};
 use oarlock_cluster::{NodeEntry, SharedMap, locate};
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, Refusal};
-use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::{Merging, Outcome, Output, Shard, SharedHomes, SharedSupport, Split};
-use oarlock_store::{Command, Order, Reply, Request};
-use oarlock_types::{
-    CoreAddr, CoreId, FeatureLevel, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
-    Term,
-};
+use oarlock_store::{Command, Order, Request};
+use oarlock_types::{CoreAddr, CoreId, FeatureLevel, GroupId, Mono, NodeId};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -459,72 +456,25 @@ impl Driving {
     }
 
     fn answer_placement(&mut self, shard: &Shard, token: u64, order: Order) {
-        let reply = match order {
-            Order::Report { ranges } => {
-                self.placement.take_reports(ranges);
-                let term = shard.term(GroupId::META).map_or(0, Term::get);
-                Reply::Int(i64::try_from(term).unwrap_or(i64::MAX))
-            }
-            Order::Explain { group } => Reply::Bulk(self.placement.explain(group).into()),
-            Order::Split { .. }
-            | Order::Place { .. }
-            | Order::Transfer { .. }
-            | Order::Merge { .. }
-            | Order::MoveCore { .. } => unreachable!("the shard answers these"),
-        };
+        let reply = self.placement.answer(order, shard.term(GroupId::META));
         self.settle(token, Ok(reply));
     }
 
     fn tell_split(&mut self, shard: &Shard, split: &Split) {
-        let Split { parent, child, members, .. } = split;
-        let propose = shard.leads(parent.0);
-        let (configured, now) = match shard.range(parent.0) {
-            Some((_, configured, now)) => (configured, now.clone()),
-            None => (Index(0), members.clone()),
-        };
-        let left = self.places(shard, parent.0, &now);
-        let right = self.places(shard, parent.0, members);
-        let change = vec![
-            RangeDescriptor::of_bounds(parent.0, parent.1.clone(), configured, left),
-            RangeDescriptor::of_bounds(child.0, child.1.clone(), SPLIT_BASE.index, right),
-        ];
+        let propose = shard.leads(split.parent.0);
+        let change = self.news(shard).of_split(split);
         self.tell_first(Letter::RangesChanged { change, propose });
     }
 
     fn tell(&mut self, shard: &Shard, group: GroupId, propose: bool) {
-        let Some((bounds, configured, members)) = shard.range(group) else { return };
-        if !self.is_news(group, bounds, configured, propose) {
-            return;
-        }
-        let replicas = self.places(shard, group, members);
-        let change = vec![RangeDescriptor::of_bounds(group, bounds.clone(), configured, replicas)];
-        self.tell_first(Letter::RangesChanged { change, propose });
-    }
-
-    fn is_news(
-        &self,
-        group: GroupId,
-        bounds: &RangeBounds,
-        configured: Index,
-        propose: bool,
-    ) -> bool {
-        let confirmed = self.confirmed.as_ref().filter(|_| propose);
-        let map = confirmed.unwrap_or(self.router.map());
-        match map.group(group) {
-            Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
-            None => map.epoch(&bounds.start) < bounds.epoch,
+        if let Some(change) = self.news(shard).of_range(group, propose) {
+            self.tell_first(Letter::RangesChanged { change, propose });
         }
     }
 
-    fn places(&self, shard: &Shard, group: GroupId, members: &Configuration) -> Vec<CoreAddr> {
-        let known = self.router.map().group(group);
-        let place = |node| {
-            let known = known.and_then(|range| range.core_on(node));
-            let own = (node == self.addr.node).then_some(self.addr.core);
-            let heard = own.or_else(|| shard.core_of_member(group, node));
-            CoreAddr::new(node, heard.or(known).unwrap_or(self.addr.core))
-        };
-        members.members().map(place).collect()
+    fn news<'a>(&'a self, shard: &'a Shard) -> RangeNews<'a> {
+        let (map, confirmed) = (self.router.map(), self.confirmed.as_deref());
+        RangeNews { at: self.addr, shard, map, confirmed }
     }
 }
 

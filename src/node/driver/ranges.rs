@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use oarlock_cluster::executor::SILENCE;
 use oarlock_cluster::levels::{self, NotUnderstood};
+use oarlock_cluster::range_news::RangeNews;
 use oarlock_cluster::router::Asker;
-use oarlock_raft::{Configuration, SPLIT_BASE};
 use oarlock_shard::homes::NoHome;
 use oarlock_shard::{DueSplit, Merging, Split, SupportTable, Wanted};
-use oarlock_store::{Order, Reply};
-use oarlock_types::{
-    CoreAddr, CoreId, FeatureLevels, GroupId, Index, Mono, NodeId, RangeBounds, RangeDescriptor,
-    RangeMap, Term,
-};
+use oarlock_store::Order;
+use oarlock_types::{CoreId, FeatureLevels, GroupId, Mono, NodeId, RangeDescriptor, RangeMap};
 
 use super::Driver;
 use crate::node::message::CoreMessage;
@@ -126,40 +123,16 @@ impl Driver {
     }
 
     pub(super) fn answer_placement(&mut self, token: u64, order: Order) {
-        let reply = match order {
-            Order::Report { ranges } => {
-                self.placement.take_reports(ranges);
-                let term = self.shard.term(GroupId::META).map_or(0, Term::get);
-                Reply::Int(i64::try_from(term).unwrap_or(i64::MAX))
-            }
-            Order::Explain { group } => Reply::Bulk(self.placement.explain(group).into()),
-            Order::Split { .. }
-            | Order::Place { .. }
-            | Order::Transfer { .. }
-            | Order::Merge { .. }
-            | Order::MoveCore { .. } => {
-                unreachable!("the shard answers these")
-            }
-        };
+        let reply = self.placement.answer(order, self.shard.term(GroupId::META));
         self.settle(token, Ok(reply));
     }
 
     /// A range was cut here: this node routes by that at once, and the map shall have it.
     pub(super) fn tell_split(&mut self, split: Split) {
-        let Split { parent, child, members, .. } = split;
+        let Split { parent, child, .. } = &split;
         tracing::info!("{}: {} is cut in two, {} begins there", self.addr, parent.0, child.0);
         let propose = self.shard.leads(parent.0);
-        // Members may have begun to change since: then whoever leads tells of it when they have.
-        let (configured, now) = match self.shard.range(parent.0) {
-            Some((_, configured, now)) => (configured, now.clone()),
-            None => (Index(0), members.clone()),
-        };
-        let left = self.places(parent.0, &now);
-        let right = self.places(parent.0, &members);
-        let change = vec![
-            RangeDescriptor::of_bounds(parent.0, parent.1, configured, left),
-            RangeDescriptor::of_bounds(child.0, child.1, SPLIT_BASE.index, right),
-        ];
+        let change = self.with_news(|news| news.of_split(&split));
         self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
     }
 
@@ -188,45 +161,18 @@ impl Driver {
     }
 
     fn tell(&mut self, group: GroupId, propose: bool) {
-        let Some((bounds, configured, members)) = self.shard.range(group) else { return };
-        if !self.is_news(group, bounds, configured, propose) {
-            return;
-        }
-        let (bounds, replicas) = (bounds.clone(), self.places(group, members));
-        let change = vec![RangeDescriptor::of_bounds(group, bounds, configured, replicas)];
-        self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
-    }
-
-    /// Whether it is news to this node, or, for who is to see to it that the meta group has it, to that: what the
-    /// leader before told this node alone may have ended with it.
-    fn is_news(
-        &self,
-        group: GroupId,
-        bounds: &RangeBounds,
-        configured: Index,
-        propose: bool,
-    ) -> bool {
-        let front = self.front.borrow();
-        let confirmed = self.kept.confirmed.as_ref().filter(|_| propose);
-        let map = confirmed.unwrap_or(front.router.map());
-        match map.group(group) {
-            Some(known) => (known.epoch, known.configured) < (bounds.epoch, configured),
-            None => map.epoch(&bounds.start) < bounds.epoch,
+        if let Some(change) = self.with_news(|news| news.of_range(group, propose)) {
+            self.mail.letter(CoreId(0), CoreMessage::RangesChanged { change, propose });
         }
     }
 
-    /// Where the members of a group are: where they were heard from, or else where the map has them, or else
-    /// on the core of the same number as here.
-    pub(super) fn places(&self, group: GroupId, members: &Configuration) -> Vec<CoreAddr> {
-        let map = Arc::clone(self.front.borrow().router.map());
-        let known = map.group(group);
-        let place = |node| {
-            let known = known.and_then(|range| range.core_on(node));
-            let own = (node == self.addr.node).then_some(self.addr.core);
-            let heard = own.or_else(|| self.shard.core_of_member(group, node));
-            CoreAddr::new(node, heard.or(known).unwrap_or(self.addr.core))
-        };
-        members.members().map(place).collect()
+    fn with_news<T>(&self, tell: impl FnOnce(RangeNews<'_>) -> T) -> T {
+        tell(RangeNews {
+            at: self.addr,
+            shard: &self.shard,
+            map: self.front.borrow().router.map(),
+            confirmed: self.kept.confirmed.as_deref(),
+        })
     }
 
     /// Another node wants a replica here: one core makes it, unless one has it or may have lost it.
