@@ -5,6 +5,7 @@
 //! They must not know what goes wrong in the world.
 
 mod lost;
+mod order;
 
 use std::collections::BTreeMap;
 
@@ -289,11 +290,6 @@ impl Clients {
     fn entry(&mut self, group: GroupId, place: usize) -> &mut Entry {
         let history = self.histories.get_mut(&group).expect("invariant: it has begun");
         &mut history[place]
-    }
-
-    /// The histories by which each group is judged.
-    pub(crate) fn histories(&self) -> impl Iterator<Item = (GroupId, Vec<Operation>)> + '_ {
-        self.histories.iter().map(|(group, entries)| (*group, self.kept(entries)))
     }
 
     /// A read of the world's own, as of a client that reads nothing else.

@@ -124,6 +124,8 @@ pub struct Oracle {
     ended: BTreeSet<GroupId>,
     /// What entries say is kept: some may be lost.
     pub(crate) keeps_payloads: bool,
+    /// Entries with commands, each with the time at which it was first seen to be committed.
+    pub(crate) commands: Vec<(u64, Payload)>,
     /// Elections that were won.
     pub elections: u64,
     /// Entries that were committed.
@@ -167,12 +169,11 @@ impl Oracle {
         self.contested.remove(&group);
     }
 
-    /// Looks at a replica after a turn that touched it. Gives what it was before, where its role
-    /// is another now.
+    /// Looks at a replica after a turn that touched it.
     pub(crate) fn look(
         &mut self,
-        node: NodeId,
-        id: GroupId,
+        now: u64,
+        (node, id): (NodeId, GroupId),
         group: &Group,
         applied: (Index, u64),
     ) -> Result<(), Breach> {
@@ -184,10 +185,19 @@ impl Oracle {
         known.keeps_payloads = self.keeps_payloads;
         let at = format_args!("{node} {id}").to_string();
         let (elections, committed) = (known.leaders.len(), known.committed.len());
+        let mut index = known.committed.keys().next_back().copied().unwrap_or_default().next();
         known.look(node, &at, group)?;
         known.look_at_state(&at, applied)?;
         self.elections += (known.leaders.len() - elections) as u64;
         self.entries_committed += (known.committed.len() - committed) as u64;
+        while known.committed.contains_key(&index) {
+            if let Some(Entry { payload, .. }) = group.entry(index)
+                && let Payload::Commands(_) | Payload::Packed(_) = payload
+            {
+                self.commands.push((now, payload.clone()));
+            }
+            index = index.next();
+        }
         let leaders = known.replicas.values().filter(|seen| seen.leads()).count();
         if leaders > 1 {
             self.contested.insert(id);

@@ -212,7 +212,9 @@ impl World {
             } else if self.oracle.is_lost(node.id, group) && !node.is_outcast {
                 came_back(&mut self.oracle, node.id, group, &core.shard);
             }
-            if let Err(Breach { property, text }) = self.oracle.look(node.id, group, raft, state) {
+            if let Err(Breach { property, text }) =
+                self.oracle.look(self.now, (node.id, group), raft, state)
+            {
                 panic!("{property}: {text} (at the start, {} us)", self.now);
             }
             self.trace.replica(self.now, at, group, raft);

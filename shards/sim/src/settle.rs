@@ -184,8 +184,8 @@ impl World {
         if self.config.is_outside_model() {
             return;
         }
-        for (group, history) in self.clients.histories() {
-            if let Err(violation) = linearizability::check(&history) {
+        for (group, history, order) in self.clients.histories(&self.oracle.commands) {
+            if let Err(violation) = linearizability::check_along(&history, &order) {
                 panic!("linearizability of {group}: {violation}");
             }
         }

@@ -309,7 +309,7 @@ impl World {
             if self.oracle.is_lost(id, group) && !node.is_outcast {
                 came_back(&mut self.oracle, id, group, &core.shard);
             }
-            if let Err(breach) = self.oracle.look(id, group, raft, applied) {
+            if let Err(breach) = self.oracle.look(self.now, (id, group), raft, applied) {
                 panic!("{breach} (at {} us)", self.now);
             }
             self.trace.replica(self.now, addr, group, raft);

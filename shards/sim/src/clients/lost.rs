@@ -28,7 +28,7 @@ impl Clients {
     }
 
     /// A history without what is lost.
-    pub(super) fn kept(&self, entries: &[Entry]) -> Vec<Operation> {
+    pub(super) fn kept(&self, entries: &[Entry]) -> Vec<Entry> {
         let lost = |entry: &Entry| self.lost.get(&entry.number).copied();
         // From when to when a read can have seen a key's lost values.
         let mut seen: BTreeMap<&Bytes, (u64, u64)> = BTreeMap::new();
@@ -49,17 +49,21 @@ impl Clients {
         let is_gone = |entry: &&Entry| lost(entry).is_some() && !has_id(&entry.operation.action);
         let kept = counts.filter(|entry| !has_seen(&entry.operation) && !is_gone(entry));
         kept.map(|entry| {
-            let mut operation = entry.operation.clone();
+            let mut kept = entry.clone();
             // Its answer is void; it may be there all the same if it was sent more than once.
-            operation.answer.take_if(|(at, _)| lost(entry).is_some_and(|until| *at <= until));
-            operation
+            let is_void =
+                |until| kept.operation.answer.as_ref().is_some_and(|(at, _)| *at <= until);
+            if lost(entry).is_some_and(is_void) {
+                kept.operation.answer = None;
+            }
+            kept
         })
         .collect()
     }
 }
 
 /// The numbers of the operations that a request stands for.
-fn numbers(request: &Request) -> Vec<u64> {
+pub(super) fn numbers(request: &Request) -> Vec<u64> {
     let number = |bytes: &Bytes, prefix: &str| -> Option<u64> {
         std::str::from_utf8(bytes).ok()?.strip_prefix(prefix)?.parse().ok()
     };
@@ -79,7 +83,7 @@ fn numbers(request: &Request) -> Vec<u64> {
 }
 
 /// Whether clients may send an operation again, under its id.
-fn has_id(action: &Action) -> bool {
+pub(super) fn has_id(action: &Action) -> bool {
     matches!(action, Action::Add(..) | Action::Delete(_))
 }
 

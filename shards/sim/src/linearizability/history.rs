@@ -64,14 +64,7 @@ impl Action {
     /// What it does to the state, and what its client must be told.
     pub(super) fn apply(&self, state: &mut State) -> Answer {
         match self {
-            Self::Read(keys) => {
-                Answer::Values(keys.iter().map(|key| state.get(key).cloned()).collect())
-            }
-            Self::Scan(from, to) => {
-                let until = |key: &Bytes| to.as_ref().is_none_or(|to| key < to);
-                let pairs = state.range(from.clone()..).take_while(|(key, _)| until(key));
-                Answer::Pairs(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
-            }
+            Self::Read(_) | Self::Scan(..) => self.read(state).expect("invariant: it reads"),
             Self::Write(pairs) => {
                 state.extend(pairs.iter().cloned());
                 Answer::Done
@@ -97,6 +90,26 @@ impl Action {
                 }
                 Answer::Number(i64::from(fits))
             }
+        }
+    }
+
+    /// What the client of a read must be told; `None`: it is none.
+    pub(super) fn read(&self, state: &State) -> Option<Answer> {
+        match self {
+            Self::Read(keys) => {
+                Some(Answer::Values(keys.iter().map(|key| state.get(key).cloned()).collect()))
+            }
+            Self::Scan(from, to) => {
+                let until = |key: &Bytes| to.as_ref().is_none_or(|to| key < to);
+                let pairs = state.range(from.clone()..).take_while(|(key, _)| until(key));
+                let pairs = pairs.map(|(key, value)| (key.clone(), value.clone()));
+                Some(Answer::Pairs(pairs.collect()))
+            }
+            Self::Write(_)
+            | Self::Delete(_)
+            | Self::Append(..)
+            | Self::Add(..)
+            | Self::Swap { .. } => None,
         }
     }
 
