@@ -310,10 +310,10 @@ impl Driver {
                         self.shard.file_done(token, done);
                     }
                 }
-                CoreMessage::Planned(mut planning, took) => {
+                CoreMessage::Planned(planning, took) => {
                     let map = Arc::clone(self.front.borrow().router.map());
-                    self.placement.planned(self.kept.now, &mut planning, took, &map);
-                    self.planner.drop(planning);
+                    let before = self.placement.planned(self.kept.now, planning, took, &map);
+                    self.planner.drop(before);
                 }
                 CoreMessage::Link(link) => {
                     let (table, hub) = (Arc::clone(&self.table), Rc::clone(&self.hub));

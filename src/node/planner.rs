@@ -1,12 +1,12 @@
-//! A thread that makes placement's plans beside the cores: with a hundred thousand ranges one takes as long as many
-//! turns, and the core that wants it serves ranges, too. One per node, idle on all nodes but the one that leads the
+//! A thread that makes placement's plans beside the cores, from all that is known of the ranges: with a hundred thousand
+//! of them that takes as long as many turns, and the core that wants it serves ranges, too. One per node, idle on all nodes but the one that leads the
 //! meta group. It decides nothing.
 
 use std::io;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use oarlock_cluster::executor::Planning;
+use oarlock_cluster::executor::{Made, Planning};
 use oarlock_types::CoreId;
 
 use super::inbox::Sender;
@@ -23,7 +23,7 @@ pub struct Planner(mpsc::Sender<Job>);
 #[derive(Debug)]
 enum Job {
     Make(CoreId, Box<Planning>),
-    Drop(Box<Planning>),
+    Drop(Box<Made>),
 }
 
 impl Planner {
@@ -39,8 +39,8 @@ impl Planner {
             for job in jobs {
                 let (core, mut planning) = match job {
                     Job::Make(core, planning) => (core, planning),
-                    Job::Drop(planning) => {
-                        drop(planning);
+                    Job::Drop(made) => {
+                        drop(made);
                         continue;
                     }
                 };
@@ -62,8 +62,8 @@ impl Planner {
         let _ = self.0.send(Job::Make(core, planning));
     }
 
-    /// Drops one, which takes its time as well.
-    pub fn drop(&self, planning: Box<Planning>) {
-        let _ = self.0.send(Job::Drop(planning));
+    /// Drops one that is out of date, which takes its time as well.
+    pub fn drop(&self, made: Made) {
+        let _ = self.0.send(Job::Drop(Box::new(made)));
     }
 }

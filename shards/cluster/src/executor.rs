@@ -2,27 +2,27 @@
 //! whoever leads a range for the next step of its task, again and again until the task is done.
 //!
 //! It decides nothing but when to plan: `shards/placement` does, beside the core ([`Planning`]): with a hundred
-//! thousand ranges a plan takes as long as many turns. It keeps nothing that must not be lost:
-//! another node that comes to lead the meta group plans anew, from how things are by then.
+//! thousand ranges a plan takes as long as many turns, and so does it to put together what it looks at. It keeps
+//! nothing that must not be lost: another node that comes to lead the meta group plans anew, from how things are by
+//! then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oarlock_placement::{
-    Action, LoadSample, Node, Plan, Range, Replica, ReplicaRole, Settings, SplitAt, Task, View,
-    explain, plan,
-};
+use oarlock_placement::{Action, Node, Plan, Settings, SplitAt, Task, explain};
 use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
-use oarlock_types::{
-    FeatureLevel, GroupId, Mono, NodeId, RangeEpoch, RangeMap, Term, WallMs, range_map,
-};
+use oarlock_types::{FeatureLevel, GroupId, Mono, NodeId, RangeMap, Term, WallMs};
 
-use crate::NodeEntry;
 use crate::capacities;
-use crate::rules::RuleSet;
 use crate::wishes::{Reader, Wishes};
+use crate::{NodeEntry, SharedMap};
+
+mod planning;
+
+use planning::Asked;
+pub use planning::{Made, Planning};
 
 /// Between two plans, at least.
 const PLAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,36 +88,20 @@ enum Errand {
     Plan,
 }
 
-/// A plan that is to be made of a view of the cluster, on whatever thread has the time.
-#[derive(Debug)]
-pub struct Planning {
-    name: u64,
-    view: View,
-    plan: Plan,
-}
-
-impl Planning {
-    /// Makes it.
-    pub fn make(&mut self) {
-        self.plan = plan(&self.view);
-    }
-}
-
 /// Placement of one core.
 #[derive(Debug)]
 pub struct Placement {
     parts: PlacementParts,
     leads_since: Option<Mono>,
-    reports: BTreeMap<GroupId, RangeReport>,
+    /// What was told since a plan was begun last.
+    reports: Vec<RangeReport>,
     wishes: Wishes,
     /// They were read since this node came to lead: to plan without them would undo what they ask for.
     knows_wishes: bool,
     reader: Reader,
     tasks: BTreeMap<GroupId, Running>,
-    /// Since when ranges are as they are, by their epochs, as far as this planner has seen.
-    shaped: BTreeMap<GroupId, (RangeEpoch, Mono)>,
-    /// When the next of them will have stayed so for long enough to be merged.
-    rested_at: Option<Mono>,
+    /// Ranges whose merges were refused since, and until when they rest.
+    refused: Vec<(GroupId, Mono)>,
     /// The cluster understands merges.
     can_merge: bool,
     /// The wishes are to be read again.
@@ -126,14 +110,15 @@ pub struct Placement {
     errands: BTreeMap<u64, Errand>,
     next_errand: u64,
     plans_from: Mono,
-    /// What nobody makes yet.
+    /// What is known of the ranges. `None`: a plan is being made of it.
     planning: Option<Box<Planning>>,
+    /// It is to be taken, and a plan made.
+    is_planning_due: bool,
     /// Something has changed since the newest plan.
     is_stale: bool,
     map_version: u64,
     /// The newest plan, and what it was made from.
-    view: View,
-    plan: Plan,
+    newest: Made,
 }
 
 impl Placement {
@@ -143,24 +128,23 @@ impl Placement {
         Self {
             parts,
             leads_since: None,
-            reports: BTreeMap::new(),
+            reports: Vec::new(),
             wishes: Wishes::default(),
             knows_wishes: false,
             reader: Reader::default(),
             tasks: BTreeMap::new(),
-            shaped: BTreeMap::new(),
-            rested_at: None,
+            refused: Vec::new(),
             can_merge: false,
             is_wish_due: false,
             can_move_cores: false,
             errands: BTreeMap::new(),
             next_errand: 0,
             plans_from: Mono(0),
-            planning: None,
+            planning: Some(Box::default()),
+            is_planning_due: false,
             is_stale: true,
             map_version: 0,
-            view: View::default(),
-            plan: Plan::default(),
+            newest: Made::default(),
         }
     }
 
@@ -186,23 +170,18 @@ impl Placement {
     /// Takes note of how ranges are.
     pub fn take_reports(&mut self, reports: Vec<RangeReport>) {
         self.is_stale |= !reports.is_empty();
-        for report in reports {
-            let group = GroupId(report.group);
-            let known = self.reports.entry(group).or_default();
-            if known.term <= report.term {
-                *known = report;
-            }
-        }
+        self.reports.extend(reports);
     }
 
     /// What is planned and done, or why the replicas of a group are where they are.
     #[must_use]
     pub fn explain(&self, group: u64) -> String {
-        if self.view.ranges.is_empty() {
+        let Made { view, plan } = &self.newest;
+        if view.ranges.is_empty() {
             return "placement has not looked yet: ask again in some seconds\n".to_owned();
         }
         if group > 0 {
-            let explained = explain(&self.view, GroupId(group));
+            let explained = explain(view, GroupId(group));
             return explained
                 .map_or_else(|| format!("there is no range {group}\n"), |all| all.to_string());
         }
@@ -211,7 +190,7 @@ impl Placement {
         if self.parts.moves_max == 0 {
             text.push_str("nothing is carried out: placement_moves_max is 0\n");
         }
-        text + &self.plan.to_string()
+        text + &plan.to_string()
     }
 
     /// Answers an order that a shard hands on, in the meta group's term `term`.
@@ -236,23 +215,23 @@ impl Placement {
     /// Whether it plans and finds nothing to do now, nor has anything under way.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        let Plan { tasks, waiting, .. } = &self.plan;
-        !self.view.ranges.is_empty() && self.tasks.is_empty() && tasks.is_empty() && *waiting == 0
+        let Made { view, plan: Plan { tasks, waiting, .. } } = &self.newest;
+        !view.ranges.is_empty() && self.tasks.is_empty() && tasks.is_empty() && *waiting == 0
     }
 
     /// Goes on; gives the requests that are to be sent, with their names. A plan may be to be made.
     pub fn go_on(
         &mut self,
         now: Mono,
-        map: &RangeMap,
+        map: &SharedMap,
         support: &SharedSupport,
     ) -> Vec<(u64, GroupId, Request)> {
         let since = *self.leads_since.get_or_insert(now);
         let mut requests = Vec::new();
         if now >= self.plans_from {
             self.plans_from = now + PLAN_INTERVAL;
-            if !self.is_under_way(Errand::Plan)
-                && self.has_looked(now.since(since), map)
+            if self.knows_wishes
+                && now.since(since) >= FIRST_LOOK
                 && self.is_plan_due(now, map, support, since)
             {
                 self.plan_anew(now, map, support, since);
@@ -291,22 +270,37 @@ impl Placement {
 
     /// A plan that is to be made, and then to be [told](Self::planned).
     pub fn take_planning(&mut self) -> Option<Box<Planning>> {
-        self.planning.take()
+        std::mem::take(&mut self.is_planning_due).then(|| self.planning.take()).flatten()
     }
 
-    /// A plan is made, which took some time. What is left in `planning` is the one before, to be dropped wherever
-    /// there is time for that, too.
-    pub fn planned(&mut self, now: Mono, planning: &mut Planning, took: Duration, map: &RangeMap) {
+    /// A plan is made, which took some time. Gives the one before, to be dropped wherever there is time for that, too.
+    pub fn planned(
+        &mut self,
+        now: Mono,
+        mut planning: Box<Planning>,
+        took: Duration,
+        map: &RangeMap,
+    ) -> Made {
+        let made = planning.made.take();
         if self.errands.remove(&planning.name) != Some(Errand::Plan) {
-            return; // of an earlier time of leading
+            return made.unwrap_or_default(); // of an earlier time of leading
         }
-        std::mem::swap(&mut self.view, &mut planning.view);
-        std::mem::swap(&mut self.plan, &mut planning.plan);
+        self.planning = Some(planning);
         self.plans_from = self.plans_from.max(now + took * REST_FACTOR);
+        let Some(made) = made else {
+            self.is_stale = true;
+            return Made::default();
+        };
+        let before = std::mem::replace(&mut self.newest, made);
+        self.take_up_tasks(now, map);
+        before
+    }
+
+    fn take_up_tasks(&mut self, now: Mono, map: &RangeMap) {
         if self.parts.moves_max == 0 {
             return;
         }
-        for task in &self.plan.tasks {
+        for task in &self.newest.plan.tasks {
             // Of a range that has changed since it says nothing.
             let is_as_planned =
                 map.group(task.group).is_some_and(|range| range.epoch == task.epoch);
@@ -348,8 +342,7 @@ impl Placement {
                 {
                     tracing::info!("placement: refused ({error:?}): {}", running.task);
                     // By what is told of them they would fit: nothing says when they will.
-                    let rests = |(_, since): &mut (RangeEpoch, Mono)| *since = now + REFUSED_REST;
-                    self.shaped.get_mut(&right).into_iter().for_each(rests);
+                    self.refused.push((right, now + REFUSED_REST));
                 }
                 if *outcome == Ok(Reply::Ok) || is_once {
                     tracing::info!("placement: done: {}", running.task);
@@ -364,15 +357,6 @@ impl Placement {
         }
     }
 
-    /// Whether enough is known to plan: a leader that is not known of would count as none.
-    fn has_looked(&self, led_for: Duration, map: &RangeMap) -> bool {
-        let is_told = |range: range_map::Range<'_>| self.reports.contains_key(&range.group);
-        let mut all = map.group(GroupId::META).into_iter().chain(map.ranges());
-        // The number is looked at first: a walk over all ranges takes its time.
-        let mut are_told = || self.reports.len() >= map.len() && all.all(is_told);
-        self.knows_wishes && (led_for >= REPORTS_WAIT || led_for >= FIRST_LOOK && are_told())
-    }
-
     /// Whether a plan could be another one than the newest. What waits for time to pass, or for others, is
     /// looked at each time.
     fn is_plan_due(
@@ -382,15 +366,18 @@ impl Placement {
         support: &SharedSupport,
         since: Mono,
     ) -> bool {
+        let Some(planning) = &self.planning else { return false };
+        let is_rested = planning.rested_at.is_some_and(|at| now >= at);
         let is_new_map = std::mem::replace(&mut self.map_version, map.version()) != map.version();
         let was_stale = std::mem::take(&mut self.is_stale);
         let nodes = self.parts.nodes.iter();
         let is_down = |node: NodeId| self.silence(node, now, support, since) >= SILENCE;
-        let waits = self.plan.waiting > 0 || !self.plan.blocked.is_empty();
+        let Plan { waiting, blocked, .. } = &self.newest.plan;
+        let waits = *waiting > 0 || !blocked.is_empty();
         was_stale
             || is_new_map
             || waits
-            || self.rested_at.is_some_and(|at| now >= at)
+            || is_rested
             || !self.tasks.is_empty()
             || nodes.map(|node| node.id).any(is_down)
     }
@@ -403,26 +390,27 @@ impl Placement {
         now.since(support.heard_at(node).unwrap_or(since))
     }
 
-    fn plan_anew(&mut self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) {
+    fn plan_anew(&mut self, now: Mono, map: &SharedMap, support: &SharedSupport, since: Mono) {
         // A range that was merged since can not be asked for anything.
         self.tasks.retain(|group, _| map.group(*group).is_some());
         self.give_up_tasks_of_lost_nodes(now, support, since);
-        self.note_shapes(now, map);
-        let view = self.look(now, map, support, since);
-        let name = self.errand(Errand::Plan);
-        self.planning = Some(Box::new(Planning { name, view, plan: Plan::default() }));
-    }
-
-    /// Ranges that are merged or cut again at once would never come to rest.
-    fn note_shapes(&mut self, now: Mono, map: &RangeMap) {
-        let mut before = std::mem::take(&mut self.shaped);
-        let since = |range: range_map::Range<'_>| {
-            let known = before.remove(&range.group).filter(|(epoch, _)| *epoch == range.epoch);
-            (range.group, known.unwrap_or((range.epoch, now)))
+        let asked = Asked {
+            now,
+            map: SharedMap::clone(map),
+            nodes: self.nodes(now, support, since),
+            settings: self.settings(),
+            wishes: self.wishes.clone(),
+            under_way: self.tasks.values().map(|running| running.task.clone()).collect(),
+            replicas: self.parts.replicas,
+            merge_rest: self.parts.merge_rest,
+            reports: std::mem::take(&mut self.reports),
+            refused: std::mem::take(&mut self.refused),
+            is_late: now.since(since) >= REPORTS_WAIT,
         };
-        self.shaped = map.ranges().map(since).collect();
-        let rested = self.shaped.values().map(|(_, since)| *since + self.parts.merge_rest);
-        self.rested_at = rested.filter(|at| *at > now).min();
+        let name = self.errand(Errand::Plan);
+        let planning = self.planning.as_mut().expect("invariant: no plan is being made");
+        (planning.name, planning.asked) = (name, asked);
+        self.is_planning_due = true;
     }
 
     /// What was to go to a node that has gone silent since is planned anew: the range may need another one.
@@ -445,12 +433,11 @@ impl Placement {
         self.tasks = tasks;
     }
 
-    fn look(&self, now: Mono, map: &RangeMap, support: &SharedSupport, since: Mono) -> View {
-        let wall = |at: Mono| WallMs(at.0 / 1000);
+    fn nodes(&self, now: Mono, support: &SharedSupport, since: Mono) -> Vec<Node> {
         let nodes = self.parts.nodes.iter().map(|node| {
             let silence = self.silence(node.id, now, support, since);
             let down_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-            let down_since = WallMs(wall(now).0.saturating_sub(down_ms));
+            let down_since = WallMs((now.0 / 1000).saturating_sub(down_ms));
             Node {
                 id: node.id,
                 cores: cores_of(node, support),
@@ -460,48 +447,7 @@ impl Placement {
                 duty: self.wishes.duties.get(&node.id).copied().unwrap_or_default(),
             }
         });
-        let meta = map.group(GroupId::META);
-        View {
-            now: wall(now),
-            settings: self.settings(),
-            nodes: nodes.collect(),
-            ranges: meta.into_iter().chain(map.ranges()).map(|range| self.range(&range)).collect(),
-            under_way: self.tasks.values().map(|running| running.task.clone()).collect(),
-        }
-    }
-
-    fn range(&self, range: &range_map::Range<'_>) -> Range {
-        let report = self.reports.get(&range.group);
-        let leader = report.map(|report| NodeId(report.leader));
-        let caught_up =
-            |node: NodeId| report.is_some_and(|report| !report.lagging.contains(&node.get()));
-        let configured = range.configured.get();
-        let learns =
-            |node: NodeId| report.is_some_and(|report| report.learns(node.get(), configured));
-        let replica = |at: &oarlock_types::CoreAddr| Replica {
-            at: *at,
-            role: if learns(at.node) { ReplicaRole::Learner } else { ReplicaRole::Voter },
-            caught_up: caught_up(at.node),
-        };
-        // The meta group's own keys are not people's.
-        let keys =
-            if range.group == GroupId::META { &RuleSet::default() } else { &self.wishes.rules };
-        let ruled = keys.of_range(range.start, range.end, self.parts.replicas);
-        Range {
-            group: range.group,
-            epoch: range.epoch,
-            replicas: range.replicas.iter().map(replica).collect(),
-            leader: leader.filter(|leader| range.core_on(*leader).is_some()),
-            bytes: report.map_or(0, |report| report.bytes),
-            keys: report.map_or(0, |report| report.keys),
-            writes_per_s: report.map_or(0, |report| report.writes_per_s),
-            reads_per_s: report.map_or(0, |report| report.reads_per_s),
-            sample: LoadSample::Unknown,
-            last_split: self.shaped.get(&range.group).map(|(_, since)| WallMs(since.0 / 1000)),
-            rules: ruled.rules,
-            rules_of: ruled.span,
-            border: ruled.border.map(|key| key.to_vec()),
-        }
+        nodes.collect()
     }
 
     /// What is carried out otherwise, or not yet, is not planned either.
@@ -533,10 +479,8 @@ impl Placement {
     fn order_of(&self, task: &Task, map: &RangeMap) -> Option<(GroupId, Order)> {
         let range = map.group(task.group)?;
         // What a move that was given up has left only learns: it is none of the voters that stay.
-        let report = self.reports.get(&task.group);
-        let configured = range.configured.get();
-        let learns =
-            |node: &NodeId| report.is_some_and(|report| report.learns(node.get(), configured));
+        let known = self.planning.as_ref();
+        let learns = |node: &NodeId| known.is_some_and(|known| known.learns(&range, *node));
         let members = range.replicas.iter().map(|at| at.node).filter(|node| !learns(node));
         let voters = |gone: Option<NodeId>, new: Option<NodeId>| {
             let stay = members.clone().filter(|node| Some(*node) != gone && Some(*node) != new);
@@ -575,9 +519,10 @@ fn cores_of(node: &NodeEntry, support: &SharedSupport) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use oarlock_placement::{ReplicaRole, View, plan};
     use oarlock_shard::SupportTable;
     use oarlock_shard::support_table::TableConfig;
-    use oarlock_types::{Incarnation, RangeDescriptor, RangeMap};
+    use oarlock_types::{Incarnation, RangeDescriptor, RangeMap, range_map};
 
     use super::*;
     use crate::duties;
@@ -666,7 +611,7 @@ mod tests {
     /// Goes on until the requests are for other groups than the meta group's duties.
     fn orders(
         placement: &mut Placement,
-        map: &RangeMap,
+        map: &SharedMap,
         duties: &Outcome,
         seconds: std::ops::Range<u64>,
     ) -> Vec<(u64, GroupId, Order)> {
@@ -687,20 +632,29 @@ mod tests {
     fn step(
         placement: &mut Placement,
         now: Mono,
-        map: &RangeMap,
+        map: &SharedMap,
         support: &SharedSupport,
     ) -> Vec<(u64, GroupId, Request)> {
         let mut requests = placement.go_on(now, map, support);
         if let Some(mut planning) = placement.take_planning() {
             planning.make();
-            placement.planned(now, &mut planning, Duration::ZERO, map);
+            placement.planned(now, planning, Duration::ZERO, map);
             requests.extend(placement.go_on(now, map, support));
         }
         requests
     }
 
-    fn formed() -> RangeMap {
-        RangeMap::formation(&NODES, &[Bytes::from_static(b"m")], 3).unwrap()
+    fn formed() -> SharedMap {
+        SharedMap::new(RangeMap::formation(&NODES, &[Bytes::from_static(b"m")], 3).unwrap())
+    }
+
+    /// What a plan of this second is made from.
+    fn look(placement: &mut Placement, at: u64, map: &SharedMap) -> View {
+        placement.plan_anew(second(at), map, &support(), second(at));
+        let mut planning = placement.take_planning().unwrap();
+        planning.make();
+        placement.planned(second(at), planning, Duration::ZERO, map);
+        std::mem::take(&mut placement.newest.view)
     }
 
     #[test]
@@ -746,7 +700,7 @@ mod tests {
     }
 
     /// Placement that leads and was told of all ranges and these wishes, at this second.
-    fn told_of(map: &RangeMap, wishes: &Outcome, at: u64) -> Placement {
+    fn told_of(map: &SharedMap, wishes: &Outcome, at: u64) -> Placement {
         let mut placement = Placement::new(parts(8));
         told(&mut placement, map);
         let requests = step(&mut placement, second(at), map, &support());
@@ -775,8 +729,8 @@ mod tests {
         };
         let capacities = [capacity(1, "4000"), capacity(2, "2000")].concat();
         let wishes = wishes(Vec::new(), capacities, written(&five).to_vec());
-        let placement = told_of(&map, &wishes, 1);
-        let view = placement.look(second(1), &map, &support(), second(1));
+        let mut placement = told_of(&map, &wishes, 1);
+        let view = look(&mut placement, 1, &map);
         let capacities: Vec<u64> = view.nodes.iter().map(|node| node.capacity_bytes).collect();
         assert_eq!(capacities, [4000, 2000, 3000, 3000], "of two nothing is known");
         let [meta, left, right] = view.ranges.as_slice() else { panic!("{:?}", view.ranges) };
@@ -825,7 +779,8 @@ mod tests {
         let rules = rules.iter().flat_map(written).collect();
         let mut placement = told_of(&map, &wishes(Vec::new(), Vec::new(), rules), 1);
         // None but this node was heard of for long: what is ordered is seen without a plan.
-        let view = placement.look(second(1), &map, &support(), second(1));
+        let view = look(&mut placement, 1, &map);
+        placement.tasks.clear();
         let border = |at: usize| view.ranges[at].border.as_deref();
         assert_eq!([0, 1, 2].map(border), [None, None, Some(&b"map"[..])]);
         let range = map.ranges().nth(1).unwrap();
@@ -863,15 +818,13 @@ mod tests {
     #[test]
     fn ranges_merge_once_they_have_rested_and_all_nodes_understand_it() {
         let points: Vec<Bytes> = (1..40).map(|place| Bytes::from(vec![place * 6])).collect();
-        let map = RangeMap::formation(&NODES, &points, 3).unwrap();
+        let map = SharedMap::new(RangeMap::formation(&NODES, &points, 3).unwrap());
         let mut placement = Placement::new(parts(8));
         told(&mut placement, &map);
-        let support = support();
         let mut merges = |second_number: u64, level: FeatureLevel| {
             placement.set_feature_level(level);
-            placement.note_shapes(second(second_number), &map);
-            let now = second(second_number);
-            let view = placement.look(now, &map, &support, now);
+            placement.tasks.clear();
+            let view = look(&mut placement, second_number, &map);
             let tasks = plan(&view).tasks.into_iter();
             tasks.filter(|task| matches!(task.action, Action::Merge { .. })).count()
         };
@@ -919,18 +872,20 @@ mod tests {
         told(&mut placement, &map);
         let range = map.ranges().next().unwrap();
         let [a, b, c] = [0, 1, 2].map(|place: usize| range.replicas[place]);
-        let mut report = placement.reports[&range.group].clone();
+        let mut report =
+            placement.reports.iter().find(|r| r.group == range.group.get()).unwrap().clone();
         let as_of = |index: u64| index | RangeReport::AS_OF;
         let learns = c.node.get() | RangeReport::LEARNS;
         report.lagging = vec![c.node.get(), learns, as_of(range.configured.get() + 1)];
-        placement.take_reports(vec![report.clone()]);
-        let is_voter = |replica: &Replica| replica.role == ReplicaRole::Voter;
-        assert!(placement.range(&range).replicas.iter().all(is_voter), "of another entry");
+        let mut roles = |report: &RangeReport| {
+            placement.take_reports(vec![report.clone()]);
+            let view = look(&mut placement, 1, &map);
+            let seen = view.ranges.into_iter().find(|seen| seen.group == range.group).unwrap();
+            seen.replicas.iter().map(|replica| replica.role).collect::<Vec<_>>()
+        };
+        assert_eq!(roles(&report), [ReplicaRole::Voter; 3], "of another entry");
         report.lagging = vec![c.node.get(), learns, as_of(range.configured.get())];
-        placement.take_reports(vec![report]);
-        let roles: Vec<ReplicaRole> =
-            placement.range(&range).replicas.iter().map(|replica| replica.role).collect();
-        assert_eq!(roles, [ReplicaRole::Voter, ReplicaRole::Voter, ReplicaRole::Learner]);
+        assert_eq!(roles(&report), [ReplicaRole::Voter, ReplicaRole::Voter, ReplicaRole::Learner]);
         let reason = oarlock_placement::Reason::Leftover(c.node);
         let (group, epoch) = (range.group, range.epoch);
         let task = Task { group, epoch, action: Action::Remove { from: c }, reason };
@@ -957,13 +912,13 @@ mod tests {
     fn a_merge_that_was_refused_is_not_ordered_again_soon() {
         let map = formed();
         let mut placement = Placement::new(parts(8));
-        placement.note_shapes(second(1), &map);
-        let (left, right) = merging(&mut placement, &map, 1);
+        let (_, right) = merging(&mut placement, &map, 1);
         let refused = Ok(Reply::Error(oarlock_store::ErrorReply::TooLargeToMerge));
         placement.outcome(second(20), 1, &refused);
         assert!(placement.tasks.is_empty());
-        assert_eq!(placement.shaped[&left].1, second(1));
-        assert_eq!(placement.shaped[&right].1, second(20) + REFUSED_REST);
+        assert_eq!(placement.refused, [(right, second(20) + REFUSED_REST)]);
+        look(&mut placement, 21, &map);
+        assert!(placement.refused.is_empty(), "whoever plans knows it from then on");
     }
 
     #[test]
@@ -975,7 +930,9 @@ mod tests {
         let support = support();
         placement.plan_anew(second(2), &map, &support, second(1));
         assert_eq!(placement.tasks.keys().copied().collect::<Vec<_>>(), [left]);
-        placement.plan_anew(second(2), &RangeMap::default(), &support, second(1));
+        let planning = placement.take_planning().unwrap();
+        placement.planned(second(2), planning, Duration::ZERO, &map);
+        placement.plan_anew(second(2), &SharedMap::default(), &support, second(1));
         assert!(placement.tasks.is_empty());
     }
 
@@ -988,27 +945,29 @@ mod tests {
             placement.plan_anew(second(9), &map, &support(), second(9));
             let mut planning = placement.take_planning().unwrap();
             planning.make();
-            assert!(!planning.plan.tasks.is_empty(), "{}", planning.plan);
+            let Made { plan, .. } = planning.made.as_ref().unwrap();
+            assert!(!plan.tasks.is_empty(), "{plan}");
             (placement, planning, map)
         };
-        let (mut placement, mut planning, map) = made();
-        placement.planned(second(9), &mut planning, Duration::from_secs(1), &map);
+        let (mut placement, planning, map) = made();
+        placement.planned(second(9), planning, Duration::from_secs(1), &map);
         assert!(!placement.tasks.is_empty());
         assert_eq!(placement.plans_from, second(9) + REST_FACTOR * Duration::from_secs(1));
-        let (mut placement, mut planning, mut map) = made();
+        let (mut placement, planning, map) = made();
+        let mut map = RangeMap::clone(&map);
         let newer = map
             .ranges()
             .map(|range| range.to_descriptor())
             .map(|range| RangeDescriptor { epoch: range.epoch.next(), ..range });
         let newer: Vec<RangeDescriptor> = newer.collect();
         map.apply(2, &newer);
-        placement.planned(second(9), &mut planning, Duration::ZERO, &map);
+        placement.planned(second(9), planning, Duration::ZERO, &map);
         let left: Vec<GroupId> = placement.tasks.keys().copied().collect();
         assert!(left.iter().all(|group| *group == GroupId::META), "{left:?}");
-        let (mut placement, mut planning, map) = made();
+        let (mut placement, planning, map) = made();
         placement.leads_since = Some(second(1));
         placement.rest();
-        placement.planned(second(9), &mut planning, Duration::ZERO, &map);
+        placement.planned(second(9), planning, Duration::ZERO, &map);
         assert!(placement.tasks.is_empty() && placement.explain(0).contains("has not looked yet"));
     }
 
@@ -1021,16 +980,5 @@ mod tests {
         placement.rest();
         assert!(placement.reports.is_empty() && placement.leads_since.is_none());
         assert!(placement.explain(0).contains("has not looked yet"));
-    }
-
-    #[test]
-    fn an_old_leaders_word_does_not_count() {
-        let mut placement = Placement::new(parts(8));
-        let report = |term, leader| RangeReport { group: 7, term, leader, ..Default::default() };
-        placement.take_reports(vec![report(5, 2)]);
-        placement.take_reports(vec![report(4, 3)]);
-        assert_eq!(placement.reports[&GroupId(7)].leader, 2);
-        placement.take_reports(vec![report(6, 3)]);
-        assert_eq!(placement.reports[&GroupId(7)].leader, 3);
     }
 }

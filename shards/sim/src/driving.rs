@@ -340,7 +340,7 @@ impl Driving {
         let requests = self.placement.go_on(now, &map, &self.table);
         if let Some(mut planning) = self.placement.take_planning() {
             planning.make();
-            self.placement.planned(now, &mut planning, Duration::ZERO, &map);
+            drop(self.placement.planned(now, planning, Duration::ZERO, &map));
         }
         for (name, group, request) in requests {
             if let [Command::Order(order)] = request.commands.as_slice() {

@@ -107,7 +107,7 @@ impl Driver {
     }
 
     /// Goes on with placement where the meta group is led.
-    pub(super) fn place(&mut self, map: &RangeMap) {
+    pub(super) fn place(&mut self, map: &Arc<RangeMap>) {
         if !self.shard.leads(GroupId::META) {
             return self.placement.rest();
         }
