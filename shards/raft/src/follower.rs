@@ -79,6 +79,17 @@ impl Group {
         }
     }
 
+    /// Somebody waits for a leader: however far elections are spread, this one comes after the usual delay.
+    pub fn hurry_election(&mut self, ctx: &Context<'_>) {
+        let (least, most) = (self.limits.election_delay_min, self.limits.election_delay_max);
+        if let Role::Follower(follower) = &mut self.role
+            && follower.election_at < Mono::NEVER
+            && follower.election_at > ctx.now + most
+        {
+            follower.election_at = ctx.now + self.random.between(least, most);
+        }
+    }
+
     /// The delay is over: stands for election unless a promise forbids it.
     pub(crate) fn election_timer(&mut self, ctx: &Context<'_>, out: &mut Effects) {
         self.rest_election_timer();

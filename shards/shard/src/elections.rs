@@ -1,8 +1,9 @@
 //! Which groups of a core may stand for election: thousands may lose their leader at one moment, and would drown
 //! what they are to be elected by, if all stood at once.
 //!
-//! So many stand at a time; the others wait in the order in which they were due. Whoever has won or heard of a
-//! leader makes room, and so does one whose attempt has failed while others wait: it stands again behind them.
+//! So many stand at a time; the others wait in the order in which they were due, those for which a client waits before
+//! all others. Whoever has won or heard of a leader makes room, and so does one whose attempt has failed while others
+//! wait: it stands again behind them.
 
 use std::collections::VecDeque;
 
@@ -24,6 +25,14 @@ pub(crate) enum Election {
     Standing,
     /// It is due, and waits for its turn.
     Waiting,
+    /// It waits at the head: somebody has asked for it.
+    Preferred,
+}
+
+impl Election {
+    fn waits(self) -> bool {
+        matches!(self, Self::Waiting | Self::Preferred)
+    }
 }
 
 /// Those of a core.
@@ -60,7 +69,7 @@ impl Shard {
             return;
         }
         // One that stands still is woken when it goes on.
-        if replica.election == Election::Waiting || self.hand_overs.holds(group) {
+        if replica.election.waits() || self.hand_overs.holds(group) {
             return;
         }
         // Its last attempt has failed.
@@ -71,6 +80,20 @@ impl Shard {
             replica.election = Election::Waiting;
             self.elections.waiting.push_back(group);
         }
+    }
+
+    /// A client waits for a group that has no leader: it stands before those that nobody asks for.
+    pub(crate) fn elect_soon(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        match replica.election {
+            Election::None => self.with_group(group, |raft, ctx, _| raft.hurry_election(ctx)),
+            Election::Waiting => {
+                replica.election = Election::Preferred;
+                self.elections.waiting.push_front(group);
+                None
+            }
+            Election::Standing | Election::Preferred => None,
+        };
     }
 
     fn stand(&mut self, group: GroupId) {
@@ -86,8 +109,8 @@ impl Shard {
             && let Some(group) = self.elections.waiting.pop_front()
         {
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
-            if replica.election != Election::Waiting {
-                continue; // it was made anew since
+            if !replica.election.waits() {
+                continue; // it was made anew since, or has come to the head of those that wait
             }
             replica.election = Election::None;
             let deadline = replica.raft.deadline();

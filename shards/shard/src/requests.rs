@@ -104,7 +104,9 @@ impl Shard {
             return Err(Refusal::StaleEpoch);
         }
         if !replica.raft.is_leader() {
-            return Err(Refusal::NotLeader { leader: replica.raft.leader() });
+            let leader = replica.raft.leader();
+            self.elect_soon(group);
+            return Err(Refusal::NotLeader { leader });
         }
         if let Some(order) = order_of(&request) {
             return self.order(token, group, order);

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oarlock_codec::GroupMessage;
+use oarlock_codec::{GroupMessage, Refusal};
 use oarlock_raft::{Body, Configuration, HardState, LogPosition, Message, Rebuild};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::{LostReplica, RebuildError, RebuildStage, SplitBase};
@@ -14,9 +15,10 @@ use oarlock_shard::{
     CheckpointFile, FileJob, Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport,
     SupportTable, Wanted,
 };
+use oarlock_store::{Command, Request};
 use oarlock_types::{
     ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, Limits, Lsn, Mono, NodeId,
-    RangeBounds, SharedLimits, Term, WallMs,
+    RangeBounds, RangeEpoch, SharedLimits, Term, WallMs,
 };
 use oarlock_wal::{Owner, Wal, WalConfig};
 
@@ -252,10 +254,7 @@ fn what_is_made_again_has_the_term_that_it_had() {
 }
 
 /// Groups that stood for election in turns from this second to that, each second several.
-fn stood(
-    shard: &mut Shard,
-    seconds: std::ops::Range<u64>,
-) -> Vec<std::collections::BTreeSet<GroupId>> {
+fn stood(shard: &mut Shard, seconds: std::ops::Range<u64>) -> Vec<BTreeSet<GroupId>> {
     let mut turns = Vec::new();
     for ms in (seconds.start * 1000..seconds.end * 1000).step_by(100) {
         shard.begin_turn(Mono::from_ms(ms), WallMs(1));
@@ -280,10 +279,42 @@ fn thousands_of_groups_stand_for_election_some_at_a_time_and_each_in_its_turn() 
         turns.iter().map(|t| t.len()).max()
     );
     assert_eq!(turns[0].len(), 512);
-    let mut all: std::collections::BTreeSet<GroupId> = std::collections::BTreeSet::new();
+    let mut all: BTreeSet<GroupId> = BTreeSet::new();
     let waits = turns.iter().position(|turn| {
         all.extend(turn);
         all.len() == groups.len()
     });
     assert!(waits.is_some_and(|turns| turns < 300), "{} of {} stood", all.len(), groups.len());
+}
+
+/// Whoever a client asks for comes first.
+#[test]
+fn a_group_that_somebody_asks_for_stands_before_those_that_were_due_before() {
+    let mut shard = shard(1);
+    let groups: Vec<GroupId> = (10..3010).map(GroupId).collect();
+    groups.iter().for_each(|group| fresh(&mut shard, *group));
+    // A client's question brings it forward from a minute to the usual delay.
+    let early = groups[0];
+    let get = || Request::one(Command::Get { key: "k".into() });
+    shard.request(1, early, RangeEpoch(1), get());
+    shard.finish_turn(&mut Output::default());
+    assert!(shard.next_deadline() <= Mono::from_ms(1000) + Limits::default().election_delay_max);
+    let standing: BTreeSet<GroupId> = stood(&mut shard, 2..3).into_iter().flatten().collect();
+    assert!(standing.contains(&early), "{standing:?}");
+    // All are due, and the first of them stand: whoever is asked for is the next.
+    let first = stood(&mut shard, 61..62);
+    let have_stood: BTreeSet<GroupId> = first.into_iter().flatten().collect();
+    let wanted = *groups.iter().rfind(|group| !have_stood.contains(group)).unwrap();
+    shard.begin_turn(Mono::from_ms(62_000), WallMs(1));
+    for token in 2..5 {
+        shard.request(token, wanted, RangeEpoch(1), get());
+    }
+    let mut output = Output::default();
+    shard.finish_turn(&mut output);
+    let told = |(_, outcome): &(u64, _)| *outcome == Err(Refusal::NotLeader { leader: None });
+    assert!(output.replies.len() == 3 && output.replies.iter().all(told), "{:?}", output.replies);
+    let mut next = stood(&mut shard, 62..64);
+    next.insert(0, output.messages.iter().map(|(_, message)| message.group).collect());
+    let next = next.into_iter().find(|turn| !turn.is_empty()).unwrap();
+    assert!(next.contains(&wanted), "{wanted} is not among {} that stand next", next.len());
 }

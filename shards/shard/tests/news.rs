@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use oarlock_codec::Refusal;
 use oarlock_shard::Shard;
@@ -135,6 +136,30 @@ fn support_that_lapses_during_the_walk_is_told_to_all() {
         assert!(world.real < 30_000_000, "{} of {} watch", before, concerned.len());
     }
     assert!(turns >= 4, "{turns} turns");
+}
+
+/// Elections are spread by how many groups lose their leader; one that a client asks for is not put off.
+#[test]
+fn a_group_that_somebody_asks_for_does_not_wait_for_all_others() {
+    let mut world = world();
+    let concerned = followers_of(&mut world, DEAD);
+    world.separate(LOOKED_AT, DEAD);
+    let usual = Limits::default().election_delay_max;
+    // The last to stand of those that are put off.
+    let last = |world: &mut World| {
+        let now = world.nodes[1].now(world.real);
+        let shard = shard(world, LOOKED_AT);
+        let stands_at = |group: &GroupId| (shard.raft(*group).unwrap().deadline(), *group);
+        let put_off = concerned.iter().map(stands_at);
+        put_off.filter(|(at, _)| (now + usual..Mono::NEVER).contains(at)).max()
+    };
+    assert!(world.run_while(2000, |world| last(world).is_none()), "none is put off");
+    let (before, group) = last(&mut world).unwrap();
+    let now = world.nodes[1].now(world.real);
+    world.ask(LOOKED_AT, group, 1, Request::one(Command::Get { key: "k".into() }));
+    let stands_at = |world: &mut World| shard(world, LOOKED_AT).raft(group).unwrap().deadline();
+    assert!(world.run_while(5, |world| stands_at(world) == before), "it is not brought forward");
+    assert!(stands_at(&mut world) <= now + usual + Duration::from_millis(5));
 }
 
 /// Leaders whose support has run out have no lease from that very moment, told or not, and answer no read by it.
