@@ -25,8 +25,6 @@ pub(crate) enum Purpose {
     ReceivePiece(CheckpointFile),
     /// A received checkpoint has its name.
     ReceiveFinish(CheckpointFile),
-    /// A piece of a received checkpoint, to be loaded.
-    Load(CheckpointFile),
     /// A piece for a follower.
     Send(GroupId, SnapshotRead),
     /// Frames of the log for followers.
@@ -123,8 +121,7 @@ impl Shard {
             Purpose::MakeSlice(of)
             | Purpose::MakeFinish(of)
             | Purpose::ReceivePiece(of)
-            | Purpose::ReceiveFinish(of)
-            | Purpose::Load(of) => *of != file,
+            | Purpose::ReceiveFinish(of) => *of != file,
             Purpose::Send(..) | Purpose::Log(..) | Purpose::Rewrite(_) | Purpose::Adopt(..) => true,
         });
         self.files.next += 1;
@@ -156,7 +153,6 @@ impl Shard {
             Purpose::MakeFinish(file) => self.make_finished(file.group, &done),
             Purpose::ReceivePiece(file) => self.piece_written(file.group, &done),
             Purpose::ReceiveFinish(file) => self.receive_finished(file.group, &done),
-            Purpose::Load(file) => self.load_piece(file.group, done),
             Purpose::Send(group, wanted) => self.send_piece(group, wanted, done),
             Purpose::Log(span) => self.frames_read(&span, done),
             Purpose::Rewrite(span) => self.frame_to_rewrite(span, &done),

@@ -1,9 +1,9 @@
-//! Checkpoints on their way between replicas: sent piece by piece from the leader's file, received
-//! into a file, loaded in slices, marked in the log, and only then put in place.
+//! Checkpoints on their way between replicas: sent piece by piece from the leader's file, each received
+//! into a file and loaded as it comes, marked in the log, and only then put in place.
 
 use bytes::Bytes;
 use oarlock_codec::Record;
-use oarlock_raft::{SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite};
+use oarlock_raft::{LogPosition, SnapshotChunk, SnapshotMeta, SnapshotRead, SnapshotWrite};
 use oarlock_store::{Loader, Store};
 use oarlock_types::{GroupId, Guard, Index, NodeId};
 
@@ -11,9 +11,6 @@ use crate::checkpoints::Mark;
 use crate::files::Purpose;
 use crate::output::{CheckpointFile, FileDone, FileJob};
 use crate::shard::Shard;
-
-/// Bytes loaded per turn from a received checkpoint.
-const LOAD_BYTES: usize = 64 << 10;
 
 /// A checkpoint that comes from the leader.
 #[derive(Debug)]
@@ -28,9 +25,8 @@ pub(crate) struct Incoming {
 
 #[derive(Debug)]
 enum Stage {
-    Receiving,
-    Finishing,
-    Loading(Box<Loader>, u64),
+    /// The state as far as its pieces have come.
+    Loading(Box<Loader>),
     /// Loaded; its mark rides in a frame of the log.
     Marked(Box<Store>),
 }
@@ -38,6 +34,19 @@ enum Stage {
 impl Incoming {
     pub(crate) fn is_marked(&self) -> bool {
         matches!(self.stage, Stage::Marked(_))
+    }
+
+    /// All has come, and the file gets its name, or has it.
+    fn is_whole(&self) -> bool {
+        self.received_bytes >= self.meta.size_bytes
+    }
+
+    /// What has been loaded, which nobody needs any more.
+    fn abandon(self) -> Store {
+        match self.stage {
+            Stage::Loading(loader) => loader.abandon(),
+            Stage::Marked(store) => *store,
+        }
     }
 }
 
@@ -124,19 +133,23 @@ impl Shard {
         }
         let known = replica.incoming.as_ref().map(|incoming| incoming.meta.position);
         if known != Some(piece.meta.position) {
-            if replica.incoming.as_ref().is_some_and(|i| !matches!(i.stage, Stage::Receiving)) {
+            if replica.incoming.as_deref().is_some_and(Incoming::is_whole) {
                 return; // one is being put in place: the leader's offer is repeated later
             }
             if let Some(old) = replica.incoming.take() {
-                self.delete(CheckpointFile { group, position: old.meta.position });
+                let position = old.meta.position;
+                self.graveyard.push(old.abandon());
+                self.delete(CheckpointFile { group, position });
             }
             self.abandon_checkpoint(group);
+            let store_limits = Self::store_limits(&self.limits);
+            let loader = Loader::ending_with(store_limits, piece.meta.position.index);
             let incoming = Incoming {
                 meta: piece.meta.clone(),
                 from_node: piece.from_node,
                 received_bytes: 0,
                 writing_bytes: 0,
-                stage: Stage::Receiving,
+                stage: Stage::Loading(Box::new(loader)),
             };
             if let Some(replica) = self.replicas.get_mut(&group) {
                 replica.incoming = Some(Box::new(incoming));
@@ -148,11 +161,17 @@ impl Shard {
     fn write_piece(&mut self, group: GroupId, piece: SnapshotWrite) {
         let Some(incoming) = self.incoming(group) else { return };
         incoming.from_node = piece.from_node;
-        let expected = piece.offset_bytes == incoming.received_bytes
+        let is_next = piece.offset_bytes == incoming.received_bytes
             && incoming.writing_bytes == 0
-            && matches!(incoming.stage, Stage::Receiving)
+            && !incoming.is_whole()
             && !piece.data.is_empty();
-        if expected {
+        if let Stage::Loading(loader) = &mut incoming.stage
+            && is_next
+        {
+            if loader.feed(&piece.data).is_err() {
+                self.drop_incoming(group);
+                return;
+            }
             incoming.writing_bytes = piece.data.len() as u64;
             let file = CheckpointFile { group, position: incoming.meta.position };
             let (offset_bytes, data) = (piece.offset_bytes, piece.data.to_vec());
@@ -183,8 +202,7 @@ impl Shard {
         }
         let Some(incoming) = self.incoming(group) else { return };
         incoming.received_bytes += std::mem::take(&mut incoming.writing_bytes);
-        if incoming.received_bytes >= incoming.meta.size_bytes {
-            incoming.stage = Stage::Finishing;
+        if incoming.is_whole() {
             let file = CheckpointFile { group, position: incoming.meta.position };
             self.start_job(Purpose::ReceiveFinish(file), FileJob::Finish { file });
         }
@@ -192,43 +210,10 @@ impl Shard {
     }
 
     pub(crate) fn receive_finished(&mut self, group: GroupId, done: &FileDone) {
-        if *done != FileDone::Written {
-            self.drop_incoming(group);
-            return;
-        }
-        let store_limits = Self::store_limits(&self.limits);
-        let Some(incoming) = self.incoming(group) else { return };
-        let loader = Loader::ending_with(store_limits, incoming.meta.position.index);
-        incoming.stage = Stage::Loading(Box::new(loader), 0);
-        self.load_next(group);
-    }
-
-    fn load_next(&mut self, group: GroupId) {
-        let Some(incoming) = self.incoming(group) else { return };
-        let Stage::Loading(_, offset) = &incoming.stage else { return };
-        let offset_bytes = *offset;
-        let len_bytes = up_to(incoming.meta.size_bytes, offset_bytes, LOAD_BYTES);
-        let file = CheckpointFile { group, position: incoming.meta.position };
-        let job = FileJob::Read { file, offset_bytes, len_bytes };
-        self.start_job(Purpose::Load(file), job);
-    }
-
-    pub(crate) fn load_piece(&mut self, group: GroupId, done: FileDone) {
-        let FileDone::Read(bytes) = done else {
-            self.drop_incoming(group);
-            return;
-        };
-        let Some(incoming) = self.incoming(group) else { return };
-        let size_bytes = incoming.meta.size_bytes;
-        let Stage::Loading(loader, offset) = &mut incoming.stage else { return };
-        *offset += bytes.len() as u64;
-        let whole = *offset >= size_bytes;
-        if bytes.is_empty() || loader.feed(&bytes).is_err() {
-            self.drop_incoming(group);
-        } else if whole {
+        if *done == FileDone::Written {
             self.loaded(group);
         } else {
-            self.load_next(group);
+            self.drop_incoming(group);
         }
     }
 
@@ -239,17 +224,14 @@ impl Shard {
             return;
         }
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        let Some(incoming) = replica.incoming.as_deref_mut() else { return };
-        let stage = std::mem::replace(&mut incoming.stage, Stage::Receiving);
-        let store = match stage {
-            Stage::Loading(loader, _) => loader.finish(),
-            Stage::Receiving | Stage::Finishing | Stage::Marked(_) => return,
-        };
+        let Some(mut incoming) = replica.incoming.take() else { return };
         let meta = incoming.meta.clone();
         let position = meta.position;
-        match store {
+        let Stage::Loading(loader) = incoming.stage else { return };
+        match loader.finish() {
             Ok(store) if replica.raft.needs_install(position) => {
                 incoming.stage = Stage::Marked(Box::new(store));
+                replica.incoming = Some(incoming);
                 let keep_from = Index(u64::MAX);
                 let lsn = self.log(&Record::Checkpoint { group, meta, keep_from });
                 if Guard::MarkBeforeInstall.is_on() {
@@ -261,11 +243,10 @@ impl Shard {
             // The log has caught up meanwhile: what is there is not taken back.
             Ok(store) => {
                 self.graveyard.push(store);
-                replica.incoming = None;
                 self.delete(CheckpointFile { group, position });
                 self.with_group(group, |raft, ctx, out| raft.snapshot_installed(ctx, meta, out));
             }
-            Err(_) => self.drop_incoming(group),
+            Err(_) => self.begin_anew(group, incoming.from_node, position),
         }
     }
 
@@ -290,12 +271,13 @@ impl Shard {
     pub(crate) fn drop_overtaken(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let commit = replica.raft.commit();
-        let overtaken = replica.incoming.take_if(|incoming| {
-            matches!(incoming.stage, Stage::Receiving | Stage::Finishing)
-                && incoming.meta.position.index <= commit
-        });
+        let overtaken = replica
+            .incoming
+            .take_if(|incoming| !incoming.is_marked() && incoming.meta.position.index <= commit);
         if let Some(incoming) = overtaken {
-            self.delete(CheckpointFile { group, position: incoming.meta.position });
+            let position = incoming.meta.position;
+            self.graveyard.push(incoming.abandon());
+            self.delete(CheckpointFile { group, position });
         }
     }
 
@@ -303,12 +285,16 @@ impl Shard {
     pub(crate) fn drop_incoming(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let Some(incoming) = replica.incoming.take() else { return };
-        if incoming.meta.position != replica.checkpoint.position {
-            self.delete(CheckpointFile { group, position: incoming.meta.position });
-        }
         let (node, position) = (incoming.from_node, incoming.meta.position);
-        if let Stage::Loading(loader, _) = incoming.stage {
-            self.graveyard.push(loader.abandon());
+        self.graveyard.push(incoming.abandon());
+        self.begin_anew(group, node, position);
+    }
+
+    /// Tells the leader that nothing of a checkpoint is here.
+    fn begin_anew(&mut self, group: GroupId, node: NodeId, position: LogPosition) {
+        let Some(replica) = self.replicas.get(&group) else { return };
+        if position != replica.checkpoint.position {
+            self.delete(CheckpointFile { group, position });
         }
         self.with_group(group, |raft, ctx, out| {
             raft.snapshot_written(ctx, node, position, 0, out);
