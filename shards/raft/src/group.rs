@@ -4,7 +4,6 @@
 //! [`Context`], everything that must happen leaves as [`Effects`]. What each message means stands
 //! in the file of that matter; here is what they share.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oarlock_types::{CoreId, GroupId, Guard, Index, Mono, NodeId, Random, SharedLimits, Term};
@@ -15,6 +14,7 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::progress::ProgressState;
 use crate::reads::Asked;
+use crate::rebuild::Past;
 use crate::release::{Binding, Releases};
 use crate::{
     Body, Configuration, Context, Effects, Entry, HardState, LogPosition, Message, Payload,
@@ -127,13 +127,8 @@ pub struct Group {
     pub(crate) releases: Option<Box<Releases>>,
     pub(crate) asked: Option<Box<Asked>>,
     pub(crate) read_attempts: u64,
-    /// A rebuilt replica votes for nobody before its log holds this entry; else zero.
-    pub(crate) votes_from: Index,
-    /// What was here before ended with a log up to here: it votes, and stands for election, as if it had
-    /// that still.
-    pub(crate) left: LogPosition,
-    /// Members that others told to a rebuilt replica which is no voter yet.
-    pub(crate) told_members: BTreeSet<NodeId>,
+    /// What few replicas have behind them.
+    pub(crate) past: Option<Box<Past>>,
     /// The newest entry of the log that cuts the range; zero if none is known.
     pub(crate) split_at: Index,
     /// Entries from here on are to stay in memory, as far as there is room.
@@ -183,9 +178,7 @@ impl Group {
             asked: None,
             // An answer to an attempt of an earlier life must not be taken for one of this life.
             read_attempts: ctx.support.incarnation().get() << 40,
-            votes_from: Index(0),
-            left: LogPosition::default(),
-            told_members: BTreeSet::new(),
+            past: None,
             split_at,
             kept_from: None,
         };

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oarlock_types::{Guard, Index, NodeId};
+use oarlock_types::{Guard, Index, NodeId, Term};
 
 use crate::group::{Group, Role};
 use crate::{
@@ -57,29 +57,51 @@ impl Beginning {
     }
 }
 
+/// What a replica that was rebuilt, or that was not the first of its node, must not forget.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// One that was rebuilt votes for nobody before its log holds this entry; else zero.
+    votes_from: Index,
+    /// What was here before ended with a log up to here: it votes, and stands for election, as if it had
+    /// that still.
+    left: LogPosition,
+    /// Members that others told to a rebuilt replica which is no voter yet.
+    told_members: BTreeSet<NodeId>,
+}
+
+static NO_PAST: Past = Past {
+    votes_from: Index(0),
+    left: LogPosition { index: Index(0), term: Term(0) },
+    told_members: BTreeSet::new(),
+};
+
 impl Group {
+    fn past(&self) -> &Past {
+        self.past.as_deref().unwrap_or(&NO_PAST)
+    }
+
     /// This replica was rebuilt: before its log holds the entry at `index` it neither votes nor
     /// stands for election. To be said at its birth, at every start anew.
     pub fn votes_from(&mut self, index: Index) {
-        self.votes_from = index;
+        self.past.get_or_insert_default().votes_from = index;
     }
 
     /// There was a replica here before, which ended with a log up to this entry: this one votes, and stands
     /// for election, as that one would. To be said at its birth, at every start anew.
     pub fn left_at(&mut self, last: LogPosition) {
-        self.left = last;
+        self.past.get_or_insert_default().left = last;
     }
 
     /// The end of the log, or of that of the replica that was here before if this one has not come to it.
     #[must_use]
     pub fn reached(&self) -> LogPosition {
         let last = self.log.last();
-        if Guard::DepartedRemember.is_on() { last.max(self.left) } else { last }
+        if Guard::DepartedRemember.is_on() { last.max(self.past().left) } else { last }
     }
 
     /// Whether the log holds all that the replica's former self can have voted against.
     pub(crate) fn remembers(&self) -> bool {
-        self.log.last().index >= self.votes_from && self.log.last() >= self.reached()
+        self.log.last().index >= self.past().votes_from && self.log.last() >= self.reached()
     }
 
     /// Whether it knows who the members were at the end of what it has applied. One that was made later
@@ -88,7 +110,7 @@ impl Group {
     #[must_use]
     pub fn knows_members(&self) -> bool {
         let (_, applied) = self.configurations.first().expect("invariant: one is always in force");
-        (self.commit >= self.votes_from && !applied.voters.is_empty())
+        (self.commit >= self.past().votes_from && !applied.voters.is_empty())
             || !Guard::CheckpointKnowsMembers.is_on()
     }
 
@@ -99,7 +121,7 @@ impl Group {
     pub fn is_settled_voter(&self) -> bool {
         let (at, configuration) =
             self.configurations.last().expect("invariant: one is always in force");
-        self.commit >= self.votes_from
+        self.commit >= self.past().votes_from
             && *at <= self.commit
             && !configuration.is_joint()
             && configuration.is_voter(self.node)
@@ -112,7 +134,7 @@ impl Group {
         let members = self.configuration().members();
         let mut asked: BTreeSet<NodeId> = members.collect();
         if Guard::ToldMembersAreAsked.is_on() {
-            asked.extend(&self.told_members);
+            asked.extend(&self.past().told_members);
         }
         asked.remove(&self.node);
         out.send_now.extend(asked.into_iter().map(|node| (node, message.clone())));
@@ -134,7 +156,7 @@ impl Group {
             Rebuild::Leave { attempt } => self.on_leave(ctx, from, *attempt, out),
             Rebuild::Join => self.on_join(ctx, from, out),
             Rebuild::Members(told) if !self.is_settled_voter() => {
-                self.told_members.extend(told.members());
+                self.past.get_or_insert_default().told_members.extend(told.members());
             }
             // Meant for a replica that is not there any more.
             Rebuild::Left { .. } | Rebuild::Members(_) => {}

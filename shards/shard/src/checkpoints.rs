@@ -99,7 +99,7 @@ impl Shard {
         // What a split made is in no file, though nothing has been applied to it yet.
         let is_saved = replica.base.is_none();
         let nothing_new = is_saved && position.index <= replica.checkpoint.position.index;
-        let rests = self.now < replica.checkpoint_from;
+        let rests = replica.rests_from_checkpoints(self.now);
         if busy || rests || nothing_new || replica.making.is_some() || replica.incoming.is_some() {
             return;
         }
@@ -140,9 +140,9 @@ impl Shard {
     /// anew: the log may grow meanwhile.
     fn checkpoint_failed(&mut self, group: GroupId) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        let wait = (replica.checkpoint_wait * 2).clamp(CHECKPOINT_WAIT_MIN, CHECKPOINT_WAIT_MAX);
-        replica.checkpoint_wait = wait;
-        replica.checkpoint_from = self.now + wait;
+        let rest = replica.checkpoint_rest.get_or_insert_default();
+        rest.lasts = (rest.lasts * 2).clamp(CHECKPOINT_WAIT_MIN, CHECKPOINT_WAIT_MAX);
+        rest.until = self.now + rest.lasts;
         self.abandon_checkpoint(group);
     }
 
@@ -169,7 +169,9 @@ impl Shard {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
         let Some(making) = replica.making.take() else { return };
         self.files.making -= 1;
-        replica.checkpoint_wait = Duration::ZERO;
+        let now = self.now;
+        replica.checkpoint_rest.take_if(|rest| rest.until <= now);
+        replica.checkpoint_rest.iter_mut().for_each(|rest| rest.lasts = Duration::ZERO);
         replica.raft.compact(making.meta.clone(), making.keep_from);
         self.replace_checkpoint(group, making.meta);
     }

@@ -19,7 +19,7 @@ use crate::checkpoints::Mark;
 use crate::elections::Election;
 use crate::files::{Budget, Purpose};
 use crate::output::{CheckpointFile, FileJob};
-use crate::replica::Replica;
+use crate::replica::{Past, Replica};
 use crate::shard::Shard;
 
 /// Replicas that a core sends at once.
@@ -556,7 +556,8 @@ impl Shard {
             self.homes.bring(group, self.addr.core);
         }
         debug_assert_eq!(self.homes.core_of(group), Some(self.addr.core), "invariant: one home");
-        replica.residence += 1;
+        let past = replica.past();
+        replica.set_past(Past { residence: past.residence + 1, ..past });
         replica.raft.moved(self.addr.core, replica.checkpoint.clone());
         self.out.leaders.push((group, replica.raft.leader()));
         self.out.arrived.push(group);

@@ -206,7 +206,7 @@ impl Shard {
         self.splits.saved(group);
         let Some(replica) = self.remove(group) else { return Departure::Stays };
         let file = replica.checkpoint_file(group);
-        let departed = Departed::new(&replica.raft, replica.residence);
+        let departed = Departed::new(&replica.raft, replica.past().residence);
         self.graveyard.push(replica.store);
         let lsn = self.log_departed(group, departed);
         self.departed.insert(group, departed);

@@ -16,6 +16,7 @@ use oarlock_types::{GroupId, Incarnation, Index, Mono, NodeId, RangeBounds, Rang
 
 use crate::checkpoints::Mark;
 use crate::output::CheckpointFile;
+use crate::replica::Past;
 use crate::seed::ReplicaSeed;
 use crate::shard::Shard;
 
@@ -327,7 +328,7 @@ impl Shard {
     /// A replica that was taken up had been rebuilt, as its creation says. To be said at every start.
     pub fn set_rebuilt(&mut self, group: GroupId, rebuilt: Rebuilt) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        replica.rebuilt = Some(rebuilt);
+        replica.set_past(Past { rebuilt: Some(rebuilt), ..replica.past() });
         replica.raft.votes_from(rebuilt.votes_from);
         self.rebuilding.joining.insert(group);
     }

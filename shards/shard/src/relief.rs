@@ -114,7 +114,7 @@ impl Shard {
         let tail_bytes = self.limits.compact_tail_bytes;
         let keep_from = self.wal.tail_start(straggler.group, applied, tail_bytes);
         (self.is_cheap(straggler.group, replica) || straggler.bytes > REWRITE_BYTES_MAX)
-            && self.now >= replica.checkpoint_from
+            && !replica.rests_from_checkpoints(self.now)
             && replica.incoming.is_none()
             && replica.raft.knows_members()
             && !self.waits_for_receiver(straggler.group, replica)
@@ -151,7 +151,7 @@ impl Shard {
         if replica.making.is_some()
             || replica.incoming.is_some()
             || self.splits.needs_log_of(group)
-            || self.now < replica.checkpoint_from
+            || replica.rests_from_checkpoints(self.now)
             // A checkpoint would name the members of another time.
             || !replica.raft.knows_members()
         {
@@ -180,7 +180,7 @@ impl Shard {
         }
         // Until that has taken effect nothing is gained by reading those frames again.
         if let Some(replica) = self.replicas.get_mut(&group) {
-            replica.checkpoint_from = self.now + CHECKPOINT_WAIT_MIN;
+            replica.checkpoint_rest.get_or_insert_default().until = self.now + CHECKPOINT_WAIT_MIN;
         }
     }
 }

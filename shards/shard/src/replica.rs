@@ -20,12 +20,7 @@ use crate::support_changes::SupportChange;
 pub(crate) struct Replica {
     pub(crate) raft: Group,
     pub(crate) store: Store,
-    /// Set if it was rebuilt.
-    pub(crate) rebuilt: Option<Rebuilt>,
-    /// Set if there was one here before: the end of its log.
-    pub(crate) left: Option<LogPosition>,
-    /// How often it has come from another core.
-    pub(crate) residence: u64,
+    past: Option<Box<Past>>,
     /// The cores that other members were heard from.
     pub(crate) heard_from: Vec<CoreAddr>,
     /// Set if a split made its state, which no checkpoint holds yet.
@@ -47,10 +42,8 @@ pub(crate) struct Replica {
     /// The newest durable checkpoint; position zero if there is none.
     pub(crate) checkpoint: SnapshotMeta,
     pub(crate) making: Option<Box<Making>>,
-    /// No checkpoint is begun before then: the last one failed.
-    pub(crate) checkpoint_from: Mono,
-    /// How long the last failed one made the next one wait.
-    pub(crate) checkpoint_wait: Duration,
+    /// Set if the last checkpoint failed.
+    pub(crate) checkpoint_rest: Option<Box<CheckpointRest>>,
     pub(crate) incoming: Option<Box<Incoming>>,
     /// It is among those to which something has happened since they were surveyed.
     pub(crate) is_changed: bool,
@@ -58,6 +51,26 @@ pub(crate) struct Replica {
     pub(crate) keys_counted: (usize, usize),
     /// What it is asked, while it leads and is asked something.
     pub(crate) load: Option<Box<RangeLoad>>,
+}
+
+/// What few replicas have behind them: most are the first of their node, on the core where they began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// Set if it was rebuilt.
+    pub(crate) rebuilt: Option<Rebuilt>,
+    /// Set if there was one here before: the end of its log.
+    pub(crate) left: Option<LogPosition>,
+    /// How often it has come from another core.
+    pub(crate) residence: u64,
+}
+
+/// How long no checkpoint is begun.
+#[derive(Debug, Default)]
+pub(crate) struct CheckpointRest {
+    /// None before then.
+    pub(crate) until: Mono,
+    /// How long it was for the last that failed.
+    pub(crate) lasts: Duration,
 }
 
 /// A write that waits for the end of the turn.
@@ -90,9 +103,7 @@ impl Replica {
         Self {
             raft,
             store,
-            rebuilt: None,
-            left: None,
-            residence: 0,
+            past: None,
             heard_from: Vec::new(),
             base,
             armed,
@@ -104,13 +115,26 @@ impl Replica {
             stamp: WallMs(0),
             checkpoint,
             making: None,
-            checkpoint_from: Mono(0),
-            checkpoint_wait: Duration::ZERO,
+            checkpoint_rest: None,
             incoming: None,
             is_changed: false,
             keys_counted: (0, 0),
             load: None,
         }
+    }
+
+    /// What it has behind it.
+    pub(crate) fn past(&self) -> Past {
+        self.past.as_deref().copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_past(&mut self, past: Past) {
+        self.past = (past != Past::default()).then(|| Box::new(past));
+    }
+
+    /// Whether no checkpoint is to be begun.
+    pub(crate) fn rests_from_checkpoints(&self, now: Mono) -> bool {
+        self.checkpoint_rest.as_ref().is_some_and(|rest| now < rest.until)
     }
 
     /// Whether it was made by another's word and holds nothing yet. One that is rebuilt, or was here
@@ -120,8 +144,8 @@ impl Replica {
         let is_receiving = self.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
         holds_nothing
             && !is_receiving
-            && self.rebuilt.is_none()
-            && self.left.is_none()
+            && self.past().rebuilt.is_none()
+            && self.past().left.is_none()
             && self.store.bounds().epoch.get() == 0
     }
 
@@ -139,8 +163,9 @@ impl Replica {
 
     /// How it came to be, as its creation in the log says.
     pub(crate) fn origin(&self) -> Origin {
-        let Self { rebuilt, base, left, residence, .. } = *self;
-        Origin { epoch: self.store.bounds().epoch, rebuilt, base, left, residence }
+        let Past { rebuilt, left, residence } = self.past();
+        let (epoch, base) = (self.store.bounds().epoch, self.base);
+        Origin { epoch, rebuilt, base, left, residence }
     }
 
     /// Whether a follower that can be reached is receiving the newest checkpoint from here.

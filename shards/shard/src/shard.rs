@@ -26,7 +26,7 @@ use crate::news::News;
 use crate::orders::Orders;
 use crate::output::Output;
 use crate::rebuild::{Origin, Rebuilding};
-use crate::replica::Replica;
+use crate::replica::{Past, Replica};
 use crate::requests::LaneKey;
 use crate::seed::ReplicaSeed;
 use crate::split::Splits;
@@ -212,12 +212,13 @@ impl Shard {
         let view = self.support.view(self.addr.core, self.now);
         let ctx = Context { now: self.now, support: &view, may_vote: self.may_vote() };
         let mut raft = Group::new(config, restored, &ctx);
-        raft.left_at(left.unwrap_or_default());
+        left.into_iter().for_each(|left| raft.left_at(left));
         self.timers.arm(raft.deadline(), group);
         if let Some(base) = base {
             self.splits.made(group, base);
         }
-        let replica = Replica { left, residence, ..Replica::new(raft, store, base, checkpoint) };
+        let mut replica = Replica::new(raft, store, base, checkpoint);
+        replica.set_past(Past { left, residence, ..Past::default() });
         self.put(group, Box::new(replica));
     }
 

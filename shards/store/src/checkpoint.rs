@@ -126,7 +126,7 @@ pub(crate) struct Header {
 
 impl Header {
     fn of(store: &Store) -> Self {
-        let is_unmerged = store.frozen.is_none() && store.taken.is_empty();
+        let is_unmerged = store.frozen().is_none() && store.taken().next().is_none();
         Self {
             version: if is_unmerged { VERSION_UNMERGED } else { VERSION },
             once_count: u32::try_from(store.once.len())
@@ -293,14 +293,14 @@ impl Checkpoint {
 
     /// A range takes few others: no slice becomes long by them.
     fn write_merges(&mut self, store: &Store, out: &mut Vec<u8>) {
-        if let Some(Frozen { into_start, into_epoch }) = &store.frozen {
+        if let Some(Frozen { into_start, into_epoch }) = store.frozen() {
             let mut head = [0; FROZEN_HEAD_BYTES];
             write_head(&mut head, TAG_FROZEN, into_start, &[]);
             head[9..17].copy_from_slice(&into_epoch.get().to_le_bytes());
             self.push(&head, out);
             self.push(into_start, out);
         }
-        for (group, epoch) in &store.taken {
+        for (group, epoch) in store.taken() {
             let mut record = [0; TAKEN_BYTES];
             record[0] = TAG_TAKEN;
             record[9..17].copy_from_slice(&group.get().to_le_bytes());

@@ -379,13 +379,14 @@ fn take_record(store: &mut Store, record: &[u8]) -> bool {
     }
     if tag == TAG_FROZEN || tag == TAG_TAKEN {
         let is_early = store.map.len() == 0 && store.once.len() == 0 && second == 0;
+        let merges = store.merges.get_or_insert_default();
         if tag == TAG_TAKEN {
-            let is_new = store.taken.insert((GroupId(number), RangeEpoch(reader.u64())));
+            let is_new = merges.taken.insert((GroupId(number), RangeEpoch(reader.u64())));
             return is_early && is_new && first == 0;
         }
         let (into_start, into_epoch) = (reader.bytes(first), RangeEpoch(number));
-        let is_first = store.frozen.replace(Frozen { into_start, into_epoch }).is_none();
-        return is_early && is_first && store.taken.is_empty();
+        let is_first = merges.frozen.replace(Frozen { into_start, into_epoch }).is_none();
+        return is_early && is_first && merges.taken.is_empty();
     }
     let expires = Some(WallMs(reader.u64())).filter(|at| at.0 != 0);
     let (key, value) = (reader.bytes(first), reader.bytes(second));

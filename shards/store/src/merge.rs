@@ -4,6 +4,8 @@
 //!
 //! Nothing here may decide whether to merge, or ask the neighbour: the shard does.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use oarlock_types::{GroupId, Guard, Index, RangeEpoch, WallMs};
 
@@ -26,28 +28,43 @@ pub struct Frozen {
 /// A range that was taken: its group, and its version while it was frozen.
 pub(crate) type Taken = (GroupId, RangeEpoch);
 
+/// What merges have left of a range, or begun.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Merges {
+    /// It is to be brought into its neighbour.
+    pub(crate) frozen: Option<Frozen>,
+    /// The ranges that it has taken, and those that it was cut from before.
+    pub(crate) taken: BTreeSet<Taken>,
+}
+
 impl Store {
+    pub(crate) fn taken(&self) -> impl Iterator<Item = &Taken> {
+        self.merges.iter().flat_map(|merges| &merges.taken)
+    }
+
     /// For which neighbour the range is frozen, if it is: it serves nothing, and does not change.
     #[must_use]
     pub fn frozen(&self) -> Option<&Frozen> {
-        self.frozen.as_ref()
+        self.merges.as_ref()?.frozen.as_ref()
     }
 
     /// Freezes the range by entry `index`, if its version is `epoch`: it gets the next one.
     pub fn freeze(&mut self, index: Index, epoch: RangeEpoch, frozen: Frozen) {
         self.pass(index);
-        if self.bounds.epoch == epoch && self.frozen.is_none() {
+        if self.bounds.epoch == epoch && self.frozen().is_none() {
             self.bounds.epoch = epoch.next();
-            self.frozen = Some(frozen);
+            self.merges.get_or_insert_default().frozen = Some(frozen);
         }
     }
 
     /// Lets the range serve again by entry `index`, if its version is still `epoch`: it gets the next one.
     pub fn thaw(&mut self, index: Index, epoch: RangeEpoch) {
         self.pass(index);
-        if self.bounds.epoch == epoch && self.frozen.is_some() {
+        if let Some(merges) = self.merges.as_mut().filter(|merges| merges.frozen.is_some())
+            && self.bounds.epoch == epoch
+        {
             self.bounds.epoch = epoch.next();
-            self.frozen = None;
+            merges.frozen = None;
         }
     }
 
@@ -67,10 +84,11 @@ impl Store {
     /// one sees it change. Of `ONCE` ids that both have one stays; the others count as young.
     pub(crate) fn absorb(&mut self, absorb: &Absorb) -> Reply {
         let taken = (absorb.group, absorb.frozen);
-        if self.taken.contains(&taken) && Guard::MergeIsRemembered.is_on() {
+        let has = |merges: &Merges| merges.taken.contains(&taken);
+        if self.merges.as_deref().is_some_and(has) && Guard::MergeIsRemembered.is_on() {
             return Reply::Int(1);
         }
-        let is_asked = self.bounds.epoch == absorb.epoch && self.frozen.is_none();
+        let is_asked = self.bounds.epoch == absorb.epoch && self.frozen().is_none();
         let mut loader = Loader::new(self.limits);
         let right = loader.feed(&absorb.contents).and_then(|()| loader.finish());
         let is_next = |right: &Self| self.bounds.end.as_ref() == Some(&right.bounds.start);
@@ -78,7 +96,7 @@ impl Store {
             return Reply::Int(0);
         };
         self.join(right);
-        self.taken.insert(taken);
+        self.merges.get_or_insert_default().taken.insert(taken);
         Reply::Int(1)
     }
 
@@ -95,6 +113,8 @@ impl Store {
                 self.once.push(OnceRecord { id, at, reply });
             }
         }
-        self.taken.append(&mut right.taken);
+        if let Some(mut merges) = right.merges {
+            self.merges.get_or_insert_default().taken.append(&mut merges.taken);
+        }
     }
 }

@@ -35,9 +35,13 @@ impl OnceRecord {
     }
 }
 
-/// The ids in the order in which they were carried out, which is that of their age.
+/// The ids in the order in which they were carried out, which is that of their age. Most ranges have none, and pay a
+/// word for it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OnceTable {
+pub(crate) struct OnceTable(Option<Box<Records>>);
+
+#[derive(Clone, Debug, Default)]
+struct Records {
     by_sequence: BTreeMap<u64, OnceRecord>,
     by_id: BTreeMap<Bytes, u64>,
     next_sequence: u64,
@@ -47,56 +51,60 @@ pub(crate) struct OnceTable {
 
 impl OnceTable {
     pub(crate) fn len(&self) -> usize {
-        self.by_sequence.len()
+        self.0.as_ref().map_or(0, |records| records.by_sequence.len())
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.as_ref().map_or(0, |records| records.bytes)
     }
 
     /// Independent of the order in which records came, so that it can be kept up incrementally.
     pub(crate) fn hash(&self) -> u64 {
-        self.hash
+        self.0.as_ref().map_or(0, |records| records.hash)
     }
 
     /// What the record after the newest will be numbered.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.next_sequence
+        self.0.as_ref().map_or(0, |records| records.next_sequence)
     }
 
     pub(crate) fn get(&self, id: &[u8]) -> Option<&OnceRecord> {
-        self.by_sequence.get(self.by_id.get(id)?)
+        let records = self.0.as_ref()?;
+        records.by_sequence.get(records.by_id.get(id)?)
     }
 
     pub(crate) fn first(&self) -> Option<&OnceRecord> {
-        self.by_sequence.first_key_value().map(|(_, record)| record)
+        self.0.as_ref()?.by_sequence.first_key_value().map(|(_, record)| record)
     }
 
     pub(crate) fn last(&self) -> Option<&OnceRecord> {
-        self.by_sequence.last_key_value().map(|(_, record)| record)
+        self.0.as_ref()?.by_sequence.last_key_value().map(|(_, record)| record)
     }
 
     /// The records from `sequence` on.
     pub(crate) fn from(&self, sequence: u64) -> impl Iterator<Item = (u64, &OnceRecord)> {
-        self.by_sequence.range(sequence..).map(|(sequence, record)| (*sequence, record))
+        let records = self.0.iter().flat_map(move |records| records.by_sequence.range(sequence..));
+        records.map(|(sequence, record)| (*sequence, record))
     }
 
     /// Adds a record as the newest. Its id must not be there.
     pub(crate) fn push(&mut self, record: OnceRecord) {
-        let old = self.by_id.insert(record.id.clone(), self.next_sequence);
+        let records = self.0.get_or_insert_default();
+        let old = records.by_id.insert(record.id.clone(), records.next_sequence);
         assert!(old.is_none(), "an id was carried out twice");
-        self.bytes += record.bytes();
-        self.hash = self.hash.wrapping_add(record.hash());
-        self.by_sequence.insert(self.next_sequence, record);
-        self.next_sequence += 1;
+        records.bytes += record.bytes();
+        records.hash = records.hash.wrapping_add(record.hash());
+        records.by_sequence.insert(records.next_sequence, record);
+        records.next_sequence += 1;
     }
 
     /// Takes the oldest out.
     pub(crate) fn pop_first(&mut self) -> Option<(u64, OnceRecord)> {
-        let (sequence, record) = self.by_sequence.pop_first()?;
-        self.by_id.remove(&record.id);
-        self.bytes -= record.bytes();
-        self.hash = self.hash.wrapping_sub(record.hash());
+        let records = self.0.as_mut()?;
+        let (sequence, record) = records.by_sequence.pop_first()?;
+        records.by_id.remove(&record.id);
+        records.bytes -= record.bytes();
+        records.hash = records.hash.wrapping_sub(record.hash());
         Some((sequence, record))
     }
 }

@@ -104,7 +104,7 @@ impl Store {
         self.bytes -= right.bytes;
         self.hash = self.hash.wrapping_sub(right.hash);
         right.once = self.once.clone();
-        right.taken = self.taken.clone();
+        right.merges = self.merges.clone();
         (right.applied, right.stamp, right.revision) = (base, self.stamp, self.revision);
         right
     }

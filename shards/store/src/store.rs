@@ -3,7 +3,7 @@
 //! It must not interpret commands: everything that changes a key goes through `put` and `remove` here,
 //! which keep the size, the hash, the expiry index and a checkpoint under way in step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use oarlock_types::{Index, RangeBounds, WallMs};
@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::expiry::ExpiryIndex;
 use crate::key::Key;
 use crate::map::{Map, Slot};
-use crate::merge::{Frozen, Taken};
+use crate::merge::Merges;
 use crate::once::OnceTable;
 
 /// What a key costs beside its bytes and its value's: 32 bytes of key handle and 64 of slot at the
@@ -57,10 +57,8 @@ pub struct Store {
     pub(crate) map: Map,
     pub(crate) expiry: ExpiryIndex,
     pub(crate) once: OnceTable,
-    /// It is to be brought into its neighbour.
-    pub(crate) frozen: Option<Frozen>,
-    /// The ranges that it has taken, and those that it was cut from before.
-    pub(crate) taken: BTreeSet<Taken>,
+    /// What merges have left; most ranges have no part in any.
+    pub(crate) merges: Option<Box<Merges>>,
     pub(crate) applied: Index,
     pub(crate) stamp: WallMs,
     /// Grows with every change of a key; a key's version is the revision that wrote it.
@@ -84,8 +82,7 @@ impl Store {
             map: Map::default(),
             expiry: ExpiryIndex::default(),
             once: OnceTable::default(),
-            frozen: None,
-            taken: BTreeSet::new(),
+            merges: None,
             applied: Index(0),
             stamp: WallMs(0),
             revision: 0,
@@ -173,8 +170,8 @@ impl Store {
     #[must_use]
     pub fn state_hash(&self) -> u64 {
         let parts = [self.hash, self.once.hash(), self.revision, self.stamp.0];
-        let frozen = self.frozen.as_ref().map(|frozen| frozen.into_epoch.get());
-        let taken = self.taken.iter().flat_map(|(group, epoch)| [group.get(), epoch.get()]);
+        let frozen = self.frozen().map(|frozen| frozen.into_epoch.get());
+        let taken = self.taken().flat_map(|(group, epoch)| [group.get(), epoch.get()]);
         parts.into_iter().chain(frozen).chain(taken).fold(0, |hash: u64, part| {
             (hash.rotate_left(23) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         })
