@@ -7,9 +7,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder};
+use oarlock::bench::client::Client;
 use oarlock::bench::cluster_map;
 
 /// How many replicas each node has by the map of `asked`.
@@ -60,6 +63,17 @@ fn nodes_join_under_load_and_get_their_share() {
         wait_for_nodes(&cluster, asked, &[1, 2, 3, 4]);
     }
     load.progress(300);
+    // Who knows the map reaches its very cores.
+    let ports = cluster.local.node(four).core_ports.clone();
+    let [port] = ports[..] else { panic!("{ports:?}") };
+    let rows = cluster_map::ranges(&mut cluster.local.node(1).client().unwrap()).unwrap();
+    let its: Vec<&String> = rows
+        .iter()
+        .flat_map(|row| row.replicas.iter().zip(&row.addresses))
+        .filter_map(|(node, address)| (*node == four).then_some(address))
+        .collect();
+    assert!(its.len() >= 5 && its.iter().all(|at| at.ends_with(&format!(":{port}"))), "{its:?}");
+    Client::connect(SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(5)).unwrap();
     // It comes back without being let in again, though its first configuration still says so.
     cluster.kill(four);
     load.progress(300);

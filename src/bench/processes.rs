@@ -130,17 +130,26 @@ impl LocalCluster {
     /// # Errors
     /// If files cannot be written or ports found.
     pub fn add_node(&mut self) -> io::Result<u64> {
-        let [client_address, peer_address] = free_addresses(2)?[..] else {
+        let cores = usize::from(self.options.cores_per_node);
+        let addresses = free_addresses(2 + cores)?;
+        let [client_address, peer_address, of_cores @ ..] = &addresses[..] else {
             return Err(io::Error::other("no ports"));
         };
+        let (client_address, peer_address) = (*client_address, *peer_address);
+        let core_ports = of_cores.iter().map(SocketAddr::port).collect();
         let id = self.nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1;
         let folder = self.nodes[0].folder.with_file_name(format!("node-{id}"));
-        let (core_ports, launcher, child) = (Vec::new(), Vec::new(), None);
+        let (launcher, child) = (Vec::new(), None);
         let node = Node { id, client_address, peer_address, core_ports, folder, launcher, child };
         fs::create_dir_all(&node.folder)?;
         fs::write(node.config_file(), self.joining_config(&node).to_string())?;
         self.nodes.push(node);
         Ok(id)
+    }
+
+    /// Nodes that are started from now on run this program.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.options.program = program;
     }
 
     fn joining_config(&self, node: &Node) -> Table {
@@ -155,10 +164,14 @@ impl LocalCluster {
         };
         let seeds: Vec<String> = self.addresses().iter().map(SocketAddr::to_string).collect();
         section(&mut config, "node", &[("join", seeds.join(","))]);
+        let ports = node.core_ports.iter().map(|port| Value::Integer(i64::from(*port)));
+        let ports = Value::Array(ports.collect());
+        let own = config["node"].as_table_mut().expect("invariant: a section");
+        own.insert("core_ports".to_owned(), ports);
+        // The cluster gives it an id.
+        own.remove("node_id");
         let (client, peer) = (node.client_address.to_string(), node.peer_address.to_string());
         section(&mut config, "network", &[("client_listen", client), ("peer_listen", peer)]);
-        // The cluster gives it an id.
-        config["node"].as_table_mut().expect("invariant: a section").remove("node_id");
         config
     }
 

@@ -39,6 +39,9 @@ settings! {
         /// Where a node that joins stands: replicas of a range are kept in different zones as far as there
         /// are some. Others have theirs in `initial_nodes`.
         zone: String = String::new();
+        /// Of a node that joins: a port for clients of each core, at the host of its client address. Others have
+        /// theirs in `initial_nodes`.
+        core_ports: Vec<u16> = Vec::new(), like "[6380, 6381]";
         /// How many bytes of replicas this node has room for. Nodes get replicas in proportion to it, and none
         /// that would fill it beyond 85 percent. A start with another number than before changes it.
         /// Unset: the size of the file system that holds `data_dir`.

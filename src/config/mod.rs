@@ -53,7 +53,8 @@ impl Config {
 
     /// Where each of its cores listens for clients of its own, if they have ports.
     pub fn core_listens(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        let ports = self.own_entry().map(|entry| entry.core_ports.clone()).unwrap_or_default();
+        let of_entry = self.own_entry().map(|entry| &entry.core_ports);
+        let ports = of_entry.unwrap_or(&self.node.core_ports).clone();
         let ip = self.client_listen().ip();
         ports.into_iter().map(move |port| SocketAddr::new(ip, port))
     }

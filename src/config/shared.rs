@@ -58,7 +58,7 @@ impl Config {
             peer_address: self.network.peer_advertise.unwrap_or_else(|| self.peer_listen()),
             client_address: self.network.client_advertise.unwrap_or_else(|| self.client_listen()),
             cores: u16::try_from(self.cores().count()).unwrap_or(u16::MAX),
-            core_ports: Vec::new(),
+            core_ports: self.node.core_ports.clone(),
             zone: self.node.zone.clone(),
         }
     }

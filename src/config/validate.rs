@@ -122,6 +122,7 @@ impl Config {
 
     fn check_own_entry(&self, found: &mut Vec<Contradiction>) {
         let id = self.node.node_id;
+        self.check_own_core_ports(found);
         let Some(entry) = self.own_entry() else {
             if id.0 != 0 {
                 let ids: Vec<String> =
@@ -144,6 +145,31 @@ impl Config {
                 id.0
             );
             found.push(("initial_nodes", what));
+        }
+    }
+
+    /// Those of a node that joins, which stands in no list.
+    fn check_own_core_ports(&self, found: &mut Vec<Contradiction>) {
+        let ports = &self.node.core_ports;
+        let mut say = |what: String| found.push(("core_ports", format!("node.core_ports: {what}")));
+        if ports.is_empty() {
+            return;
+        }
+        if self.own_entry().is_some() {
+            say("this node is among the initial_nodes: give its core_ports there".to_owned());
+            return;
+        }
+        let (count, cores) = (ports.len(), self.cores().count());
+        if count != cores {
+            say(format!("{count} ports for {cores} cores: give one for each, or none"));
+        }
+        let taken = [self.client_listen().port(), self.peer_listen().port()];
+        for (place, port) in ports.iter().enumerate() {
+            if *port == 0 {
+                say("0 is no port that others can reach it at".to_owned());
+            } else if taken.contains(port) || ports[..place].contains(port) {
+                say(format!("port {port} is used twice"));
+            }
         }
     }
 
@@ -312,6 +338,25 @@ mod tests {
     fn what_has_no_default_must_be_given() {
         refused("node.node_id is not set", |c| c.node.node_id = NodeId(0));
         refused("--data-dir", |c| c.node.data_dir = "".into());
+    }
+
+    #[test]
+    fn a_node_that_joins_has_ports_of_its_own_or_none() {
+        let joining = |ports: &[u16]| {
+            let mut config = Config::default();
+            config.node.data_dir = "/d".into();
+            config.node.join = "10.0.0.1:6379".to_owned();
+            config.node.core_ports = ports.to_vec();
+            let found = config.contradictions().into_iter().map(|(_, what)| what);
+            found.filter(|what| what.starts_with("node.core_ports")).collect::<Vec<_>>()
+        };
+        assert_eq!(joining(&[]), Vec::<String>::new());
+        assert_eq!(joining(&[7001]), Vec::<String>::new());
+        assert!(joining(&[7001, 7002])[0].contains("2 ports for 1 cores"));
+        assert!(joining(&[0])[0].contains("0 is no port"));
+        let client = Config::default().client_listen().port();
+        assert!(joining(&[client])[0].contains("is used twice"));
+        refused("among the initial_nodes", |c| c.node.core_ports = vec![7]);
     }
 
     #[test]

@@ -294,6 +294,16 @@ impl Element for NodeEntry {
     }
 }
 
+impl Element for u16 {
+    const LIST: &'static str = "a list of numbers, as in [6380, 6381]";
+    fn from_element(value: &Value) -> Result<Self, String> {
+        number(value)
+    }
+    fn to_element(&self) -> Value {
+        Value::Integer(i64::from(*self))
+    }
+}
+
 impl Element for SplitPoint {
     const LIST: &'static str = "a list of keys, as in [\"g\", \"0xff00\"]";
     fn from_element(value: &Value) -> Result<Self, String> {
