@@ -26,7 +26,7 @@ pub struct Row {
 }
 
 /// Figures in the order in which they are told, with their places in the document.
-const FIGURES: [(&str, &str); 21] = [
+const FIGURES: [(&str, &str); 23] = [
     ("operations", "/ops"),
     ("per second", "/rate_ops_s"),
     ("errors", "/errors"),
@@ -48,6 +48,8 @@ const FIGURES: [(&str, &str); 21] = [
     ("bytes written per operation", "/used/servers_written_bytes_per_op"),
     ("bytes that the disk wrote per operation", "/used/disk_written_bytes_per_op"),
     ("generator's CPU µs per operation", "/used/generator_cpu_us_per_op"),
+    ("memory of the servers in bytes", "/used/servers_resident_bytes"),
+    ("loopback bytes per operation", "/used/loopback_bytes_per_op"),
 ];
 
 /// Settings that say what is written and watched, and nothing of the load.

@@ -210,6 +210,7 @@ impl Measured {
             all["used"]["servers_cpu_us_per_op"] = json!(per_op(servers.cpu_s * 1e6));
             all["used"]["servers_written_bytes_per_op"] =
                 json!(per_op(servers.written_bytes as f64));
+            all["used"]["loopback_bytes_per_op"] = json!(per_op(used.loopback.bytes as f64));
             let disk = used.disk_written_bytes;
             all["used"]["disk_written_bytes_per_op"] =
                 json!(disk.and_then(|bytes| per_op(bytes as f64)));
@@ -266,12 +267,14 @@ impl Measured {
             line(
                 &mut out,
                 format_args!(
-                    "{} processes: {:.1} µs of CPU and {:.0} bytes written per operation; the \
-                     generator: {:.1} µs",
+                    "{} processes: {:.1} µs of CPU and {:.0} bytes written per operation, {:.0} MiB of memory; \
+                     the generator: {:.1} µs; loopback: {:.0} bytes per operation",
                     used.processes.len(),
                     self.per_op(servers.cpu_s * 1e6),
                     self.per_op(servers.written_bytes as f64),
+                    servers.resident_bytes as f64 / f64::from(1 << 20),
                     self.per_op(used.generator.cpu_s * 1e6),
+                    self.per_op(used.loopback.bytes as f64),
                 ),
             );
         }
@@ -333,19 +336,29 @@ mod tests {
 
     #[test]
     fn what_processes_used_is_told_per_operation() {
-        use super::super::usage::Usage;
+        use super::super::usage::{Loopback, Usage};
         let mut measured =
             Measured { answered_in_window: 1000, window_s: 1.0, ..Default::default() };
         assert_eq!(measured.json().get("used"), None);
-        let usage = |cpu_s, written_bytes| Usage { cpu_s, written_bytes };
+        let resident_bytes = 3 << 20;
+        let usage = |cpu_s, written_bytes| Usage { cpu_s, written_bytes, resident_bytes };
         let processes = vec![(7, usage(0.1, 4096)), (8, usage(0.2, 8192))];
         let generator = usage(0.03, 0);
-        measured.used = Some(Used { generator, processes, disk_written_bytes: Some(4096) });
+        let loopback = Loopback { bytes: 5000, packets: 9 };
+        let disk_written_bytes = Some(4096);
+        measured.used = Some(Used { generator, processes, disk_written_bytes, loopback });
         let used = &measured.json()["used"];
         assert_eq!(used["servers_cpu_us_per_op"], 300.0);
         assert_eq!(used["servers_written_bytes_per_op"], 12.29);
         assert_eq!(used["generator_cpu_us_per_op"], 30.0);
-        assert!(measured.text().contains("2 processes: 300.0 µs of CPU and 12 bytes"));
+        assert_eq!(
+            (&used["loopback_bytes_per_op"], &used["loopback_packets"]),
+            (&5.0.into(), &9.into())
+        );
+        let text = measured.text();
+        let told = "2 processes: 300.0 µs of CPU and 12 bytes written per operation, 6 MiB of memory; the \
+                    generator: 30.0 µs; loopback: 5 bytes per operation";
+        assert!(text.contains(told), "{text}");
         measured.answered_in_window = 0;
         assert!(measured.json()["used"]["servers_cpu_us_per_op"].is_null());
     }

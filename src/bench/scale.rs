@@ -3,7 +3,6 @@
 //!
 //! Loopback's own counters tell what nodes send each other, so nothing else may use it meanwhile.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +14,7 @@ use super::client::Client;
 use super::cluster_map::{self, RangeRow};
 use super::paced::{Paced, Write, histogram, ms};
 use super::processes::{ClusterOptions, LocalCluster, poll};
-use super::usage::Usage;
+use super::usage::{Loopback, Usage};
 
 const NODES: u64 = 3;
 /// The node that is killed.
@@ -212,26 +211,11 @@ pub(super) fn settle(cluster: &LocalCluster) -> io::Result<()> {
 }
 
 fn resident(cluster: &LocalCluster) -> io::Result<f64> {
-    let mut total = 0;
-    for pid in cluster.nodes.iter().filter_map(super::processes::Node::pid) {
-        let path = format!("/proc/{pid}/status");
-        let text = fs::read_to_string(&path)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        total += kib.ok_or_else(|| io::Error::other(format!("{path} tells no memory")))? << 10;
-    }
+    let pids = cluster.nodes.iter().filter_map(super::processes::Node::pid);
+    let total = pids
+        .map(|pid| Usage::of(pid).map(|usage| usage.resident_bytes))
+        .sum::<io::Result<u64>>()?;
     Ok(total as f64 / NODES as f64)
-}
-
-/// Bytes and packets that loopback has carried.
-fn carried() -> io::Result<(u64, u64)> {
-    let text = fs::read_to_string("/proc/net/dev")?;
-    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
-    let mut fields = line.into_iter().flat_map(str::split_whitespace).map(str::parse);
-    match (fields.next(), fields.next()) {
-        (Some(Ok(bytes)), Some(Ok(packets))) => Ok((bytes, packets)),
-        _ => Err(io::Error::other("/proc/net/dev tells nothing of loopback")),
-    }
 }
 
 fn window(
@@ -243,15 +227,15 @@ fn window(
         let pids = cluster.nodes.iter().filter_map(super::processes::Node::pid);
         pids.map(|pid| Usage::of(pid).map(|usage| usage.cpu_s)).sum()
     };
-    let (began, cpu, (bytes, packets)) = (Instant::now(), used()?, carried()?);
+    let (began, cpu, before) = (Instant::now(), used()?, Loopback::now()?);
     work()?;
     std::thread::sleep(length.saturating_sub(began.elapsed()));
     let seconds = began.elapsed().as_secs_f64();
-    let ((more_bytes, more_packets), pairs) = (carried()?, (NODES * (NODES - 1)) as f64);
+    let (carried, pairs) = (Loopback::now()?.since(before), (NODES * (NODES - 1)) as f64);
     Ok(Window {
         cpu_percent: (used()? - cpu) / seconds / NODES as f64 * 100.0,
-        bytes_per_s: (more_bytes - bytes) as f64 / seconds / pairs,
-        packets_per_s: (more_packets - packets) as f64 / seconds / pairs,
+        bytes_per_s: carried.bytes as f64 / seconds / pairs,
+        packets_per_s: carried.packets as f64 / seconds / pairs,
     })
 }
 

@@ -1,5 +1,5 @@
-//! What processes of this machine have used, from `/proc`: CPU time, and bytes that they had written
-//! to disks. What the kernel does for a process in threads of its own is not in it: a file system's journal, which
+//! What processes of this machine have used, from `/proc`: CPU time, memory, and bytes that they had written
+//! to disks; and what the loopback device has carried for anybody. What the kernel does for a process in threads of its own is not in it: a file system's journal, which
 //! a write that makes a file longer goes through, is in what [`Disk`] counts, with all else that the device was
 //! asked for. Reads only.
 
@@ -20,6 +20,8 @@ pub struct Usage {
     pub cpu_s: f64,
     /// Bytes that it had written to storage, also those that wait in the page cache.
     pub written_bytes: u64,
+    /// Memory that it holds, as it is when it is looked at.
+    pub resident_bytes: u64,
 }
 
 impl Usage {
@@ -36,16 +38,54 @@ impl Usage {
         let strange = || io::Error::other(format!("/proc/{pid} says what is not understood"));
         let ticks = ticks(&read("stat")?).ok_or_else(strange)?;
         let written_bytes = written(&read("io")?).ok_or_else(strange)?;
+        let pages = read("statm")?.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let resident_bytes = pages.ok_or_else(strange)? * rustix::param::page_size() as u64;
         let cpu_s = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-        Ok(Self { cpu_s, written_bytes })
+        Ok(Self { cpu_s, written_bytes, resident_bytes })
     }
 
     fn since(self, before: Self) -> Self {
         Self {
             cpu_s: (self.cpu_s - before.cpu_s).max(0.0),
             written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+            resident_bytes: self.resident_bytes,
         }
     }
+}
+
+/// What the loopback device has carried since the machine's start, for anybody, headers included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loopback {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+}
+
+impl Loopback {
+    /// Until now.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn now() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/net/dev")?;
+        carried(&text).ok_or_else(|| io::Error::other("/proc/net/dev tells nothing of loopback"))
+    }
+
+    /// From then to now.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(before.bytes),
+            packets: self.packets.saturating_sub(before.packets),
+        }
+    }
+}
+
+fn carried(devices: &str) -> Option<Loopback> {
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"))?;
+    let mut fields = line.split_whitespace().map(str::parse);
+    Some(Loopback { bytes: fields.next()?.ok()?, packets: fields.next()?.ok()? })
 }
 
 /// The device of a folder's file system.
@@ -103,6 +143,8 @@ pub struct Used {
     pub processes: Vec<(u32, Usage)>,
     /// Bytes that the disk has written for anybody, if one was named.
     pub disk_written_bytes: Option<u64>,
+    /// What loopback has carried for anybody: all traffic, where clients and servers are on this machine alone.
+    pub loopback: Loopback,
 }
 
 impl Used {
@@ -114,7 +156,8 @@ impl Used {
         let processes =
             pids.iter().map(|pid| Ok((*pid, Usage::of(*pid)?))).collect::<io::Result<Vec<_>>>()?;
         let disk_written_bytes = disk.map(Disk::written_bytes).transpose()?;
-        Ok(Self { generator: Usage::of(std::process::id())?, processes, disk_written_bytes })
+        let (generator, loopback) = (Usage::of(std::process::id())?, Loopback::now()?);
+        Ok(Self { generator, processes, disk_written_bytes, loopback })
     }
 
     /// What was used from then to now.
@@ -128,6 +171,7 @@ impl Used {
                 .disk_written_bytes
                 .zip(before.disk_written_bytes)
                 .map(|(now, then)| now.saturating_sub(then)),
+            loopback: self.loopback.since(before.loopback),
         }
     }
 
@@ -137,6 +181,7 @@ impl Used {
         let add = |sum: Usage, (_, usage): &(u32, Usage)| Usage {
             cpu_s: sum.cpu_s + usage.cpu_s,
             written_bytes: sum.written_bytes + usage.written_bytes,
+            resident_bytes: sum.resident_bytes + usage.resident_bytes,
         };
         self.processes.iter().fold(Usage::default(), add)
     }
@@ -144,12 +189,22 @@ impl Used {
     /// For machines.
     #[must_use]
     pub fn json(&self) -> Value {
-        let process = |(pid, usage): &(u32, Usage)| json!({"pid": pid, "cpu_s": usage.cpu_s, "written_bytes": usage.written_bytes});
+        let process = |(pid, usage): &(u32, Usage)| {
+            json!({
+                "pid": pid,
+                "cpu_s": usage.cpu_s,
+                "written_bytes": usage.written_bytes,
+                "resident_bytes": usage.resident_bytes,
+            })
+        };
         let servers = self.servers();
         json!({
             "generator_cpu_s": self.generator.cpu_s,
             "servers_cpu_s": servers.cpu_s,
             "servers_written_bytes": servers.written_bytes,
+            "servers_resident_bytes": servers.resident_bytes,
+            "loopback_bytes": self.loopback.bytes,
+            "loopback_packets": self.loopback.packets,
             "disk_written_bytes": self.disk_written_bytes,
             "processes": self.processes.iter().map(process).collect::<Vec<_>>(),
         })
@@ -167,6 +222,9 @@ mod tests {
         assert_eq!(ticks("42 (short) S 1"), None);
         assert_eq!(written("read_bytes: 5\nwrite_bytes: 4096\n"), Some(4096));
         assert_eq!(written("rchar: 5\n"), None);
+        let devices = "face |bytes\n  eth0: 1 2 0\n    lo: 77 3 0 0\n";
+        assert_eq!(carried(devices), Some(Loopback { bytes: 77, packets: 3 }));
+        assert_eq!(carried("eth0: 1 2 0\n"), None);
     }
 
     #[test]
@@ -182,6 +240,7 @@ mod tests {
             }
         };
         assert_eq!(used.processes[0].0, pid);
+        assert!(used.servers().resident_bytes > 1 << 20, "{used:?}");
         assert!(used.generator.cpu_s >= used.servers().cpu_s - 0.02, "both are this process");
         assert_eq!(used.json()["processes"][0]["pid"], pid);
     }

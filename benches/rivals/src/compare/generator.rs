@@ -38,6 +38,10 @@ pub enum Figure {
     WrittenPerByte,
     /// Bytes that the disk wrote, the file system's journal among them, for each such byte.
     DiskPerByte,
+    /// Memory of all servers at the end.
+    MemoryMib,
+    /// Bytes that loopback carried for each operation: between servers, and to and from the generator.
+    LoopbackBytes,
     /// p99 of reads.
     ReadsP99Us,
     /// p50 of writes.
@@ -125,6 +129,7 @@ fn figures(json: &Value) -> Figures {
         (Figure::Errors, "/errors"),
         (Figure::CpuUs, "/used/servers_cpu_us_per_op"),
         (Figure::GeneratorCpuUs, "/used/generator_cpu_us_per_op"),
+        (Figure::LoopbackBytes, "/used/loopback_bytes_per_op"),
     ];
     let mut figures: Figures =
         places.into_iter().filter_map(|(figure, place)| Some((figure, number(place)?))).collect();
@@ -138,6 +143,8 @@ fn figures(json: &Value) -> Figures {
         Figure::GeneratorShare,
         number("/used/generator_cpu_us_per_op").zip(cpu).map(|(own, servers)| own / servers),
     );
+    let memory = number("/used/servers_resident_bytes");
+    set(Figure::MemoryMib, memory.map(|bytes| bytes / f64::from(1 << 20)));
     let reads = number("/reads").unwrap_or_default();
     if reads > 0.0 {
         let (read, write) = (number("/read_latency_us/p99"), number("/write_latency_us/p50"));
@@ -172,13 +179,15 @@ mod tests {
             "latency_us": {"p50": 200.0, "p99": 900.0, "p999": 3000.0, "max": 4000.0},
             "read_latency_us": {"p99": 0.0}, "write_latency_us": {"p50": 200.0},
             "used": {"servers_cpu_us_per_op": 80.0, "generator_cpu_us_per_op": 20.0,
-                "servers_written_bytes_per_op": 1400.0, "disk_written_bytes_per_op": 2800.0},
+                "servers_written_bytes_per_op": 1400.0, "disk_written_bytes_per_op": 2800.0,
+                "servers_resident_bytes": 3 << 20, "loopback_bytes_per_op": 900.0},
             "latency_percentiles_us": [[0.0, 100.0], [100.0, 4000.0]],
         });
         let found = figures(&json);
         assert_eq!((found[&Figure::P99Us], found[&Figure::Errors]), (900.0, 2.0));
         assert_eq!((found[&Figure::GeneratorShare], found[&Figure::WrittenPerByte]), (0.25, 10.0));
         assert_eq!(found[&Figure::DiskPerByte], 20.0);
+        assert_eq!((found[&Figure::MemoryMib], found[&Figure::LoopbackBytes]), (3.0, 900.0));
         assert!(!found.contains_key(&Figure::ReadsP99Us));
         assert_eq!(curve(&json), [(0.0, 100.0), (100.0, 4000.0)]);
         json["reads"] = json!(10);

@@ -232,6 +232,8 @@ fn columns(load: Load) -> &'static [Column] {
         (Figure::CpuUs, "servers' CPU µs per write", true),
         (Figure::DiskPerByte, "bytes that the disk wrote per byte", true),
         (Figure::WrittenPerByte, "of these asked for by the servers", true),
+        (Figure::LoopbackBytes, "loopback bytes per write", true),
+        (Figure::MemoryMib, "servers' memory MiB", false),
         (Figure::GeneratorShare, "generator's CPU to servers'", false),
     ];
     const MIXED: &[Column] = &[
