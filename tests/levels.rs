@@ -5,7 +5,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -122,6 +124,49 @@ fn the_level_is_raised_when_the_last_node_understands_it_and_never_falls() {
     cluster.local.start_all().unwrap();
     cluster.wait_for_leaders();
     assert_eq!(levels(&cluster).unwrap(), [(MAX, MAX); 3]);
+    cluster.verify(recorded);
+}
+
+/// Nodes of an older build and of this one, in one cluster under load: upgraded one after the other, while any of them
+/// may lead. `scripts/mixed` makes the older one.
+#[test]
+#[ignore = "needs an older build: scripts/mixed"]
+fn builds_of_different_age_serve_in_one_cluster() {
+    let older = PathBuf::from(std::env::var("OLDER_BUILD").expect("it names the older program"));
+    let mut cluster = Cluster::prepare("mixed", Options { ranges: 8, ..Options::default() });
+    cluster.local.set_program(older.clone());
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
+    let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
+    load.progress(500);
+    let before = levels(&cluster).unwrap()[0].1;
+    assert!(before < MAX, "the older build understands level {before} already");
+    wait_for_level(&cluster, before);
+    let mut newer = BTreeSet::new();
+    for upgraded in [3, 1, 2] {
+        newer.insert(upgraded);
+        // Each dies, so that others of either age lead what it led.
+        for id in [upgraded, upgraded % 3 + 1, (upgraded + 1) % 3 + 1] {
+            cluster.kill(id);
+            load.progress(200);
+            let is_newer = newer.contains(&id);
+            cluster.local.set_program(if is_newer { PROGRAM.into() } else { older.clone() });
+            cluster.restart_and_catch_up(id);
+            load.progress(200);
+        }
+        if newer.len() < 3 {
+            let levels = levels(&cluster).unwrap();
+            assert!(levels.iter().all(|(level, _)| *level == before), "{levels:?}");
+            let newest = levels.iter().filter(|(_, newest)| *newest == MAX).count();
+            assert_eq!(newest, newer.len(), "{levels:?}");
+        }
+    }
+    wait_for_level(&cluster, MAX);
+    load.progress(500);
+    let (recorded, _) = load.stop();
+    cluster.kill_all();
+    cluster.local.start_all().unwrap();
+    cluster.wait_for_leaders();
     cluster.verify(recorded);
 }
 
