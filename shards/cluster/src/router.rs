@@ -36,6 +36,10 @@ const RETRY_DELAY: Duration = Duration::from_millis(10);
 /// Who waits for its own replica to hear of a leader asks elsewhere so many delays later.
 const WAITS: u32 = 32;
 
+/// One attempt of so many of a request goes to this node's own replica, whoever it follows: one that has lost its leader
+/// stands for election sooner if it hears that somebody waits.
+const ASKS_OWN: u32 = 8;
+
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
@@ -266,6 +270,7 @@ impl Router {
         let is_here = range.core_on(self.node).is_some();
         let at = match (self.leader(group), is_here) {
             (Some(leader), true) if leader == self.node => At::Here,
+            (_, true) if attempts % ASKS_OWN == ASKS_OWN / 2 => At::Here,
             (Some(leader), _) if leader != self.node => At::Node(leader),
             (None, false) => At::Node(self.other_replica(range.replicas, attempts)),
             // Whoever has a replica hears of the leader from it, unless the map is so old that the replica
