@@ -281,7 +281,7 @@ impl Task<'_> {
     async fn run(mut self) {
         while let Pause::Yield = poll_fn(|context| self.poll(context)).await {
             // Others have their turn; the runtime looks at their sockets in between.
-            futures_lite::future::yield_now().await;
+            crate::runtime::next_pass().await;
         }
     }
 

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use futures_lite::future::yield_now;
 use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::Placement;
 use oarlock_cluster::levels::NotUnderstood;
@@ -149,8 +148,9 @@ impl Driver {
     pub async fn run(mut self) -> Failure {
         loop {
             match self.turn() {
-                // There is more to do than one turn may take, but others have their turn first.
-                Ok(()) if self.shard.next_deadline() <= self.kept.now => yield_now().await,
+                // There is more to do than one turn may take, but others have their turn first, and what has come
+                // in meanwhile is not kept waiting for all of it.
+                Ok(()) if self.shard.next_deadline() <= self.kept.now => runtime::next_pass().await,
                 Ok(()) => self.inbox.wait().await,
                 Err(failure) => return failure,
             }

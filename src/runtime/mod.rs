@@ -17,10 +17,11 @@ mod timer;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use async_task::{Runnable, Task};
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     timers: Timers,
     remote: Arc<Remote>,
     passes: Cell<u64>,
+    /// Those that go on with the next pass.
+    paused: RefCell<Vec<Waker>>,
 }
 
 /// Makes the runtime the thread's own while it lives.
@@ -97,6 +100,7 @@ impl Runtime {
             timers: Timers::default(),
             remote,
             passes: Cell::new(0),
+            paused: RefCell::default(),
         });
         Ok(Self { core })
     }
@@ -155,12 +159,14 @@ impl Core {
     fn rest(&self) {
         let now = Instant::now();
         self.timers.wake_due(now);
-        let is_idle = self.ready.borrow().is_empty() && self.remote.fall_asleep();
+        let is_quiet = self.ready.borrow().is_empty() && self.paused.borrow().is_empty();
+        let is_idle = is_quiet && self.remote.fall_asleep();
         let wait =
             is_idle.then(|| self.timers.next().map(|due| due.saturating_duration_since(now)));
         self.ring.enter(wait);
         self.remote.wake_up();
         self.ring.reap();
+        self.paused.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
     fn next_ready(&self) -> Option<Runnable> {
@@ -173,6 +179,7 @@ impl Core {
         loop {
             drop(self.timers.take());
             drop(self.ring.take_wakers());
+            drop(self.paused.take());
             self.remote.take(|task| self.ready.borrow_mut().push_back(task));
             let Some(task) = self.next_ready() else { return };
             drop(task);
@@ -225,6 +232,25 @@ pub fn flush() {
 #[must_use]
 pub fn ring() -> Rc<Ring> {
     Rc::clone(&current().ring)
+}
+
+/// Goes on with the next pass: for a task that has more to do than it may at once. All others that are ready have their
+/// turn before it, and the kernel has: a task that were ready again at once would run many times before anybody heard
+/// of what has come in.
+///
+/// # Panics
+/// When the thread runs no runtime.
+pub async fn next_pass() {
+    let core = current();
+    let begun = core.passes.get();
+    poll_fn(|context| {
+        if core.passes.get() > begun {
+            return Poll::Ready(());
+        }
+        core.paused.borrow_mut().push(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
 }
 
 /// How often this thread's loop went round.

@@ -1,6 +1,6 @@
 //! The runtime alone: wakes, timers, sockets, and that none of them starves another.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener as StdListener, TcpStream as StdStream};
@@ -33,6 +33,44 @@ fn connection() -> (TcpStream, StdStream) {
     let other = StdStream::connect(listener.local_addr().unwrap()).unwrap();
     other.set_nodelay(true).unwrap();
     (TcpStream::new(listener.accept().unwrap().0).unwrap(), other)
+}
+
+#[test]
+fn a_task_that_always_has_more_to_do_keeps_nobody_from_its_input() {
+    run(async {
+        let (mut stream, mut other) = connection();
+        for _ in 0..50 {
+            let has_come = Rc::new(Cell::new(false));
+            let comes = Rc::clone(&has_come);
+            let reader = spawn(async move {
+                stream.read_exact(&mut [0]).await.unwrap();
+                comes.set(true);
+                stream
+            });
+            // It waits for the socket by then.
+            next_pass().await;
+            next_pass().await;
+            other.write_all(b"x").unwrap();
+            let mut turns = 0;
+            while !has_come.get() {
+                turns += 1;
+                next_pass().await;
+            }
+            assert!(turns <= 8, "it comes after {turns} turns");
+            stream = reader.await;
+        }
+    });
+}
+
+#[test]
+fn a_pause_is_one_pass_and_does_not_sleep() {
+    run(async {
+        for _ in 0..1000 {
+            let before = passes();
+            next_pass().await;
+            assert_eq!(passes(), before + 1);
+        }
+    });
 }
 
 #[test]
