@@ -215,10 +215,10 @@ impl Driver {
             self.counters.keys_expiring.set(expiring as u64);
             self.cut_what_is_due();
             self.counters.leaders_untold.set(self.reporter.untold(&self.shard) as u64);
-            if let Some(report) = self.reporter.next(&mut self.shard, self.kept.now) {
-                let router = &mut self.front.borrow_mut().router;
-                router.submit_to(Asker::Reporter, GroupId::META, report);
-            }
+        }
+        if let Some(report) = self.reporter.next(&mut self.shard, self.kept.now) {
+            let router = &mut self.front.borrow_mut().router;
+            router.submit_to(Asker::Reporter, GroupId::META, report);
         }
         self.place(&map);
         self.counters.writes_acknowledged.set(self.shard.writes_acknowledged());

@@ -1,5 +1,7 @@
 //! Tells the group that placement rests on how the ranges are that a core leads: only what has changed since
 //! it was told, and all of it again when somebody else leads that group. One per core.
+//!
+//! Each second it looks at some ranges, a few at a time: the core serves them, too.
 
 use std::time::Duration;
 
@@ -9,6 +11,10 @@ use oarlock_types::{FastMap, GroupId, Mono};
 
 /// Ranges of one report.
 const RANGES_MAX: usize = 2048;
+/// It begins to look so often.
+const ROUND: Duration = Duration::from_secs(1);
+/// Of those that have changed, and of the others, so many are looked at in one turn.
+const LOOKS_PER_TURN: usize = 128;
 /// A change below these is not told: of size, of the number of keys, of a rate. Less where ranges are cut for
 /// little: what placement merges by, far below that, must be told all the same.
 const BYTES_MIN: u64 = 1 << 20;
@@ -25,11 +31,22 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Reporter {
     steps: Steps,
     told: FastMap<GroupId, RangeReport>,
+    /// What this round has found.
+    found: Vec<RangeReport>,
+    round: Round,
     /// What is being told, if anything is.
     telling: Option<Vec<RangeReport>>,
     told_at: Mono,
     /// The term of whoever was told.
     term: i64,
+}
+
+/// How many are still to be looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    begun: Mono,
+    changed_left: usize,
+    looks_left: usize,
 }
 
 /// Changes below these are not told.
@@ -67,33 +84,29 @@ impl Reporter {
         Self {
             steps: Steps::of(splits),
             told: FastMap::default(),
+            found: Vec::new(),
+            round: Round::default(),
             telling: None,
             told_at: Mono(0),
             term: 0,
         }
     }
 
-    /// What is to be told now, if anything, and nothing is being told.
+    /// Looks at some ranges. Gives what is to be told now, if a round has ended, there is anything to tell, and nothing is
+    /// being told. To be called at each tick.
     pub fn next(&mut self, shard: &mut Shard, now: Mono) -> Option<Request> {
-        // What has changed is looked at when it can be told, all others in haste until all were told.
-        let changed_max = if self.telling.is_none() { RANGES_MAX } else { 0 };
-        let in_haste = self.untold(shard) > 0;
-        let Self { steps, told, telling, .. } = self;
-        let mut ranges = Vec::new();
-        let see = |group: GroupId, report: Option<RangeReport>| match report {
-            None => drop(told.remove(&group)),
-            Some(report) if ranges.len() < RANGES_MAX && telling.is_none() => {
-                if told.get(&group).is_none_or(|told| steps.is_news(told, &report)) {
-                    ranges.push(report);
-                }
-            }
-            Some(_) => {} // its turn comes again
-        };
-        shard.survey(changed_max, in_haste, see);
-        if self.telling.is_some() {
+        if now.since(self.round.begun) >= ROUND {
+            // What has changed is looked at when it can be told, all others in haste until all were told.
+            let changed_left = if self.telling.is_none() { RANGES_MAX } else { 0 };
+            let looks_left = shard.looks_per_s(self.untold(shard) > 0);
+            self.round = Round { begun: now, changed_left, looks_left };
+        }
+        if !self.look(shard) || self.telling.is_some() {
             return None;
         }
-        // What is new and was surveyed, too, would be told twice.
+        // What was seen twice is told once, as it was last.
+        let mut ranges = std::mem::take(&mut self.found);
+        ranges.reverse();
         ranges.sort_by_key(|report| report.group);
         ranges.dedup_by_key(|report| report.group);
         let is_look_due = !self.told.is_empty() && now.since(self.told_at) >= LOOK_INTERVAL;
@@ -103,6 +116,30 @@ impl Reporter {
         self.told_at = now;
         self.telling = Some(ranges.clone());
         Some(Request::one(Command::Order(Order::Report { ranges })))
+    }
+
+    /// Whether this has ended a round.
+    fn look(&mut self, shard: &mut Shard) -> bool {
+        let Self { steps, told, found, round, telling, .. } = self;
+        let (changed, looks) =
+            (round.changed_left.min(LOOKS_PER_TURN), round.looks_left.min(LOOKS_PER_TURN));
+        if changed + looks == 0 {
+            return false;
+        }
+        let see = |group: GroupId, report: Option<RangeReport>| match report {
+            None => drop(told.remove(&group)),
+            Some(report) if found.len() < RANGES_MAX && telling.is_none() => {
+                if told.get(&group).is_none_or(|told| steps.is_news(told, &report)) {
+                    found.push(report);
+                }
+            }
+            Some(_) => {} // its turn comes again
+        };
+        let seen = shard.survey(changed, looks, see);
+        // Fewer than it might: there are no more.
+        round.changed_left = if seen.0 < changed { 0 } else { round.changed_left - changed };
+        round.looks_left = if seen.1 < looks { 0 } else { round.looks_left - looks };
+        round.changed_left + round.looks_left == 0
     }
 
     /// Ranges led here of which nothing was told yet.

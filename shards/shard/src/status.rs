@@ -67,16 +67,24 @@ impl Shard {
         self.survey.keys
     }
 
-    /// Looks at replicas: at up to `changed_max` to which something has happened since the last time, and at some
-    /// others, so that all are looked at again and again; `in_haste`: at so many that this takes seconds, whatever it
-    /// costs. `see` hears of each how its range is if it leads.
+    /// How many replicas to look at in a second, beside those to which something has happened; `in_haste`: so many that
+    /// all are seen within seconds, whatever it costs.
+    #[must_use]
+    pub fn looks_per_s(&self, in_haste: bool) -> usize {
+        if in_haste { looks_in_haste(self.ids.len()) } else { LOOKS }
+    }
+
+    /// Looks at replicas: at up to `changed_max` to which something has happened since the last time, and at up to
+    /// `looks` others, so that all are looked at again and again. `see` hears of each how its range is if it leads.
+    /// Gives how many of both it has looked at: fewer of the others where it has come to the last of all.
     pub fn survey(
         &mut self,
         changed_max: usize,
-        in_haste: bool,
+        looks: usize,
         mut see: impl FnMut(GroupId, Option<RangeReport>),
-    ) {
-        for _ in 0..changed_max {
+    ) -> (usize, usize) {
+        let changed = changed_max.min(self.survey.changed.len());
+        for _ in 0..changed {
             let Some(group) = self.survey.changed.pop_front() else { break };
             if let Some(replica) = self.replicas.get_mut(&group) {
                 replica.is_changed = false;
@@ -84,12 +92,13 @@ impl Shard {
             self.count_keys(group);
             see(group, self.report(group));
         }
-        let looks = if in_haste { looks_in_haste(self.ids.len()) } else { LOOKS };
-        for place in self.survey.walk.next(&self.ids, looks) {
+        let places = self.survey.walk.next(&self.ids, looks);
+        for place in places.clone() {
             let group = self.ids[place];
             self.count_keys(group);
             see(group, self.report(group));
         }
+        (changed, places.len())
     }
 
     /// A range is asked more or less than before, or other things.

@@ -115,7 +115,7 @@ fn counts_are_of_what_is_led_and_of_what_clients_wrote() {
         let shard = shard(&mut world, node);
         assert_eq!(shard.counts(), (2, leads));
         let mut led = 0;
-        shard.survey(0, false, |_, report| led += usize::from(report.is_some()));
+        shard.survey(0, 100, |_, report| led += usize::from(report.is_some()));
         assert_eq!((led, shard.keys_led()), (leads, keys));
         assert_eq!(shard.writes_acknowledged(), acknowledged);
         assert_eq!((shard.waiting(), shard.unfinished()), (0, Vec::new()));

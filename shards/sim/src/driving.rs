@@ -329,9 +329,9 @@ impl Driving {
             for due in shard.due_splits(&self.cluster.splits) {
                 shard.cut_soon(due.group, due.at);
             }
-            if let Some(report) = self.reporter.next(shard, now) {
-                self.router.submit_to(Asker::Reporter, GroupId::META, report);
-            }
+        }
+        if let Some(report) = self.reporter.next(shard, now) {
+            self.router.submit_to(Asker::Reporter, GroupId::META, report);
         }
         if !shard.leads(GroupId::META) {
             return self.placement.rest();
