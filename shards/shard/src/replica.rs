@@ -91,6 +91,9 @@ pub(crate) struct PendingEntry {
     pub(crate) since: Mono,
 }
 
+/// A core may have a hundred thousand, and allocators take the next size, 1,280 bytes, for one byte more.
+const _: () = assert!(size_of::<Replica>() <= 1024);
+
 impl Replica {
     pub(crate) fn new(
         raft: Group,
