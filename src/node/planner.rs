@@ -13,6 +13,8 @@ use super::inbox::Sender;
 use super::message::CoreMessage;
 use crate::abort::AbortOnPanic;
 
+/// How far it stands behind the cores: about a ninth of a CPU's time where one of them wants all of it.
+const NICENESS: i32 = 10;
 /// How long it waits before it offers a plan to a full inbox again.
 const REDELIVERY: Duration = Duration::from_millis(10);
 
@@ -36,6 +38,8 @@ impl Planner {
         let (submit, jobs) = mpsc::channel();
         std::thread::Builder::new().name("planner".to_owned()).spawn(move || {
             let _guard = AbortOnPanic::new("planner");
+            // Cores that share a CPU with it come first. Without that it plans all the same.
+            let _ = rustix::process::nice(NICENESS);
             for job in jobs {
                 let (core, mut planning) = match job {
                     Job::Make(core, planning) => (core, planning),

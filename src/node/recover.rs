@@ -41,7 +41,7 @@ const FIRST_ELECTION: Duration = Duration::from_millis(50);
 /// The others leave it so much time before they do.
 const OTHER_ELECTION: Duration = Duration::from_millis(1000);
 /// Elections of many groups are spread by so much for each.
-const SPREAD_PER_GROUP: Duration = Duration::from_micros(100);
+const SPREAD_PER_GROUP: Duration = Duration::from_micros(40);
 
 /// What a core is brought back with.
 #[derive(Clone)]

@@ -49,6 +49,12 @@ struct Round {
     looks_left: usize,
 }
 
+impl Round {
+    fn is_over(&self) -> bool {
+        self.changed_left + self.looks_left == 0
+    }
+}
+
 /// Changes below these are not told.
 #[derive(Clone, Copy, Debug)]
 struct Steps {
@@ -95,7 +101,7 @@ impl Reporter {
     /// Looks at some ranges. Gives what is to be told now, if a round has ended, there is anything to tell, and nothing is
     /// being told. To be called at each tick.
     pub fn next(&mut self, shard: &mut Shard, now: Mono) -> Option<Request> {
-        if now.since(self.round.begun) >= ROUND {
+        if self.round.is_over() && now.since(self.round.begun) >= ROUND {
             // What has changed is looked at when it can be told, all others in haste until all were told.
             let changed_left = if self.telling.is_none() { RANGES_MAX } else { 0 };
             let looks_left = shard.looks_per_s(self.untold(shard) > 0);
@@ -123,7 +129,7 @@ impl Reporter {
         let Self { steps, told, found, round, telling, .. } = self;
         let (changed, looks) =
             (round.changed_left.min(LOOKS_PER_TURN), round.looks_left.min(LOOKS_PER_TURN));
-        if changed + looks == 0 {
+        if round.is_over() {
             return false;
         }
         let see = |group: GroupId, report: Option<RangeReport>| match report {
@@ -139,7 +145,7 @@ impl Reporter {
         // Fewer than it might: there are no more.
         round.changed_left = if seen.0 < changed { 0 } else { round.changed_left - changed };
         round.looks_left = if seen.1 < looks { 0 } else { round.looks_left - looks };
-        round.changed_left + round.looks_left == 0
+        round.is_over()
     }
 
     /// Ranges led here of which nothing was told yet.
