@@ -11,6 +11,8 @@ use crate::log_reads::LogReads;
 use crate::output::{CheckpointFile, FileDone, FileJob, JobToken};
 use crate::shard::Shard;
 
+/// Of old entries so many times as much is sent: whoever is behind must come nearer while clients write.
+const LOG_TO_SNAPSHOTS: u64 = 4;
 /// A core ticks about so often: budgets that are used up wait for that at most.
 const BURSTS_PER_S: u64 = 20;
 
@@ -90,7 +92,7 @@ impl Files {
             unsent: VecDeque::new(),
             snapshot_budget: Budget::new(limits.snapshot_bytes_per_s_max),
             log_reads: LogReads::default(),
-            log_budget: Budget::new(limits.snapshot_bytes_per_s_max),
+            log_budget: Budget::new(limits.snapshot_bytes_per_s_max * LOG_TO_SNAPSHOTS),
         }
     }
 }

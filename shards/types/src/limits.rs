@@ -33,8 +33,8 @@ pub struct Limits {
     pub log_cache_bytes_max: usize,
     /// Bytes of one snapshot chunk.
     pub snapshot_chunk_bytes: usize,
-    /// Bytes per second that one core sends as snapshots, and as old entries that it reads of its log
-    /// for followers that are behind, each by itself.
+    /// Bytes per second that one core sends as snapshots; four times as many as old entries that it reads of its
+    /// log for followers that are behind.
     pub snapshot_bytes_per_s_max: u64,
     /// A group is checkpointed when its log outgrows its state, under this many bytes only if it
     /// makes its core's log long.
@@ -71,7 +71,7 @@ impl Default for Limits {
             append_bytes_max: 512 << 10,
             log_cache_bytes_max: 256 << 10,
             snapshot_chunk_bytes: 256 << 10,
-            snapshot_bytes_per_s_max: 64 << 20,
+            snapshot_bytes_per_s_max: 16 << 20,
             compact_log_bytes_min: 4 << 20,
             compact_tail_bytes: 1 << 20,
             pulse_interval: Duration::from_millis(50),
