@@ -180,6 +180,10 @@ impl Recovery {
         });
         if self.header(id, bytes) {
             self.frames(id, bytes);
+        } else {
+            // It is let go of in its turn: else it would be told at every start, and what was created anew
+            // since, in a frame that is long gone, be called lost with it.
+            self.unused.push(id);
         }
     }
 
@@ -220,6 +224,7 @@ impl Recovery {
         let key = self.config.key(id);
         if let Some((at, found)) = layout::newer_frame(key, bytes) {
             self.lose(id, at as u64, DamageKind::NewerVersion { found }, Affected::All);
+            self.unused.push(id);
             return;
         }
         let mut offset = BLOCK_BYTES;

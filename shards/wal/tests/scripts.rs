@@ -453,4 +453,5 @@ scripts! {
     torn_before_a_gap,
     torn_tail,
     wrong_segments,
+    wrong_segment_is_let_go_of,
 }
