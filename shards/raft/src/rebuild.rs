@@ -99,6 +99,17 @@ impl Group {
         if Guard::DepartedRemember.is_on() { last.max(self.past().left) } else { last }
     }
 
+    /// What one that is made in this one's place must have come to before it votes, should this one end. A rebuilt
+    /// one may not have come to the entry by which it left. That is of this term or an earlier one, so no log without
+    /// it goes so far.
+    #[must_use]
+    pub fn departs_at(&self) -> LogPosition {
+        let index = self.past().votes_from;
+        let to_reach = LogPosition { term: self.hard.term, index };
+        let has_it = self.log.last().index >= index;
+        if has_it { self.reached() } else { self.reached().max(to_reach) }
+    }
+
     /// Whether the log holds all that the replica's former self can have voted against.
     pub(crate) fn remembers(&self) -> bool {
         self.log.last().index >= self.past().votes_from && self.log.last() >= self.reached()
@@ -206,10 +217,8 @@ impl Group {
     fn answer_leaving(&self, out: &mut Effects) {
         let Role::Leader(leader) = &self.role else { return };
         let Some(Leaving { node, attempt, left_at: Some(index) }) = leader.leaving else { return };
+        // It may be a member again by another's wish: who has not heard that it was out has said nothing since.
         let configuration = self.configuration().clone();
-        if configuration.is_member(node) {
-            return; // it has joined again since
-        }
         let body = Body::Rebuild(Rebuild::Left { attempt, index, configuration });
         out.send_now.push((node, Message { term: self.hard.term, body }));
     }

@@ -225,13 +225,14 @@ impl Script {
         let may_vote = args.take_key("may_vote").unwrap_or("true").parse()?;
         let tail: u64 = args.take_key("tail").unwrap_or("0").parse()?;
         let to: u64 = args.take_key("to").unwrap_or("0").parse()?;
+        let again: bool = args.take_key("again").unwrap_or("false").parse()?;
         let id = node(args.next_pos().ok_or("who?")?)?;
         let c = self.c();
         match command.name.as_str() {
             "crash" => c.crash(id),
             "tear" => c.tear(id, Index(to)),
             "damage" => c.damage(id),
-            "leave" => c.ask_to_leave(id, true),
+            "leave" => c.ask_to_leave(id, !again),
             "join" => {
                 c.with(id, |g, ctx, out| g.ask_to_join(ctx, out));
             }
@@ -495,6 +496,7 @@ scripts! {
     read_answer_of_an_earlier_life
     read_index
     rebuild
+    rebuild_though_taken_in_again
     rebuild_needs_a_fresh_removal
     rebuild_while_members_change
     rebuilt_replica_forgets_no_vote
