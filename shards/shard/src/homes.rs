@@ -41,6 +41,8 @@ pub struct Standing {
     pub life: Incarnation,
     /// One more than how often it has come from another core since; zero where it is lost.
     pub residence: u64,
+    /// The log has all of it. One that has not may have lost what would say more, that it is gone from there above all.
+    pub is_whole: bool,
 }
 
 /// Why a replica is not to be made by another node's word.
@@ -71,7 +73,7 @@ impl Homes {
     /// than the one that made it. Of two cores that one is right whose standing is the greater.
     ///
     /// # Errors
-    /// When another core has it as well, and neither has given it up: that core.
+    /// When another core has it as well, both logs have all of it, and neither has given it up: that core.
     pub fn claim_logged(
         &self,
         group: GroupId,
@@ -84,7 +86,7 @@ impl Homes {
         let mut inner = self.inner();
         let home = inner.claim(group, core);
         let before = inner.since.get(&group).copied().unwrap_or_default();
-        if home != core && before == since {
+        if home != core && before == since && since.is_whole {
             return Err(home);
         }
         if since > before {
@@ -205,7 +207,8 @@ mod tests {
         let (one, two, three) = (GroupId(1), GroupId(2), GroupId(3));
         let (first, second) = (CoreId(0), CoreId(1));
         let logged = |group, core, life| {
-            homes.claim_logged(group, core, Standing { life: Incarnation(life), residence: 1 })
+            let life = Incarnation(life);
+            homes.claim_logged(group, core, Standing { life, residence: 1, is_whole: true })
         };
         assert_eq!(logged(one, first, 0), Ok(()));
         assert_eq!(logged(two, second, 0), Ok(()));
@@ -216,13 +219,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_damaged_logs_either_is_right_and_a_whole_one_before_a_damaged_one() {
+        let standing = |is_whole| Standing { life: Incarnation(0), residence: 1, is_whole };
+        for (first, second, home) in [(false, false, 0), (true, false, 0), (false, true, 1)] {
+            let homes = Homes::new(2);
+            assert_eq!(homes.claim_logged(GroupId(1), CoreId(0), standing(first)), Ok(()));
+            assert_eq!(homes.claim_logged(GroupId(1), CoreId(1), standing(second)), Ok(()));
+            assert_eq!(homes.core_of(GroupId(1)), Some(CoreId(home)));
+        }
+    }
+
+    #[test]
     fn the_core_that_has_lost_rebuilt_or_received_it_last_is_right() {
         let lives = [[(0, 0, 9), (1, 7, 0), (2, 4, 1)], [(0, 7, 1), (1, 7, 2), (2, 6, 3)]];
         let orders = [[0, 1, 2], [1, 2, 0], [2, 0, 1]];
         for (logs, order) in lives.iter().flat_map(|logs| orders.map(|order| (logs, order))) {
             let homes = Homes::new(3);
             for (core, life, residence) in order.map(|place: usize| logs[place]) {
-                let standing = Standing { life: Incarnation(life), residence };
+                let life = Incarnation(life);
+                let standing = Standing { life, residence, is_whole: residence > 0 };
                 assert_eq!(homes.claim_logged(GroupId(1), CoreId(core), standing), Ok(()));
             }
             assert_eq!(homes.core_of(GroupId(1)), Some(CoreId(1)));

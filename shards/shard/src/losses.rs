@@ -64,12 +64,12 @@ pub fn claim_logged(
         let Origin { rebuilt, residence, .. } = Origin::from_details(&found.details);
         let life = rebuilt.map_or(Incarnation(0), |rebuilt| rebuilt.incarnation);
         let residence = if Guard::LaterResidenceCounts.is_on() { residence } else { 0 };
-        Standing { life, residence: residence + 1 }
+        Standing { life, residence: residence + 1, is_whole: !found.damaged }
     };
     let whole = recovered.groups.iter().filter(|(_, found)| !is_part(found));
     let has = whole.map(|(group, found)| (*group, standing(found)));
-    let misses =
-        before.iter().map(|(group, life)| (*group, Standing { life: *life, residence: 0 }));
+    let lost_in = |life: &Incarnation| Standing { life: *life, ..Standing::default() };
+    let misses = before.iter().map(|(group, life)| (*group, lost_in(life)));
     has.chain(misses).try_for_each(|(group, since)| {
         homes.claim_logged(group, core, since).map_err(|other| (group, other))
     })
