@@ -16,7 +16,7 @@ use oarlock_shard::losses::{
     Evidence, Losses, Lost, claim_logged, give_up, may_hide, may_hide_group,
 };
 use oarlock_shard::moves::Departed;
-use oarlock_shard::rebuild::{LostReplica, Origin};
+use oarlock_shard::rebuild::LostReplica;
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::checkpoint::VERSION as CHECKPOINT_VERSION;
 use oarlock_store::{LoadError, Loader, Store};
@@ -169,7 +169,6 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
             continue;
         }
         let members = found.configuration.clone();
-        let origin = Origin::from_details(&found.details);
         let wait = parts.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load =
             |meta: &SnapshotMeta, loader| load_checkpoint(&parts.directory, group, meta, loader);
@@ -177,9 +176,6 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
         match ReplicaSeed::recovered(group, found, &parts.limits, wait, formed, load) {
             Ok(seed) => {
                 shard.add_replica(seed, false);
-                if let Some(rebuilt) = origin.rebuilt {
-                    shard.set_rebuilt(group, rebuilt);
-                }
                 restored += 1;
             }
             Err(CheckpointError::Damaged { path, source: LoadError::Version { found } })

@@ -9,15 +9,15 @@ use std::fmt;
 
 use oarlock_codec::{Record, Refusal};
 use oarlock_raft::{
-    ChangeError, Configuration, Group, HardState, LogPosition, ProgressState, ProgressStatus,
+    ChangeError, Configuration, HardState, LogPosition, ProgressState, ProgressStatus,
 };
 use oarlock_types::{GroupId, Index, Lsn, NodeId, RangeEpoch};
 use oarlock_wal::RecoveredGroup;
 
 use crate::checkpoints::Mark;
 use crate::output::CheckpointFile;
-use crate::rebuild::Origin;
-use crate::replica::Replica;
+use crate::rebuild::{Origin, Rebuilt};
+use crate::replica::{Past, Replica};
 use crate::shard::Shard;
 
 /// A learner that lacks no more entries than this may vote: in the time that a change takes it has them.
@@ -47,11 +47,15 @@ pub struct Departed {
     pub last: LogPosition,
     /// How often it had come from another core.
     pub residence: u64,
+    /// Set if it was rebuilt: what was found lost before that is lost no more.
+    pub rebuilt: Option<Rebuilt>,
 }
 
 impl Departed {
-    fn new(raft: &Group, residence: u64) -> Self {
-        Self { hard_state: raft.hard_state(), last: raft.reached(), residence }
+    fn new(replica: &Replica) -> Self {
+        let (hard_state, last) = (replica.raft.hard_state(), replica.raft.departs_at());
+        let Past { residence, rebuilt, .. } = replica.past();
+        Self { hard_state, last, residence, rebuilt }
     }
 
     /// What the log gives back of a group, if its replica has ended. One that was made again since and has
@@ -59,9 +63,9 @@ impl Departed {
     #[must_use]
     pub fn of(found: &RecoveredGroup) -> Option<Self> {
         let holds_nothing = found.checkpoint.is_none() && found.entries.is_empty();
-        let Origin { left, residence, .. } = Origin::from_details(&found.details);
+        let Origin { left, residence, rebuilt, .. } = Origin::from_details(&found.details);
         let last = left.filter(|_| holds_nothing)?;
-        Some(Self { hard_state: found.hard_state, last, residence })
+        Some(Self { hard_state: found.hard_state, last, residence, rebuilt })
     }
 }
 
@@ -154,6 +158,9 @@ impl Shard {
     /// word of a member that has not heard of that entry.
     pub fn destroy(&mut self, group: GroupId, configured: Index) -> Departure {
         let Some(replica) = self.replicas.get(&group) else { return Departure::Stays };
+        if self.is_joining(group) {
+            return Departure::Later;
+        }
         if replica.raft.configured() > configured {
             return self.end_stray(group);
         }
@@ -186,8 +193,7 @@ impl Shard {
     /// or whose range another one has taken, by what the map says of its first key, which other groups' ranges
     /// only come to have that way.
     pub fn end(&mut self, group: GroupId) -> Departure {
-        let is_rebuilt = self.rebuild_stages().any(|(rebuilt, _)| rebuilt == group);
-        if self.splits.needs_log_of(group) || is_rebuilt {
+        if self.splits.needs_log_of(group) {
             return Departure::Later;
         }
         self.abandon_checkpoint(group);
@@ -205,8 +211,9 @@ impl Shard {
         waiting.acks.retain(|(_, of, _)| *of != group);
         self.splits.saved(group);
         let Some(replica) = self.remove(group) else { return Departure::Stays };
+        self.forget_joining(group);
         let file = replica.checkpoint_file(group);
-        let departed = Departed::new(&replica.raft, replica.past().residence);
+        let departed = Departed::new(&replica);
         self.graveyard.push(replica.store);
         let lsn = self.log_departed(group, departed);
         self.departed.insert(group, departed);
@@ -219,8 +226,9 @@ impl Shard {
     /// What the log says of a replica that has ended: a group without members, entries or a checkpoint.
     pub(crate) fn log_departed(&mut self, group: GroupId, departed: Departed) -> Lsn {
         let (configuration, hard_state) = (Configuration::default(), departed.hard_state);
-        let Departed { last, residence, .. } = departed;
-        let origin = Origin { left: Some(last), residence, ..Origin::first(RangeEpoch(0)) };
+        let Departed { last, residence, rebuilt, .. } = departed;
+        let first = Origin::first(RangeEpoch(0));
+        let origin = Origin { left: Some(last), residence, rebuilt, ..first };
         self.log(&Record::Create { group, configuration, details: origin.to_details() });
         self.log(&Record::HardState { group, hard_state })
     }

@@ -16,7 +16,6 @@ use oarlock_types::{GroupId, Incarnation, Index, Mono, NodeId, RangeBounds, Rang
 
 use crate::checkpoints::Mark;
 use crate::output::CheckpointFile;
-use crate::replica::Past;
 use crate::seed::ReplicaSeed;
 use crate::shard::Shard;
 
@@ -255,6 +254,16 @@ impl Shard {
         Some(Ok(()))
     }
 
+    /// Whether a rebuilt replica is on its way to be a voter.
+    pub(crate) fn is_joining(&self, group: GroupId) -> bool {
+        self.rebuilding.joining.contains(&group)
+    }
+
+    /// A rebuilt replica has come to its end: it asks nobody any more.
+    pub(crate) fn forget_joining(&mut self, group: GroupId) {
+        self.rebuilding.joining.remove(&group);
+    }
+
     /// Asks again for what has not come to pass yet.
     pub(crate) fn push_rebuilding(&mut self) {
         let waits_ms = self.now.since(self.rebuilding.asked_at).as_millis();
@@ -319,18 +328,21 @@ impl Shard {
         };
         let mut store = Store::new(Self::store_limits(&self.limits));
         store.set_bounds(lost.formed.unwrap_or_default());
-        let seed = ReplicaSeed { group, restored, store, base: None, left: None, residence: 0 };
+        let (votes_from, incarnation) = (beginning.votes_from, self.support.incarnation());
+        let rebuilt = Some(Rebuilt { votes_from, incarnation });
+        let (base, left) = (None, None);
+        let seed = ReplicaSeed { group, restored, store, base, left, residence: 0, rebuilt };
         self.add_replica(seed, false);
-        let incarnation = self.support.incarnation();
-        self.set_rebuilt(group, Rebuilt { votes_from: beginning.votes_from, incarnation });
     }
 
-    /// A replica that was taken up had been rebuilt, as its creation says. To be said at every start.
-    pub fn set_rebuilt(&mut self, group: GroupId, rebuilt: Rebuilt) {
+    /// A replica that is taken up had been rebuilt, as its creation says. One that has ended since, and was made
+    /// again, joins by its leader's word.
+    pub(crate) fn note_rebuilt(&mut self, group: GroupId, rebuilt: Rebuilt) {
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        replica.set_past(Past { rebuilt: Some(rebuilt), ..replica.past() });
         replica.raft.votes_from(rebuilt.votes_from);
-        self.rebuilding.joining.insert(group);
+        if replica.past().left.is_none() {
+            self.rebuilding.joining.insert(group);
+        }
     }
 }
 

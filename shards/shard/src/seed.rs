@@ -9,7 +9,7 @@ use oarlock_store::{Loader, Store};
 use oarlock_types::{GroupId, Index, Limits, RangeBounds};
 use oarlock_wal::RecoveredGroup;
 
-use crate::rebuild::{Origin, SplitBase};
+use crate::rebuild::{Origin, Rebuilt, SplitBase};
 use crate::shard::Shard;
 
 /// What makes the state of a replica that the log gives back, if no checkpoint holds it: such a one needs the
@@ -36,6 +36,8 @@ pub struct ReplicaSeed {
     pub left: Option<LogPosition>,
     /// How often it has come from another core.
     pub residence: u64,
+    /// Set if it was rebuilt.
+    pub rebuilt: Option<Rebuilt>,
 }
 
 impl ReplicaSeed {
@@ -57,7 +59,7 @@ impl ReplicaSeed {
         };
         let mut store = Store::new(Shard::store_limits(limits));
         store.set_bounds(bounds);
-        Self { group, restored, store, base: None, left: None, residence: 0 }
+        Self { group, restored, store, base: None, left: None, residence: 0, rebuilt: None }
     }
 
     /// A replica as the log gives it back; `load` feeds its checkpoint, if it has one. `formed` are the
@@ -92,7 +94,7 @@ impl ReplicaSeed {
             entries: found.entries,
             first_election_delay,
         };
-        let Origin { left, residence, .. } = Origin::from_details(&found.details);
-        Ok(Self { group, restored, store, base, left, residence })
+        let Origin { left, residence, rebuilt, .. } = Origin::from_details(&found.details);
+        Ok(Self { group, restored, store, base, left, residence, rebuilt })
     }
 }

@@ -193,11 +193,12 @@ impl Shard {
     }
 
     pub(crate) fn take_up(&mut self, seed: ReplicaSeed, is_new: bool) {
-        let ReplicaSeed { group, restored, store, base, left, residence } = seed;
+        let ReplicaSeed { group, restored, store, base, left, residence, rebuilt } = seed;
         assert!(!self.replicas.contains_key(&group), "invariant: one replica per group");
         if is_new {
             let configuration = restored.checkpoint.configuration.clone();
-            let origin = Origin { left, residence, ..Origin::first(store.bounds().epoch) };
+            let first = Origin::first(store.bounds().epoch);
+            let origin = Origin { left, residence, rebuilt, ..first };
             let details = origin.to_details();
             self.log(&Record::Create { group, configuration, details });
         }
@@ -218,8 +219,11 @@ impl Shard {
             self.splits.made(group, base);
         }
         let mut replica = Replica::new(raft, store, base, checkpoint);
-        replica.set_past(Past { left, residence, ..Past::default() });
+        replica.set_past(Past { left, residence, rebuilt });
         self.put(group, Box::new(replica));
+        if let Some(rebuilt) = rebuilt {
+            self.note_rebuilt(group, rebuilt);
+        }
     }
 
     pub(crate) fn put(&mut self, group: GroupId, mut replica: Box<Replica>) {

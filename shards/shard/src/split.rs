@@ -218,9 +218,9 @@ impl Shard {
                 entries: Vec::new(),
                 first_election_delay: self.limits.election_delay_max,
             };
-            let base = Some(base);
+            let (base, left, rebuilt) = (Some(base), None, None);
             let seed =
-                ReplicaSeed { group: child, restored, store, base, left: None, residence: 0 };
+                ReplicaSeed { group: child, restored, store, base, left, residence: 0, rebuilt };
             self.take_up(seed, false);
             self.with_group(child, |raft, ctx, out| {
                 if entry.leader != raft.node() {
@@ -298,6 +298,7 @@ impl Shard {
         let before = self.departed.remove(&group);
         seed.left = before.map(|before| before.last);
         seed.residence = before.map_or(0, |before| before.residence);
+        seed.rebuilt = before.and_then(|before| before.rebuilt);
         let asked = HardState { term, vote: Some(from) };
         let hard_state =
             before.map(|b| b.hard_state).filter(|known| known.term >= term).unwrap_or(asked);

@@ -61,7 +61,15 @@ fn follower(limits: Limits) -> Shard {
     let mut store = Store::new(Shard::store_limits(&limits));
     store.set_bounds(RangeBounds::everything());
     shard.add_replica(
-        ReplicaSeed { group: GROUP, restored, store, base: None, left: None, residence: 0 },
+        ReplicaSeed {
+            group: GROUP,
+            restored,
+            store,
+            base: None,
+            left: None,
+            residence: 0,
+            rebuilt: None,
+        },
         true,
     );
     shard

@@ -608,6 +608,7 @@ scripts! {
     log_read_fails
     tail_waits_for_a_checkpoint
     what_waits
+    rebuild_then_move
     rebuild_refused
     snapshot
     snapshot_resumed

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{Evidence, Losses, claim_logged, give_up, may_hide, may_hide_group};
 use oarlock_shard::moves::Departed;
-use oarlock_shard::rebuild::{LostReplica, Origin};
+use oarlock_shard::rebuild::LostReplica;
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
 use oarlock_store::{Loader, Store};
 use oarlock_types::range_map::Range;
@@ -141,17 +141,11 @@ pub(crate) fn recover(
             shard.note_departed(group, departed);
             continue;
         }
-        let origin = Origin::from_details(&found.details);
         let wait = config.limits.support_duration + random.between(Duration::ZERO, spread * 2);
         let load = |checkpoint: &SnapshotMeta, loader| load(disk, group, checkpoint, loader);
         let formed = config.formed(group);
         match ReplicaSeed::recovered(group, found, &config.limits, wait, formed, load) {
-            Ok(seed) => {
-                shard.add_replica(seed, false);
-                if let Some(rebuilt) = origin.rebuilt {
-                    shard.set_rebuilt(group, rebuilt);
-                }
-            }
+            Ok(seed) => shard.add_replica(seed, false),
             Err(reason) => {
                 told.push(format!("{group} is not served: {reason}"));
                 unserved.insert(group);

@@ -269,9 +269,6 @@ impl Node {
             let found = found.clone();
             let Ok(seed) = ReplicaSeed::recovered(*group, found, &plan.limits, delay, formed, load);
             shard.add_replica(seed, false);
-            if let Some(rebuilt) = rebuilt(*group) {
-                shard.set_rebuilt(*group, rebuilt);
-            }
         }
         for range in held {
             if lost.contains(&range.group) {
