@@ -243,7 +243,9 @@ impl Driving {
             return self.router.submit_to(asker, forward.group, forward.request);
         }
         let home = self.core_of(shard, forward.group);
-        if home.is_none() && forward.group == GroupId::META {
+        let is_elsewhere = home.is_some_and(|core| core != self.addr.core);
+        let is_here = is_elsewhere || shard.has_replica(forward.group);
+        if forward.group == GroupId::META && !is_here {
             let leader = self.router.likely_leader(forward.group);
             self.answer(from, forward.id, Err(Refusal::NotLeader { leader }));
             return;

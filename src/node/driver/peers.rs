@@ -146,8 +146,11 @@ impl Driver {
                 continue;
             }
             let home = self.core_of(forward.group);
-            if home.is_none() && forward.group == GroupId::META {
-                // Whoever asks has a map so old that it leads here, and without that group it gets no other.
+            let is_elsewhere = home.is_some_and(|core| core != self.addr.core);
+            let is_here = is_elsewhere || self.shard.has_replica(forward.group);
+            if forward.group == GroupId::META && !is_here {
+                // Whoever asks has a map so old that it leads here, and without that group it gets no other. That
+                // a core had it, or has lost it, is of no use to that one.
                 let leader = self.front.borrow().router.likely_leader(forward.group);
                 let outcome = Err(Refusal::NotLeader { leader });
                 self.outbox.reply(from.node, ForwardReply { id: forward.id, outcome });
