@@ -11,6 +11,7 @@ use crate::faults::{Fault, Trouble};
 use crate::quorum_loss;
 use crate::random::Stream;
 use crate::ranges::family;
+use crate::spoiling;
 
 /// How the network and the disks behave when nothing is wrong with them, in microseconds and
 /// thousandths.
@@ -98,6 +99,8 @@ pub struct Overrides {
     pub placement: Option<bool>,
     /// Whether a quorum is lost for good, whatever was drawn.
     pub recovery: Option<bool>,
+    /// Whether disks are spoiled, by who is a member at the time, whatever was drawn.
+    pub spoiled: Option<bool>,
 }
 
 /// A run.
@@ -139,6 +142,8 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// A quorum may be lost for good: it must be told which writes were lost with it.
     pub loses_quorum: bool,
+    /// Members change while disks are spoiled: whose may be goes by who is a member at the time.
+    pub spoils_by_members: bool,
 }
 
 /// Small bounds, so that all that is rare in a large engine is common here.
@@ -183,6 +188,7 @@ impl Config {
             faults: Vec::new(),
             cluster: None,
             loses_quorum: false,
+            spoils_by_members: false,
         }
     }
 
@@ -227,13 +233,24 @@ impl Config {
         let bound = u64::from(config.limits.drift_per_mille_max);
         config.clock_rates =
             (0..nodes).map(|_| 1000 - bound + random.below(2 * bound + 1)).collect();
+        let recovers =
+            overrides.recovery.unwrap_or_else(|| nodes >= 3 && quorum_loss::is_drawn(seed));
+        let is_plain = !keeps_map && !recovers;
+        let spoils = overrides.spoiled.unwrap_or_else(|| is_plain && spoiling::is_drawn(seed));
+        config.spoils_by_members = spoils && nodes >= 3;
         config.faults = crate::swarm::draw(&config, drawn_seconds.max(seconds) * 1_000_000, seed);
         config.faults.retain(|fault| fault.at_us < config.duration_us);
         if keeps_map {
             config.keep_map(seed);
         }
-        if overrides.recovery.unwrap_or_else(|| nodes >= 3 && quorum_loss::is_drawn(seed)) {
+        if recovers {
             config.lose_quorum(seed);
+        }
+        if overrides.spoiled == Some(false) {
+            config.faults.retain(|fault| fault.trouble.spoils().is_none());
+        }
+        if config.spoils_by_members {
+            config.spoil_disks(seed);
         }
         if let Some(only) = &overrides.only {
             config.faults.retain(|fault| only.contains(&fault.number));

@@ -62,6 +62,8 @@ impl World {
         match trouble {
             NodeTrouble::Join => self.begin_join(),
             NodeTrouble::Drain(node) => self.write_duty(*node, Some(duties::DRAINING)),
+            // One that may have lost replicas which nobody can name gets none: it stays drained.
+            NodeTrouble::Serve(node) if self.is_to_replace(*node) => {}
             NodeTrouble::Serve(node) => self.write_duty(*node, None),
             NodeTrouble::Lose(node, is_told) => {
                 if self.lose_for_good(*node) && *is_told {
@@ -218,7 +220,7 @@ impl World {
     pub fn lose_for_good(&mut self, node: NodeId) -> bool {
         let n = self.place(node);
         let is_there = self.nodes.get(n).is_some_and(|node| !node.is_gone && !node.is_absent);
-        if !is_there || !self.can_lose(node) {
+        if !is_there || !self.can_lose(node) || !self.may_spoil(node) {
             return false;
         }
         self.end(n, true, "is gone for good");

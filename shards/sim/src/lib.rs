@@ -11,7 +11,8 @@
 //! [`ranges`] is who has which keys, `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
 //! of a run, [`mod@run`] a whole one; [`cluster`] is what a run has whose cluster keeps its own map, `driving` and
 //! `delivering` what a driver does there (`letters` are what it hears), `joining` who comes and goes, `standing` what
-//! it must come to; `quorum_loss` goes on from what survives; [`trace`] tells it, `words` in words, [`page`] as a picture.
+//! it must come to; `quorum_loss` goes on from what survives, `spoiling` says whose
+//! disk may be spoiled; [`trace`] tells it, `words` in words, [`page`] as a picture.
 
 mod asking;
 mod between;
@@ -39,6 +40,7 @@ pub mod ranges;
 mod recover;
 pub mod run;
 mod settle;
+mod spoiling;
 mod standing;
 mod swarm;
 pub mod trace;

@@ -58,6 +58,9 @@ struct Options {
     /// A quorum is lost for good, and survivors are gone on from, whatever the seed draws
     #[arg(long, value_name = "BOOL")]
     recovery: Option<bool>,
+    /// Disks are spoiled while members change and ranges merge, whatever the seed draws; with false none is
+    #[arg(long, value_name = "BOOL")]
+    spoiled: Option<bool>,
     /// Fails once more elections are won: a wish, to see what a failure looks like
     #[arg(long, value_name = "N")]
     elections_max: Option<u64>,
@@ -106,6 +109,7 @@ impl Options {
             elections_max: self.elections_max,
             placement: self.placement,
             recovery: self.recovery,
+            spoiled: self.spoiled,
         }
     }
 
@@ -128,6 +132,9 @@ impl Options {
         }
         if let Some(recovery) = self.recovery {
             all.extend(["--recovery".to_owned(), recovery.to_string()]);
+        }
+        if let Some(spoiled) = self.spoiled {
+            all.extend(["--spoiled".to_owned(), spoiled.to_string()]);
         }
         if self.calm_weather {
             all.push("--calm-weather".to_owned());

@@ -26,6 +26,11 @@ pub(crate) struct Placing {
 }
 
 impl Placing {
+    /// The voters that are asked for.
+    pub(crate) fn wanted(&self, group: GroupId) -> Option<&[NodeId]> {
+        self.wanted.get(&group).map(|(voters, _)| voters.as_slice())
+    }
+
     /// A group's voters are those that were asked for.
     pub(crate) fn done(&mut self, group: GroupId) {
         self.wanted.remove(&group);
@@ -44,13 +49,16 @@ impl World {
         let group = self.relative(family);
         let Some(leader) = self.leader(group) else { return };
         let Some(now) = self.configuration(leader, group) else { return };
-        let others: Vec<NodeId> =
-            self.able_nodes().filter(|node| !now.voters.contains(node)).collect();
+        let is_other = |node: &NodeId| !now.voters.contains(node) && !self.is_to_replace(*node);
+        let others: Vec<NodeId> = self.able_nodes().filter(is_other).collect();
         let Some(joins) = others.get(self.node_random.place(others.len().max(1))) else { return };
         let leaves = self.node_random.place(now.voters.len());
+        // Who is to be replaced is drained first.
+        let drained = now.voters.iter().position(|node| self.is_to_replace(*node));
+        let leaves = drained.unwrap_or(leaves);
         let mut voters = now.voters;
         voters[leaves] = *joins;
-        if self.keep_a_quorum(&voters) {
+        if self.keep_a_quorum(group, &voters) {
             self.bring_to(group, voters);
         }
     }
@@ -65,7 +73,7 @@ impl World {
     /// Nobody wishes for voters any more most of whom are gone for good.
     pub(crate) fn drop_wishes(&mut self) {
         let mut wanted = std::mem::take(&mut self.placing.wanted);
-        wanted.retain(|_, (voters, _)| self.keep_a_quorum(voters));
+        wanted.retain(|group, (voters, _)| self.keep_a_quorum(*group, voters));
         self.placing.wanted = wanted;
     }
 

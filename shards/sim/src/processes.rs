@@ -1,6 +1,6 @@
 //! Processes start over what the disks hold, and end in every way: killed, or with the machine.
 
-use oarlock_cluster::members;
+use oarlock_cluster::{duties, members};
 use oarlock_raft::SPLIT_BASE;
 use oarlock_shard::pulse::{PulseAgent, PulseConfig};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
@@ -161,15 +161,19 @@ impl World {
             let at = self.now + 1000 + self.node_random.below(NOTICED_WITHIN_US);
             self.at(at, Event::Rebuild { n, life });
         }
+        if self.config.cluster.is_some() && self.is_to_replace(self.nodes[n].id) {
+            self.write_duty(self.nodes[n].id, Some(duties::DRAINING));
+        }
     }
 
-    /// All replicas that a node has lost are to be rebuilt.
+    /// All replicas that a node has lost are to be rebuilt, but those that nobody misses.
     pub(crate) fn rebuild(&mut self, n: usize) {
         let node = &self.nodes[n];
         let id = node.id;
         let cores = node.process.iter().flat_map(|process| &process.cores);
-        let lost: Vec<GroupId> =
+        let mut lost: Vec<GroupId> =
             cores.flat_map(|core| core.shard.rebuild_stages()).map(|(group, _)| group).collect();
+        lost.retain(|group| !self.is_left_lost(id, *group));
         for group in lost {
             self.ask(id, group, Ask::Rebuild(group));
         }
@@ -186,7 +190,9 @@ impl World {
             let (raft, state) = (core.shard.raft(group), core.shard.applied_state(group));
             let (Some(raft), Some(state)) = (raft, state) else {
                 let is_known = core.shard.rebuild_stages().any(|(lost, _)| lost == group);
-                if is_known || node.is_outcast {
+                // A node's copy of the map may be older than the replica: then nobody can name it.
+                let is_unnamed = self.config.cluster.is_some() && self.is_to_replace(node.id);
+                if is_known || is_unnamed || node.is_outcast {
                     self.oracle.replica_lost(node.id, group);
                     continue;
                 }

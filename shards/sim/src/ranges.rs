@@ -107,6 +107,11 @@ impl Ranges {
         taken
     }
 
+    /// Whether another one has taken a group's range.
+    pub(crate) fn has_ended(&self, group: GroupId) -> bool {
+        self.ended.contains(&group)
+    }
+
     /// Groups whose ranges others have taken.
     pub(crate) fn ended(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.ended.iter().copied()

@@ -136,11 +136,14 @@ impl World {
     fn unrest(&self) -> impl Iterator<Item = String> + '_ {
         let groups = self.ranges.groups().flat_map(|group| self.behind(group));
         let nodes = self.nodes.iter().filter(|node| !node.is_outcast);
-        let cores = nodes.flat_map(|node| {
+        let cores = nodes.flat_map(move |node| {
             let cores = node.process.iter().flat_map(|process| &process.cores).enumerate();
             cores.flat_map(move |(core, running)| {
                 let mut unfinished = running.shard.unfinished();
                 let rebuilding = running.shard.rebuild_stages();
+                let rebuilding = rebuilding.filter(|(group, _)| {
+                    running.shard.has_replica(*group) || !self.is_left_lost(node.id, *group)
+                });
                 unfinished.extend(rebuilding.map(|(g, at)| format!("{g} rebuilt: {}", at.name())));
                 unfinished.into_iter().map(move |text| format!("{}/c{core}: {text}", node.id))
             })

@@ -16,6 +16,9 @@ const CUTS_MAX: usize = 40;
 const SPOILING: std::ops::Range<u64> = 21..25;
 
 /// The faults of a seed over `until_us`, in order of time.
+///
+/// Where disks are spoiled by who is a member at the time ([`crate::spoiling`]), replicas move and ranges merge though
+/// disks are spoiled here.
 pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
     let mut random = Stream::new(seed, 2);
     let share = [80, 200, 400, 700][random.place(4)];
@@ -47,7 +50,7 @@ pub(crate) fn draw(config: &Config, until_us: u64, seed: u64) -> Vec<Fault> {
         }
     }
     draw_cuts(config, until_us, seed, &mut faults);
-    if !spoils {
+    if !spoils || config.spoils_by_members {
         draw_moves(config, until_us, seed, &mut faults);
         draw_merges(config, until_us, seed, &mut faults);
     }

@@ -85,13 +85,16 @@ impl World {
                 let n = self.place(*node);
                 self.nodes[n].clock.jump_wall(*ms);
             }
-            Trouble::Blank(node) => self.lose_disk(*node),
+            Trouble::Blank(node) if self.may_spoil(*node) => self.lose_disk(*node),
+            Trouble::Blank(_) => {}
             Trouble::FlipBit(at)
             | Trouble::DropFile(at)
             | Trouble::SwapFiles(at)
             | Trouble::OldCheckpoint(at)
             | Trouble::LoseFiles(at) => {
-                self.spoil(*at, trouble);
+                if self.may_spoil(at.node) {
+                    self.spoil(*at, trouble);
+                }
             }
             Trouble::Transfer(group) => {
                 let group = self.relative(*group);
@@ -314,9 +317,10 @@ impl World {
         self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id)
     }
 
-    /// Whether most of these are not gone for good: no operator asks for others.
-    pub(crate) fn keep_a_quorum(&self, voters: &[NodeId]) -> bool {
-        let stays = |node: &&NodeId| !self.nodes[self.place(**node)].is_gone;
+    /// Whether most of these are not gone for good, and have what they had on disk: no operator asks for others.
+    pub(crate) fn keep_a_quorum(&self, group: GroupId, voters: &[NodeId]) -> bool {
+        let is_sound = |node| !self.config.spoils_by_members || self.is_sound(node, group);
+        let stays = |node: &&NodeId| !self.nodes[self.place(**node)].is_gone && is_sound(**node);
         voters.iter().filter(stays).count() * 2 > voters.len()
     }
 
@@ -345,7 +349,7 @@ impl World {
         if kind >= 2 && voters.len() > least {
             voters.retain(|node| *node != leaves);
         }
-        if !self.keep_a_quorum(&voters) {
+        if !self.keep_a_quorum(group, &voters) {
             return;
         }
         if self.config.has_moves() || self.config.loses_quorum {

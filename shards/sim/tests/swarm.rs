@@ -1,7 +1,7 @@
 //! Seeds of the swarm, each with its own cluster, weather and faults. A failure names its seed;
 //! `cargo run --release -p oarlock-sim -- --seed N --seconds 6` replays it.
 
-use oarlock_sim::{Config, Figures, Overrides, Trouble, World, finish};
+use oarlock_sim::{Config, Fault, Figures, Overrides, Trouble, World, finish};
 
 /// Says how to run a seed again that failed.
 struct Replay(u64);
@@ -66,6 +66,23 @@ fn survivors_of_a_lost_quorum_go_on() {
         ended += usize::from(world.ended().is_some());
     }
     assert!(gone_on >= 12 && ended <= gone_on / 3, "{gone_on} runs went on, {ended} ended by it");
+}
+
+#[test]
+fn disks_are_spoiled_while_members_change_and_ranges_merge() {
+    let (mut both, mut sum) = (0, Figures::default());
+    for seed in 1..=16 {
+        let (placement, recovery) = (Some(false), Some(false));
+        let overrides = Overrides { placement, recovery, spoiled: Some(true), ..overrides() };
+        let config = Config::swarm(seed, &overrides);
+        let merges = |fault: &Fault| matches!(fault.trouble, Trouble::Merge(_));
+        let spoils = config.faults.iter().any(|fault| fault.trouble.spoils().is_some());
+        both += u64::from(spoils && (config.has_moves() || config.faults.iter().any(merges)));
+        let figures = finish(&mut World::new(seed, config));
+        sum.answered += figures.answered;
+        sum.faults += figures.faults;
+    }
+    assert!(both >= 4 && sum.answered > 1000 && sum.faults > 100, "{both} with both: {sum:?}");
 }
 
 /// A swarm that never draws a kind of fault would not be one.

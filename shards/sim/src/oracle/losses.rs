@@ -1,5 +1,6 @@
 //! Replicas that are lost, or never were, and those that are rebuilt: what is not asked of them any more.
 
+use oarlock_raft::Configuration;
 use oarlock_types::{GroupId, NodeId};
 
 use super::Oracle;
@@ -20,6 +21,12 @@ impl Oracle {
         if let Some(known) = self.groups.get_mut(&id) {
             known.replicas.remove(&node);
         }
+    }
+
+    /// The members of a group as each of its replicas knew them when it was seen last, also those that are down.
+    pub(crate) fn known_members(&self, id: GroupId) -> impl Iterator<Item = &Configuration> {
+        let known = self.groups.get(&id).into_iter();
+        known.flat_map(|known| known.replicas.values()).map(|seen| &seen.configuration)
     }
 
     /// Whether a node's replica was lost and has not been seen since.
