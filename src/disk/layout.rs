@@ -15,6 +15,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oarlock_raft::LogPosition;
+use oarlock_shard::CheckpointFile;
 use oarlock_types::{CoreId, GroupId, Index, SegmentId, Term};
 
 /// The end of the names of files that are being made, and are worthless after a crash.
@@ -189,6 +191,18 @@ impl CheckpointName {
         let this = Self { group: GroupId(group), index: Index(index), term: Term(term) };
         // One name for one checkpoint: no leading zeros or plus signs, nothing behind.
         (this.to_string() == name).then_some(this)
+    }
+}
+
+impl From<CheckpointFile> for CheckpointName {
+    fn from(CheckpointFile { group, position }: CheckpointFile) -> Self {
+        Self { group, index: position.index, term: position.term }
+    }
+}
+
+impl From<CheckpointName> for CheckpointFile {
+    fn from(CheckpointName { group, index, term }: CheckpointName) -> Self {
+        Self { group, position: LogPosition { term, index } }
     }
 }
 

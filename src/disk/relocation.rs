@@ -7,11 +7,9 @@
 //! brought to its end behind it. So no group ever has two replicas, and none has none.
 //! `docs/decisions/0015-between-cores.md` argues why so and not replica by replica.
 //!
-//! It must not take up a replica, nor judge damage: a log that is not whole is left to a start with the old number.
+//! Which replica goes where, and what of the logs is carried, [`oarlock_shard::relocation`] says; here are the files.
+//! It must not take up a replica, nor judge damage.
 
-mod plan;
-
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -20,13 +18,10 @@ use std::time::{Duration, Instant};
 
 use oarlock_codec::Record;
 use oarlock_raft::Entry;
-use oarlock_shard::Homes;
-use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up, may_hide};
-use oarlock_types::{CoreId, GroupId};
+use oarlock_shard::relocation::{NewCore, Obstacle, OldCore, records, relocate};
+use oarlock_types::CoreId;
 use oarlock_wal::layout::{BLOCK_BYTES, VERSION};
-use oarlock_wal::{
-    Addition, Affected, DamageKind, Owner, Recovered, RecoveredGroup, Wal, WalConfig,
-};
+use oarlock_wal::{Addition, DamageKind, Owner, Wal, WalConfig};
 
 use super::atomic_file::{replace, seal, sync_directory, unseal};
 use super::checkpoint::link;
@@ -36,7 +31,6 @@ use super::job::space;
 use super::layout::{CheckpointName, CoreDir};
 use super::lost;
 use super::stopped::{self, ReadLogError};
-use plan::plan;
 
 const FOLDER: &str = "relocation";
 /// Where this file is, the logs in the folder are the ones that count.
@@ -53,10 +47,8 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 pub enum Step {
     /// The old logs are read. Nothing is changed yet.
     Read,
-    /// A core's new log is written.
-    Logged(CoreId),
-    /// The checkpoints of an old core have their names under the new ones too.
-    Linked(CoreId),
+    /// All that a core is to have stands in its new directory.
+    Written(CoreId),
     /// The new logs count from now on.
     Decided,
     /// A core has its new directory.
@@ -69,18 +61,6 @@ pub enum Step {
 
 /// Is called behind each step; an error ends the work there, as the end of the process would.
 pub type AfterStep<'a> = &'a mut dyn FnMut(Step) -> Result<(), DataDirError>;
-
-/// What an old core has.
-#[derive(Debug)]
-struct Held {
-    core: CoreId,
-    groups: BTreeMap<GroupId, RecoveredGroup>,
-    lost: Lost,
-    files: Vec<CheckpointName>,
-    has_unnamed: bool,
-    needed_bytes: u64,
-    segment_bytes: u64,
-}
 
 /// Whether a relocation was decided and not brought to its end: until then nothing else may use the directory.
 #[must_use]
@@ -144,37 +124,28 @@ pub fn carry_out(
     );
     make_core_directories(path, identity.cores)?;
     check_place(path, identity.cores)?;
-    let held = read(path, &identity)?;
+    let old = read(path, &identity)?;
+    let sizes = Sizes::of(&old);
+    let new = relocate(old, identity.incarnation, cores)
+        .map_err(|obstacle| told(path, &identity, obstacle))?;
     after(Step::Read)?;
-    check_room(path, &held, cores)?;
-    let homes = plan(held.iter().map(|held| (held.core, &held.groups, &held.lost)), cores);
+    check_room(path, sizes, cores)?;
     let folder = path.join(FOLDER);
     make_core_directories(&folder, cores)?;
-    for held in &held {
-        link_checkpoints(path, &folder, held, cores, |group| homes.get(&group).copied())?;
-        after(Step::Linked(held.core))?;
-    }
-    write_lost(&folder, &held, &homes)?;
-    let segment_bytes = held.iter().map(|held| held.segment_bytes).max();
-    let mut progress = Progress::new(held.iter().map(|held| held.groups.len()).sum());
-    let mut parts: BTreeMap<CoreId, Vec<(GroupId, RecoveredGroup)>> = BTreeMap::new();
-    for (group, found) in held.into_iter().flat_map(|held| held.groups) {
-        parts.entry(homes[&group]).or_default().push((group, found));
-    }
-    for (core, groups) in parts {
-        let Identity { cluster, node, disk, .. } = identity;
-        let segment_bytes = segment_bytes.unwrap_or(WalConfig::SEGMENT_BYTES_DEFAULT);
-        // What stood in a segment fits into one.
-        let frame_bytes_max = usize::try_from(segment_bytes).unwrap_or(usize::MAX) - BLOCK_BYTES;
-        let owner = Owner { cluster, node, disk, core };
-        let wal = Wal::new(WalConfig { owner, segment_bytes, frame_bytes_max });
-        write_log(&CoreDir::new(&folder, core), core, &identity, wal, groups, &mut progress)?;
-        after(Step::Logged(core))?;
-    }
-    for core in (0..cores).map(CoreId) {
+    let mut progress = Progress::new(new.iter().map(|new| new.groups.len()).sum());
+    for (core, new) in (0..).map(CoreId).zip(new) {
         let directory = CoreDir::new(&folder, core);
+        link_checkpoints(path, &directory, &new)?;
+        if !new.lost.is_empty() {
+            lost::write(&directory, &new.lost)?;
+        }
+        if new.has_unnamed {
+            lost::note_unnamed(&directory)?;
+        }
+        write_log(&directory, core, &identity, sizes, new, &mut progress)?;
         sync(&directory.checkpoints())?;
         sync(directory.path())?;
+        after(Step::Written(core))?;
     }
     sync(&folder)?;
     sync(path)?;
@@ -184,51 +155,24 @@ pub fn carry_out(
     finish(path, identity, after)
 }
 
-fn read(path: &Path, identity: &Identity) -> Result<Vec<Held>, DataDirError> {
-    let homes = Homes::new(identity.cores);
-    let mut logs = Vec::new();
-    for core in (0..identity.cores).map(CoreId) {
+fn read(path: &Path, identity: &Identity) -> Result<Vec<OldCore>, DataDirError> {
+    let read = |core| {
         let directory = CoreDir::new(path, core);
         let log = stopped::read_log(&directory, core, identity).map_err(|error| match error {
             ReadLogError::Directory(error) => error,
             ReadLogError::Segment(error) => DataDirError::Disk(error),
         })?;
-        check_whole(&directory, &log, identity.cores)?;
-        let lost = lost::read(&directory)?;
-        claim_logged(&homes, core, &log, &lost).map_err(|(group, other)| {
-            let path = path.to_owned();
-            DataDirError::TwoReplicas { path, group, cores: [other, core] }
-        })?;
-        logs.push((core, directory, log, lost));
-    }
-    let read = |(core, directory, mut log, mut lost): (_, CoreDir, Recovered, Lost)| {
-        give_up(&homes, core, &mut log, &mut lost);
-        let had_begun = directory.has_begun();
-        let losses = Losses::judge(&Evidence {
-            recovered: &log,
-            held: &[],
-            had_begun,
-            before: &lost,
-            incarnation: identity.incarnation,
-        });
-        if let Some(group) = losses.news.first() {
-            let what = format!("the state of {group} is lost");
-            return Err(not_whole(directory.path(), what, identity.cores));
-        }
-        let is_home = |file: &CheckpointName| homes.core_of(file.group).is_none_or(|at| at == core);
         let files = directory.checkpoint_list();
         let files = files.map_err(refused("list", &directory.checkpoints()))?;
-        Ok(Held {
-            core,
-            lost: losses.lost,
-            files: files.into_iter().map(|(name, _)| name).filter(is_home).collect(),
+        Ok(OldCore {
+            log,
+            had_begun: directory.has_begun(),
+            lost: lost::read(&directory)?,
             has_unnamed: lost::has_unnamed(&directory),
-            needed_bytes: log.wal.needed_bytes(),
-            segment_bytes: log.wal.segment_bytes(),
-            groups: log.groups,
+            files: files.into_iter().map(|(name, _)| name.into()).collect(),
         })
     };
-    logs.into_iter().map(read).collect()
+    (0..identity.cores).map(CoreId).map(read).collect()
 }
 
 /// A directory can be put in the place of another only where both are on one disk.
@@ -244,32 +188,51 @@ fn check_place(path: &Path, cores: u16) -> Result<(), DataDirError> {
     Ok(())
 }
 
-/// What a start with the old number of cores has to find first, it must find: once a log is written anew, the
-/// damage is not seen any more.
-fn check_whole(directory: &CoreDir, log: &Recovered, cores: u16) -> Result<(), DataDirError> {
-    for damage in &log.damage {
-        let path = directory.segment(damage.segment);
-        if let DamageKind::NewerVersion { found } = damage.kind {
-            return Err(DataDirError::NewerLog { path, found, known: VERSION });
+/// What stands in the way, in words: a start with the old number of cores has to find it first.
+fn told(path: &Path, identity: &Identity, obstacle: Obstacle) -> DataDirError {
+    let of = |core| CoreDir::new(path, core);
+    let not_whole =
+        |path: PathBuf, what| DataDirError::DamagedLog { path, what, cores: identity.cores };
+    match obstacle {
+        Obstacle::Damaged(core, damage) => {
+            let path = of(core).segment(damage.segment);
+            if let DamageKind::NewerVersion { found } = damage.kind {
+                return DataDirError::NewerLog { path, found, known: VERSION };
+            }
+            not_whole(path, damage.to_string())
         }
-        if damage.affected != Affected::Groups(Vec::new()) {
-            return Err(not_whole(&path, damage.to_string(), cores));
+        Obstacle::Missing(core) => {
+            not_whole(of(core).path().to_owned(), "its log is missing".to_owned())
+        }
+        Obstacle::LostAnew(core, group) => {
+            not_whole(of(core).path().to_owned(), format!("the state of {group} is lost"))
+        }
+        Obstacle::TwoReplicas(group, cores) => {
+            DataDirError::TwoReplicas { path: path.to_owned(), group, cores }
         }
     }
-    if may_hide(log, directory.has_begun()) {
-        return Err(not_whole(directory.path(), "its log is missing".to_owned(), cores));
-    }
-    Ok(())
 }
 
-fn not_whole(path: &Path, what: String, cores: u16) -> DataDirError {
-    DataDirError::DamagedLog { path: path.to_owned(), what, cores }
+/// How much the logs hold, and the length of their segments.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    needed_bytes: u64,
+    segment_bytes: u64,
+}
+
+impl Sizes {
+    fn of(old: &[OldCore]) -> Self {
+        let segment_bytes = old.iter().map(|old| old.log.wal.segment_bytes()).max();
+        Self {
+            needed_bytes: old.iter().map(|old| old.log.wal.needed_bytes()).sum(),
+            segment_bytes: segment_bytes.unwrap_or(WalConfig::SEGMENT_BYTES_DEFAULT),
+        }
+    }
 }
 
 /// The new logs stand beside the old ones for a moment.
-fn check_room(path: &Path, held: &[Held], cores: u16) -> Result<(), DataDirError> {
-    let segment_bytes = held.iter().map(|held| held.segment_bytes).max().unwrap_or_default();
-    let needed: u64 = held.iter().map(|held| held.needed_bytes).sum();
+fn check_room(path: &Path, sizes: Sizes, cores: u16) -> Result<(), DataDirError> {
+    let Sizes { needed_bytes: needed, segment_bytes } = sizes;
     // Frames are whole blocks, and each core's last segment is not full.
     let needed_bytes = needed + needed / 8 + 2 * u64::from(cores) * segment_bytes;
     let available = space(path).map_err(refused("ask for the room of", path))?.available_bytes;
@@ -280,44 +243,12 @@ fn check_room(path: &Path, held: &[Held], cores: u16) -> Result<(), DataDirError
     Ok(())
 }
 
-/// Gives the checkpoints of an old core names under the new ones, also those that nobody has named yet, or
-/// not any more: the start sweeps them as ever.
-fn link_checkpoints(
-    path: &Path,
-    folder: &Path,
-    held: &Held,
-    cores: u16,
-    home: impl Fn(GroupId) -> Option<CoreId>,
-) -> Result<(), DataDirError> {
-    let from = CoreDir::new(path, held.core);
-    for name in &held.files {
-        let core = home(name.group).unwrap_or(CoreId(held.core.get() % cores));
-        let to = CoreDir::new(folder, core).checkpoint(*name);
-        match link(&from.checkpoint(*name), &to) {
-            // Only of groups that nobody has: two old cores may both have kept the file.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            linked => linked.map_err(refused("make", &to))?,
-        }
-    }
-    Ok(())
-}
-
-/// What is lost stays so, wherever its group's number is by now.
-fn write_lost(
-    folder: &Path,
-    held: &[Held],
-    homes: &BTreeMap<GroupId, CoreId>,
-) -> Result<(), DataDirError> {
-    let mut parts: BTreeMap<CoreId, Lost> = BTreeMap::new();
-    for (group, lost_in) in held.iter().flat_map(|held| &held.lost) {
-        parts.entry(homes[group]).or_default().insert(*group, *lost_in);
-    }
-    for (core, lost) in parts {
-        lost::write(&CoreDir::new(folder, core), &lost)?;
-    }
-    if held.iter().any(|held| held.has_unnamed) {
-        // It concerns all cores, whichever knows of it.
-        lost::note_unnamed(&CoreDir::new(folder, CoreId(0)))?;
+/// Gives checkpoints their names under a new core.
+fn link_checkpoints(path: &Path, to: &CoreDir, new: &NewCore) -> Result<(), DataDirError> {
+    for (file, from) in &new.files {
+        let name = CheckpointName::from(*file);
+        let (from, to) = (CoreDir::new(path, *from).checkpoint(name), to.checkpoint(name));
+        link(&from, &to).map_err(refused("make", &to))?;
     }
     Ok(())
 }
@@ -326,13 +257,18 @@ fn write_log(
     directory: &CoreDir,
     core: CoreId,
     identity: &Identity,
-    mut wal: Wal,
-    groups: Vec<(GroupId, RecoveredGroup)>,
+    Sizes { segment_bytes, .. }: Sizes,
+    new: NewCore,
     progress: &mut Progress,
 ) -> Result<(), DataDirError> {
+    let Identity { cluster, node, disk, .. } = *identity;
+    let owner = Owner { cluster, node, disk, core };
+    // What stood in a segment fits into one.
+    let frame_bytes_max = usize::try_from(segment_bytes).unwrap_or(usize::MAX) - BLOCK_BYTES;
+    let mut wal = Wal::new(WalConfig { owner, segment_bytes, frame_bytes_max });
     let (mut piece, mut bytes) = (Vec::new(), 0);
-    for (group, found) in groups {
-        for record in records(group, found) {
+    for (group, found) in new.groups {
+        for record in records(group, found, PIECE_BYTES) {
             bytes += match &record {
                 Record::Entries { entries, .. } => entries.iter().map(Entry::size_bytes).sum(),
                 Record::Create { .. }
@@ -349,32 +285,6 @@ fn write_log(
         progress.one_more();
     }
     Ok(stopped::add(directory, core, identity, &mut wal, &piece)?)
-}
-
-/// All that a log has to say of a group.
-fn records(group: GroupId, found: RecoveredGroup) -> Vec<Record> {
-    let RecoveredGroup {
-        configuration, details, hard_state, checkpoint, log_start, entries, ..
-    } = found;
-    let mut records = vec![
-        Record::Create { group, configuration, details },
-        Record::HardState { group, hard_state },
-    ];
-    let keep_from = log_start;
-    records.extend(checkpoint.map(|meta| Record::Checkpoint { group, meta, keep_from }));
-    let (mut piece, mut bytes) = (Vec::new(), 0);
-    for entry in entries {
-        bytes += entry.size_bytes();
-        piece.push(entry);
-        if bytes >= PIECE_BYTES {
-            records.push(Record::Entries { group, entries: std::mem::take(&mut piece) });
-            bytes = 0;
-        }
-    }
-    if !piece.is_empty() {
-        records.push(Record::Entries { group, entries: piece });
-    }
-    records
 }
 
 /// Puts a core's new directory in the place of the old one, if it is not there yet.
@@ -481,17 +391,9 @@ mod tests {
 
     #[test]
     fn where_there_is_no_room_for_both_nothing_is_begun() {
-        let held = |needed_bytes| Held {
-            core: CoreId(0),
-            groups: BTreeMap::new(),
-            lost: Lost::new(),
-            files: Vec::new(),
-            has_unnamed: false,
-            needed_bytes,
-            segment_bytes: 4096,
-        };
-        check_room(Path::new("/"), &[held(0)], 3).unwrap();
-        let error = check_room(Path::new("/"), &[held(1 << 60)], 3).unwrap_err().to_string();
+        let sizes = |needed_bytes| Sizes { needed_bytes, segment_bytes: 4096 };
+        check_room(Path::new("/"), sizes(0), 3).unwrap();
+        let error = check_room(Path::new("/"), sizes(1 << 60), 3).unwrap_err().to_string();
         assert!(error.contains("MiB are free: free some, or start the node with"), "{error}");
     }
 

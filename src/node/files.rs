@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use oarlock_cluster::MapCopy;
-use oarlock_shard::{CheckpointFile, FileDone, FileJob, JobToken};
+use oarlock_shard::{FileDone, FileJob, JobToken};
 use oarlock_types::{CoreId, FastMap, FeatureLevel, Mono};
 use oarlock_wal::Wal;
 
@@ -87,24 +87,24 @@ impl Files {
     pub fn start(&mut self, token: JobToken, job: FileJob) {
         let (errand, job) = match job {
             FileJob::Append { file, offset_bytes, data } => {
-                let name = name_of(file);
+                let name = CheckpointName::from(file);
                 let data = data.into();
                 (Errand::Shard(token), DiskJob::CheckpointAppend { name, offset_bytes, data })
             }
             FileJob::Finish { file } => {
-                (Errand::Shard(token), DiskJob::CheckpointSeal { name: name_of(file) })
+                (Errand::Shard(token), DiskJob::CheckpointSeal { name: CheckpointName::from(file) })
             }
             FileJob::Read { file, offset_bytes, len_bytes } => {
-                let name = name_of(file);
+                let name = CheckpointName::from(file);
                 let job = DiskJob::CheckpointRead { name, offset_bytes, len: len_bytes };
                 (Errand::Shard(token), job)
             }
             FileJob::Adopt { file, from } => {
-                let name = name_of(file);
+                let name = CheckpointName::from(file);
                 (Errand::Shard(token), DiskJob::CheckpointAdopt { name, from })
             }
             FileJob::Delete { file } => {
-                (Errand::Nobody, DiskJob::CheckpointDelete { name: name_of(file) })
+                (Errand::Nobody, DiskJob::CheckpointDelete { name: CheckpointName::from(file) })
             }
             FileJob::ReadFrames(span) => {
                 let (segment, offset_bytes, len) = (span.segment, span.offset, span.len);
@@ -220,11 +220,6 @@ impl Files {
             tracing::error!("{}: {error}", self.core);
         }
     }
-}
-
-fn name_of(file: CheckpointFile) -> CheckpointName {
-    let CheckpointFile { group, position } = file;
-    CheckpointName { group, index: position.index, term: position.term }
 }
 
 fn shard_outcome(outcome: DiskOutcome) -> FileDone {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use oarlock_raft::{Configuration, LogPosition, SnapshotMeta};
+use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{
     Evidence, Losses, Lost, claim_logged, give_up, may_hide, may_hide_group,
 };
@@ -30,7 +30,7 @@ use oarlock_wal::{DamageKind, Recovered, Recovery, Wal, WalConfig, layout};
 use crate::disk::buffer::AlignedBytes;
 use crate::disk::data_dir::{DataDirError, SegmentReads};
 use crate::disk::job::DiskError;
-use crate::disk::layout::{CheckpointName, CoreDir};
+use crate::disk::layout::CoreDir;
 use crate::disk::lost;
 use crate::disk::segments::newest_marked;
 
@@ -273,11 +273,7 @@ fn checkpoint_files(parts: &RecoverParts) -> Vec<CheckpointFile> {
         );
         Vec::new()
     });
-    let file = |CheckpointName { group, index, term }| {
-        let position = LogPosition { term, index };
-        CheckpointFile { group, position }
-    };
-    found.into_iter().map(|(name, _)| file(name)).collect()
+    found.into_iter().map(|(name, _)| name.into()).collect()
 }
 
 fn new_shard(parts: &RecoverParts, wal: Wal, seed: u64) -> Shard {
@@ -392,9 +388,7 @@ pub fn load_checkpoint(
     meta: &SnapshotMeta,
     loader: Loader,
 ) -> Result<Store, CheckpointError> {
-    let position = meta.position;
-    let name = CheckpointName { group, index: position.index, term: position.term };
-    let path = directory.checkpoint(name);
+    let path = directory.checkpoint(CheckpointFile { group, position: meta.position }.into());
     load_file(&path, meta.size_bytes, loader)
 }
 

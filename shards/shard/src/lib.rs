@@ -5,7 +5,8 @@
 //! entries back, `relief` keeps the log short, `news` tells groups of links and support, `upkeep` is what
 //! happens a few times a second, `load` counts what ranges are asked, [`due_splits`] says which should be cut,
 //! [`split`] cuts them in two, `merges` brings them into their neighbours,
-//! [`moves`] brings replicas to other nodes, [`hand_over`] to other cores, `residence` tells on which one is, `orders` takes what is asked of a range, [`homes`] says which
+//! [`moves`] brings replicas to other nodes, [`hand_over`] to other cores, `residence` tells on which one is, [`relocation`] brings all to
+//! another number of cores, `orders` takes what is asked of a range, [`homes`] says which
 //! core has what, [`rebuild`] brings back replicas that have lost their log, [`pulse`] and [`support_table`] are
 //! liveness for the whole node, [`output`] what the driver is asked to do, [`status`] what a person may ask, `administration` what an operator may do, `observe` what the
 //! simulator reads.
@@ -31,6 +32,7 @@ pub mod output;
 pub mod pulse;
 pub mod rebuild;
 mod relief;
+pub mod relocation;
 mod replica;
 mod requests;
 mod residence;

@@ -138,6 +138,11 @@ pub enum Guard {
     OldForgetsLast,
     /// A replica says nothing on its new core before the old one's log has forgotten it. (12, 18)
     NewSpeaksLast,
+    /// Only logs that are whole are written anew for another number of cores. (17)
+    WholeLogsAreCarried,
+    /// With another number of cores, what a split made stays with the log of the range that was cut, until a
+    /// checkpoint holds it. (24)
+    CutStaysWithRange,
     /// A range that is frozen for its neighbour serves nothing. (26)
     FrozenServesNothing,
     /// What a neighbour has taken is remembered: asked again, it says so. (26)

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use oarlock_shard::base_of;
-use oarlock_shard::losses::Lost;
-use oarlock_shard::moves::Departed;
-use oarlock_types::{CoreId, GroupId};
+use oarlock_types::{CoreId, GroupId, Guard};
 use oarlock_wal::RecoveredGroup;
+
+use crate::losses::Lost;
+use crate::moves::Departed;
+use crate::seed::base_of;
 
 /// Groups that stay together: what a split made, and no checkpoint holds yet, is in the cut range's log alone.
 #[derive(Debug, Default)]
@@ -87,7 +88,8 @@ fn emptiest(counts: &[usize]) -> CoreId {
 fn families(groups: &BTreeMap<GroupId, RecoveredGroup>, lost: &Lost) -> BTreeMap<GroupId, Family> {
     let parent = |group: GroupId| {
         let base = base_of(groups.get(&group)?)?;
-        groups.contains_key(&base.parent).then_some(base.parent)
+        let stays = groups.contains_key(&base.parent) && Guard::CutStaysWithRange.is_on();
+        stays.then_some(base.parent)
     };
     let mut families: BTreeMap<GroupId, Family> = BTreeMap::new();
     let only_lost = lost.keys().filter(|group| !groups.contains_key(group));
@@ -105,10 +107,10 @@ fn families(groups: &BTreeMap<GroupId, RecoveredGroup>, lost: &Lost) -> BTreeMap
 #[cfg(test)]
 mod tests {
     use oarlock_raft::LogPosition;
-    use oarlock_shard::rebuild::{Origin, SplitBase};
     use oarlock_types::{Incarnation, Index, RangeEpoch, Term};
 
     use super::*;
+    use crate::rebuild::{Origin, SplitBase};
 
     type Log = BTreeMap<GroupId, RecoveredGroup>;
 
