@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use oarlock_cluster::passing::Life;
 use oarlock_cluster::router::CoreRequest;
 use oarlock_codec::{ForwardRequest, GroupMessage};
 use oarlock_shard::Outcome;
@@ -68,11 +69,12 @@ impl Mail {
     pub fn forwarded(
         &mut self,
         core: CoreId,
-        from: CoreAddr,
+        from: Life,
         came: Mono,
         requests: Vec<ForwardRequest>,
     ) {
-        self.at(core).unposted.push_back(CoreMessage::Forwarded { from, came, requests });
+        let message = CoreMessage::Forwarded { from, came, requests };
+        self.at(core).unposted.push_back(message);
     }
 
     /// Raft messages; lost if that core can not keep up.

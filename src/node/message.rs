@@ -6,6 +6,7 @@ use std::time::Duration;
 use oarlock_cluster::NodeEntry;
 use oarlock_cluster::executor::Planning;
 use oarlock_cluster::members::JoinRefusal;
+use oarlock_cluster::passing::Life;
 use oarlock_cluster::router::CoreRequest;
 use oarlock_codec::{ForwardRequest, GroupMessage};
 use oarlock_shard::rebuild::{RebuildError, RebuildStage};
@@ -27,8 +28,8 @@ pub enum CoreMessage {
     Outcomes(Vec<(u64, Outcome)>),
     /// Requests that another node forwarded, for groups of this core.
     Forwarded {
-        /// The core that sent them, and hears the outcomes.
-        from: CoreAddr,
+        /// The core that sent them, in the life that did, and hears the outcomes.
+        from: Life,
         /// When they came.
         came: Mono,
         /// What to do.

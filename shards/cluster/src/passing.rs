@@ -37,6 +37,9 @@ pub fn way(
     }
 }
 
+/// A core of another node, in one of its lives.
+pub type Life = (CoreAddr, Incarnation);
+
 /// Who forwarded a request: a core of another node, in one of its lives. The next one gives the same names to
 /// other requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +52,11 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The caller of a request that has just come.
+    /// The caller of a request that came over a link of this life. It may have waited since: the newest life that is
+    /// known may be the next one.
     #[must_use]
-    pub fn new(table: &SupportTable, core: CoreAddr, id: u64) -> Self {
-        Self { core, incarnation: table.peer_incarnation(core.node), id }
+    pub const fn new((core, incarnation): Life, id: u64) -> Self {
+        Self { core, incarnation, id }
     }
 
     /// Whether it still lives.
@@ -121,10 +125,11 @@ mod tests {
     fn an_outcome_is_for_the_life_that_asked() {
         let table = linked();
         let core = CoreAddr::new(NodeId(2), CoreId(0));
-        let caller = Caller::new(&table, core, 7);
+        let caller = Caller::new((core, Incarnation(1)), 7);
         assert!(caller.lives(&table));
         table.learn_incarnation(NodeId(2), Incarnation(2));
         assert!(!caller.lives(&table));
-        assert!(Caller::new(&table, core, 7).lives(&table));
+        assert!(!Caller::new((core, Incarnation(1)), 7).lives(&table), "it has waited");
+        assert!(Caller::new((core, Incarnation(2)), 7).lives(&table));
     }
 }

@@ -11,7 +11,7 @@ use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::{Placement, SILENCE};
 use oarlock_cluster::map_keeper::MapKeeper;
 use oarlock_cluster::members;
-use oarlock_cluster::passing::{self, Caller};
+use oarlock_cluster::passing::{self, Caller, Life};
 use oarlock_cluster::range_news::RangeNews;
 use oarlock_cluster::reporter::Reporter;
 use oarlock_cluster::router::{Asker, ConnectionId, CoreRequest, Hop, Router, Ticket};
@@ -74,7 +74,7 @@ impl Driving {
         };
         Self {
             addr,
-            cores: config.cores,
+            cores: table.cores(),
             table: SharedSupport::clone(table),
             homes: SharedHomes::clone(homes),
             router: Router::new(addr.node, addr.core, map, PATIENCE),
@@ -134,7 +134,7 @@ impl Driving {
     pub(crate) fn take_frames(
         &mut self,
         shard: &mut Shard,
-        frames: impl Iterator<Item = (CoreAddr, Frame)>,
+        frames: impl Iterator<Item = (Life, Frame)>,
     ) {
         for (from, frame) in frames {
             match frame {
@@ -237,9 +237,10 @@ impl Driving {
         shard.request_in_lane(id, group, epoch, lane.map(|lane| (from, lane)), request);
     }
 
-    fn accept_forwarded(&mut self, shard: &mut Shard, from: CoreAddr, forward: ForwardRequest) {
+    fn accept_forwarded(&mut self, shard: &mut Shard, life: Life, forward: ForwardRequest) {
+        let caller = Caller::new(life, forward.id);
         if passing::is_to_be_passed_on(&forward) {
-            let asker = Asker::Passed(Caller::new(&self.table, from, forward.id));
+            let asker = Asker::Passed(caller);
             return self.router.submit_to(asker, forward.group, forward.request);
         }
         let home = self.core_of(shard, forward.group);
@@ -247,20 +248,20 @@ impl Driving {
         let is_here = is_elsewhere || shard.has_replica(forward.group);
         if forward.group == GroupId::META && !is_here {
             let leader = self.router.likely_leader(forward.group);
-            self.answer(from, forward.id, Err(Refusal::NotLeader { leader }));
+            self.send_back(caller, Err(Refusal::NotLeader { leader }));
             return;
         }
         let core = home.unwrap_or(self.addr.core);
         if core != self.addr.core {
-            self.leaving.mail.push((core, Letter::Forwarded(from, forward)));
+            self.leaving.mail.push((core, Letter::Forwarded(life, forward)));
             return;
         }
         self.next_token += 1;
         let token = FORWARDED | self.next_token;
-        self.forwarded.insert(token, Caller::new(&self.table, from, forward.id));
+        self.forwarded.insert(token, caller);
         let ForwardRequest { group, epoch, lane, request, .. } = forward;
         check_asked(group, &request);
-        shard.request_in_lane(token, group, epoch, lane.map(|lane| (from, lane)), request);
+        shard.request_in_lane(token, group, epoch, lane.map(|lane| (life.0, lane)), request);
     }
 
     fn answer(&mut self, to: CoreAddr, id: u64, outcome: Outcome) {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use oarlock_cluster::members::{Candidate, JoinRefusal};
+use oarlock_cluster::passing::Life;
 use oarlock_cluster::router::CoreRequest;
 use oarlock_cluster::{MapCopy, NodeEntry, SharedMap};
 use oarlock_codec::{ForwardReply, ForwardRequest};
 use oarlock_shard::Outcome;
 use oarlock_store::Request;
-use oarlock_types::{CoreAddr, CoreId, FeatureLevel, GroupId, NodeId, RangeDescriptor};
+use oarlock_types::{CoreId, FeatureLevel, GroupId, NodeId, RangeDescriptor};
 
 /// What cores of a node, clients and operators tell a core.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(crate) enum Letter {
     /// A request of another core of this node.
     Here(CoreRequest),
     /// One that another node sent.
-    Forwarded(CoreAddr, ForwardRequest),
+    Forwarded(Life, ForwardRequest),
     /// What became of a request of this core.
     Outcome(u64, Outcome),
     /// The outcomes that another node was to send are lost.

@@ -555,7 +555,7 @@ impl World {
             }
         }
         if let Some(process) = &mut self.nodes[m].process {
-            process.cores[c].frames.push(Arrived { from, bytes });
+            process.cores[c].frames.push(Arrived { from: (from, incarnation), bytes });
             self.wake(m, c);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use oarlock_cluster::MapCopy;
+use oarlock_cluster::passing::Life;
 use oarlock_codec::{Frame, GroupMessage, Lane};
 use oarlock_shard::pulse::{CoreProgress, PulseAgent};
 use oarlock_shard::support_table::SupportTable;
@@ -74,7 +75,7 @@ impl Clock {
 /// A frame that came over a connection.
 #[derive(Debug)]
 pub(crate) struct Arrived {
-    pub(crate) from: CoreAddr,
+    pub(crate) from: Life,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -152,7 +153,7 @@ pub(crate) struct Core {
     /// What other cores say of replicas that go from one to the other.
     pub(crate) letters: Vec<(CoreId, HandOver)>,
     /// Requests of other nodes' cores, and their outcomes.
-    pub(crate) forwards: Vec<(CoreAddr, Frame)>,
+    pub(crate) forwards: Vec<(Life, Frame)>,
     pub(crate) done: Vec<(JobToken, FileDone)>,
     /// Segments that the worker made, or could not make.
     pub(crate) prepared: Vec<(SegmentId, bool)>,

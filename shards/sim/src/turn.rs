@@ -61,8 +61,9 @@ impl Core {
                 self.homes.core_of(message.group).is_none_or(|core| core == self.id)
             };
             let (own, strays): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_own);
-            self.shard.messages(arrived.from, own);
-            self.strays.extend(strays.into_iter().map(|message| (arrived.from, message)));
+            let from = arrived.from.0;
+            self.shard.messages(from, own);
+            self.strays.extend(strays.into_iter().map(|message| (from, message)));
         }
         for (from, message) in self.posted.drain(..) {
             self.shard.messages(from, vec![message]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use oarlock_cluster::NodeEntry;
 use oarlock_cluster::members::{self, Candidate, JoinRefusal};
-use oarlock_cluster::passing::{self, Caller};
+use oarlock_cluster::passing::{self, Caller, Life};
 use oarlock_cluster::router::Asker;
 use oarlock_codec::{ForwardReply, ForwardRequest, Frame, LinkProbe, Refusal};
 use oarlock_types::{CoreAddr, CoreId, GroupId, Mono, NodeId};
@@ -73,10 +73,12 @@ impl Driver {
 
     pub(super) fn take_frames(&mut self) {
         let mut frames = std::mem::take(&mut self.kept.frames);
-        for Incoming { from, frame, came, .. } in frames.drain(..) {
+        for Incoming { from, incarnation, frame, came } in frames.drain(..) {
             match frame {
                 Frame::Messages(messages) => self.accept_messages(from, messages),
-                Frame::Forward(requests) => self.accept_forwarded(from, came, requests),
+                Frame::Forward(requests) => {
+                    self.accept_forwarded((from, incarnation), came, requests)
+                }
                 Frame::ForwardReply(replies) => self.accept_replies(replies),
                 Frame::LinkProbe(LinkProbe { sent_us, is_answer: true }) => {
                     let stages = &mut self.front.borrow_mut().stages;
@@ -134,13 +136,14 @@ impl Driver {
     /// Requests of another node, for groups of any core of this one.
     pub(super) fn accept_forwarded(
         &mut self,
-        from: CoreAddr,
+        life: Life,
         came: Mono,
         requests: Vec<ForwardRequest>,
     ) {
         for forward in requests {
+            let caller = Caller::new(life, forward.id);
             if passing::is_to_be_passed_on(&forward) {
-                let asker = Asker::Passed(Caller::new(&self.table, from, forward.id));
+                let asker = Asker::Passed(caller);
                 let router = &mut self.front.borrow_mut().router;
                 router.submit_to(asker, forward.group, forward.request);
                 continue;
@@ -152,20 +155,19 @@ impl Driver {
                 // Whoever asks has a map so old that it leads here, and without that group it gets no other. That
                 // a core had it, or has lost it, is of no use to that one.
                 let leader = self.front.borrow().router.likely_leader(forward.group);
-                let outcome = Err(Refusal::NotLeader { leader });
-                self.outbox.reply(from.node, ForwardReply { id: forward.id, outcome });
+                self.send_back(caller, Err(Refusal::NotLeader { leader }));
                 continue;
             }
             let core = home.unwrap_or(self.addr.core);
             if core != self.addr.core {
-                self.mail.forwarded(core, from, came, vec![forward]);
+                self.mail.forwarded(core, life, came, vec![forward]);
                 continue;
             }
             self.kept.next_token += 1;
             let token = FORWARDED | self.kept.next_token;
-            self.kept.forwarded.insert(token, Caller::new(&self.table, from, forward.id));
+            self.kept.forwarded.insert(token, caller);
             let ForwardRequest { group, epoch, lane, request, .. } = forward;
-            let lane = lane.map(|lane| (from, lane));
+            let lane = lane.map(|lane| (life.0, lane));
             if !request.is_read() && self.kept.proposals.is_next_timed() {
                 self.taken(token, came);
             }
