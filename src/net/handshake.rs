@@ -223,15 +223,6 @@ impl PeerBook {
         &self.table
     }
 
-    /// The core of `peer` that our `core` dials.
-    #[must_use]
-    pub fn core_to_dial(&self, core: CoreId, peer: NodeId) -> CoreId {
-        match self.table.peer_cores(peer) {
-            0 => core,
-            cores => CoreId(core.0 % cores),
-        }
-    }
-
     /// What our `core` says when it dials `to`.
     #[must_use]
     pub fn greeting(&self, core: CoreId, to: NodeId) -> Handshake {
@@ -244,7 +235,7 @@ impl PeerBook {
             cores_count: self.identity.cores_count,
             levels: self.identity.levels,
             to,
-            to_core: self.core_to_dial(core, to),
+            to_core: self.table.core_to_dial(core, to),
         }
     }
 
@@ -336,7 +327,7 @@ impl PeerBook {
             let cores_max = self.table.cores_max();
             return Err(DialError::TooManyCores { peer, found, cores_max });
         }
-        if self.core_to_dial(hello.from_core, peer) != hello.to_core {
+        if self.table.core_to_dial(hello.from_core, peer) != hello.to_core {
             return Err(DialError::OtherCore { peer, found });
         }
         Ok(incarnation)

@@ -308,6 +308,15 @@ impl SupportTable {
         self.peer(node).map_or(0, |peer| peer.cores.load(SeqCst))
     }
 
+    /// The core of a peer that a core of ours dials.
+    #[must_use]
+    pub fn core_to_dial(&self, own: CoreId, peer: NodeId) -> CoreId {
+        match self.peer_cores(peer) {
+            0 => own,
+            cores => CoreId(own.get() % cores),
+        }
+    }
+
     /// Takes note of a peer's number of cores; false (and no change) if it is out of bounds.
     pub fn learn_cores(&self, node: NodeId, cores: u16) -> bool {
         let fits = (1..=self.cores_max).contains(&cores);

@@ -56,7 +56,7 @@ impl World {
         }
         self.asked.insert(token, (n, self.nodes[n].life));
         if self.config.cluster.is_some() && token < PROBES {
-            let core = self.node_random.below(self.config.cores.into());
+            let core = self.node_random.below(self.nodes[n].cores.into());
             let core = CoreId(u16::try_from(core).expect("invariant: few cores"));
             let connection = self.clients.connection_of(token);
             self.post(CoreAddr::new(to, core), Letter::Client { token, connection, request });

@@ -35,9 +35,10 @@ impl World {
         let able: Vec<usize> = (0..self.nodes.len()).filter(has).collect();
         let Some(n) = able.get(self.node_random.place(able.len().max(1))).copied() else { return };
         let own = self.nodes[n].home(&self.config, group).core;
-        let others = u64::from(self.config.cores) - 1;
+        let cores = u64::from(self.nodes[n].cores);
+        let Some(others) = cores.checked_sub(1).filter(|others| *others > 0) else { return };
         let further = 1 + self.node_random.below(others);
-        let to = (u64::from(own.get()) + further) % u64::from(self.config.cores);
+        let to = (u64::from(own.get()) + further) % cores;
         let to = CoreId(u16::try_from(to).expect("invariant: less than the cores"));
         let node = self.nodes[n].id;
         match self.leader(group) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use oarlock_types::{CoreAddr, CoreId, GroupId, Limits, NodeId, RangeBounds};
 
 use crate::cluster::{self, Cluster};
+use crate::core_changes;
 use crate::faults::{Fault, Trouble};
 use crate::quorum_loss;
 use crate::random::Stream;
@@ -101,6 +102,8 @@ pub struct Overrides {
     pub recovery: Option<bool>,
     /// Whether disks are spoiled, by who is a member at the time, whatever was drawn.
     pub spoiled: Option<bool>,
+    /// Whether nodes are started with other numbers of cores, whatever was drawn.
+    pub core_changes: Option<bool>,
 }
 
 /// A run.
@@ -108,7 +111,7 @@ pub struct Overrides {
 pub struct Config {
     /// Nodes.
     pub nodes: u64,
-    /// Cores of each node.
+    /// Cores of each node at the formation.
     pub cores: u16,
     /// Groups.
     pub groups: u64,
@@ -251,6 +254,9 @@ impl Config {
         }
         if config.spoils_by_members {
             config.spoil_disks(seed);
+        }
+        if overrides.core_changes.unwrap_or_else(|| core_changes::is_drawn(seed)) {
+            config.change_cores(seed);
         }
         if let Some(only) = &overrides.only {
             config.faults.retain(|fault| only.contains(&fault.number));

@@ -111,7 +111,7 @@ impl World {
         for to in new {
             self.make_room(to);
             self.tell(id, || format!("meets {to}"));
-            for core in (0..self.config.cores).map(CoreId) {
+            for core in (0..self.nodes[n].cores).map(CoreId) {
                 let at = self.now + 1 + self.net_random.below(1000);
                 self.at(at, Event::Dial { from: CoreAddr::new(id, core), to, life });
             }

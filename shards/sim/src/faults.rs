@@ -98,6 +98,9 @@ pub enum Trouble {
     Move(GroupId),
     /// A replica of a group goes to another core of its node.
     MoveCore(GroupId),
+    /// A node is started with so many cores from now on, at the end first; the first such start dies behind so many
+    /// steps, if it does.
+    ChangeCores(NodeId, u16, Option<u64>),
     /// What is done with nodes of a cluster that keeps its own map.
     Node(NodeTrouble),
     /// Nodes are gone for good and a group has no quorum: the others are stopped at the end, and gone on from. What
@@ -151,6 +154,7 @@ impl Trouble {
             | Self::MoveCore(_)
             | Self::Merge(_)
             | Self::Cut(_)
+            | Self::ChangeCores(..)
             | Self::Node(_)
             | Self::LoseQuorum(_) => None,
         }

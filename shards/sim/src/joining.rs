@@ -204,10 +204,11 @@ impl World {
         let running: Vec<NodeId> =
             self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.id).collect();
         let to = *running.get(self.node_random.place(running.len().max(1)))?;
-        let core = CoreId(u16::try_from(self.node_random.below(self.config.cores.into())).ok()?);
         self.next_probe += 1;
         let token = self.next_probe;
         let n = self.place(to);
+        let core = self.node_random.below(self.nodes[n].cores.into());
+        let core = CoreId(u16::try_from(core).ok()?);
         self.asked.insert(token, (n, self.nodes[n].life));
         let letter = Letter::ToGroup { token, group: GroupId::META, request };
         self.post(CoreAddr::new(to, core), letter);

@@ -11,14 +11,16 @@
 //! [`ranges`] is who has which keys, `clients` ask and keep histories; [`oracle`] and [`linearizability`] judge; `settle` is the end
 //! of a run, [`mod@run`] a whole one; [`cluster`] is what a run has whose cluster keeps its own map, `driving` and
 //! `delivering` what a driver does there (`letters` are what it hears), `joining` who comes and goes, `standing` what
-//! it must come to; `quorum_loss` goes on from what survives, `spoiling` says whose
-//! disk may be spoiled; [`trace`] tells it, `words` in words, [`page`] as a picture.
+//! it must come to; `quorum_loss` goes on from what survives, `spoiling` says whose disk may be spoiled,
+//! [`core_changes`] starts nodes with other numbers of cores; [`trace`] tells it, `words` in words, [`page`] as a
+//! picture.
 
 mod asking;
 mod between;
 mod clients;
 pub mod cluster;
 pub mod config;
+pub mod core_changes;
 mod delivering;
 mod disk;
 mod driving;

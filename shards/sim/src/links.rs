@@ -154,7 +154,7 @@ impl World {
     /// A process begins to dial all others from each of its cores.
     pub(crate) fn begin_dialling(&mut self, n: usize) {
         let life = self.nodes[n].life;
-        for core in 0..usize::from(self.config.cores) {
+        for core in 0..usize::from(self.nodes[n].cores) {
             let from = self.nodes[n].addr(core);
             for to in self.peers_of(n) {
                 self.network.backoff.insert((from, to), BACKOFF_MIN_US);
@@ -186,6 +186,12 @@ impl World {
         self.at(at, Event::Dial { from, to, life });
     }
 
+    /// Dials again, now that the right core is known.
+    fn redial_anew(&mut self, from: CoreAddr, to: NodeId) {
+        self.network.backoff.insert((from, to), BACKOFF_MIN_US);
+        self.redial(from, to, 0);
+    }
+
     pub(crate) fn dial(&mut self, from: CoreAddr, to: NodeId, life: u64) {
         let (n, m) = (self.place(from.node), self.place(to));
         if self.nodes[n].life != life || self.nodes[n].process.is_none() {
@@ -202,12 +208,15 @@ impl World {
             self.redial(from, to, 0);
         } else {
             let at = self.now + self.way_us(from.node, to);
+            let Some(table) = self.nodes[n].table() else { return };
+            let to = CoreAddr::new(to, table.core_to_dial(from.core, to));
             self.at(at, Event::Greet { from, to, life });
         }
     }
 
     /// The handshake arrives; the other end judges the dialler.
-    pub(crate) fn greet(&mut self, from: CoreAddr, to: NodeId, life: u64) {
+    pub(crate) fn greet(&mut self, from: CoreAddr, at: CoreAddr, life: u64) {
+        let to = at.node;
         let (n, m) = (self.place(from.node), self.place(to));
         if self.nodes[n].life != life || self.nodes[n].process.is_none() {
             return;
@@ -232,10 +241,19 @@ impl World {
             return;
         }
         table.learn_levels(from.node, incarnation, FeatureLevels::BUILD);
+        table.learn_cores(from.node, self.nodes[n].cores);
+        if at.core.get() >= peer.cores {
+            // The dialler is told, and dials the right one.
+            if let Some(dialler) = self.nodes[n].table() {
+                dialler.learn_cores(to, peer.cores);
+            }
+            self.redial_anew(from, to);
+            return;
+        }
         let into = table.incoming_up(from, incarnation);
         let conn = Conn {
             from,
-            to: CoreAddr::new(to, from.core),
+            to: at,
             from_life: life,
             to_life,
             from_incarnation: incarnation,
@@ -259,7 +277,8 @@ impl World {
     pub(crate) fn answered(&mut self, id: u64) {
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
         conn.is_answered = true;
-        let (from, to, life) = (conn.from, conn.to.node, conn.from_life);
+        let (from, CoreAddr { node: to, core: dialled }, life) =
+            (conn.from, conn.to, conn.from_life);
         let (to_incarnation, to_life) = (conn.to_incarnation, conn.to_life);
         let (n, m) = (self.place(from.node), self.place(to));
         if self.nodes[n].life != life || self.nodes[n].process.is_none() {
@@ -286,6 +305,12 @@ impl World {
             return;
         }
         table.learn_levels(to, to_incarnation, FeatureLevels::BUILD);
+        table.learn_cores(to, self.nodes[m].cores);
+        if table.core_to_dial(from.core, to) != dialled {
+            self.break_in(id);
+            self.redial_anew(from, to);
+            return;
+        }
         let out = table.outgoing_up(to, from.core, to_incarnation);
         if let Some(conn) = self.network.conns.get_mut(&id) {
             conn.out = Some(out);
@@ -372,7 +397,8 @@ impl World {
     /// The accepting end is closed.
     pub(crate) fn close_in(&mut self, id: u64) {
         let Some(conn) = self.network.conns.get_mut(&id) else { return };
-        let (from, to, life) = (conn.from, conn.to.node, conn.to_life);
+        let (from, at, life) = (conn.from, conn.to, conn.to_life);
+        let to = at.node;
         let into = conn.into.take();
         let dialler = (conn.from_life, std::mem::replace(&mut conn.is_answered, true));
         if conn.out.is_none() {
@@ -389,7 +415,7 @@ impl World {
             && let Some(table) = self.nodes[m].table()
         {
             table.incoming_down(from, into);
-            self.post(CoreAddr::new(to, from.core), Letter::LinkLost(from.node));
+            self.post(at, Letter::LinkLost(from.node));
         }
         if self.network.is_way_free(from.node, to) {
             let at = self.now + self.way_us(to, from.node);

@@ -61,6 +61,9 @@ struct Options {
     /// Disks are spoiled while members change and ranges merge, whatever the seed draws; with false none is
     #[arg(long, value_name = "BOOL")]
     spoiled: Option<bool>,
+    /// Nodes are started with other numbers of cores, whatever the seed draws
+    #[arg(long, value_name = "BOOL")]
+    core_changes: Option<bool>,
     /// Fails once more elections are won: a wish, to see what a failure looks like
     #[arg(long, value_name = "N")]
     elections_max: Option<u64>,
@@ -110,6 +113,7 @@ impl Options {
             placement: self.placement,
             recovery: self.recovery,
             spoiled: self.spoiled,
+            core_changes: self.core_changes,
         }
     }
 
@@ -135,6 +139,9 @@ impl Options {
         }
         if let Some(spoiled) = self.spoiled {
             all.extend(["--spoiled".to_owned(), spoiled.to_string()]);
+        }
+        if let Some(core_changes) = self.core_changes {
+            all.extend(["--core-changes".to_owned(), core_changes.to_string()]);
         }
         if self.calm_weather {
             all.push("--calm-weather".to_owned());

@@ -21,12 +21,15 @@ use oarlock_types::{
 use oarlock_wal::{Owner, WalConfig};
 
 use crate::config::Config;
+use crate::core_changes::Folder;
 use crate::disk::Disk;
 use crate::driving::Driving;
 use crate::letters::Admission;
 use crate::pulses::Datagram;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x0A21);
+/// The most cores that a node may have.
+pub(crate) const CORES_MAX: u16 = 8;
 
 /// A node's clocks.
 #[derive(Clone, Copy, Debug)]
@@ -235,6 +238,14 @@ pub(crate) struct Node {
     pub(crate) known_disks: BTreeMap<NodeId, DiskId>,
     pub(crate) clock: Clock,
     pub(crate) disks: Vec<Disk>,
+    /// Its cores, by its identity.
+    pub(crate) cores: u16,
+    /// The cores that its next start is to have.
+    pub(crate) wanted_cores: u16,
+    /// The next start that changes their number dies behind so many steps.
+    pub(crate) cut_short: Option<u64>,
+    /// A change of their number that is under way.
+    pub(crate) folder: Option<Folder>,
     /// Counts its processes: what was meant for an earlier one is not for this one.
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
@@ -270,10 +281,14 @@ impl Node {
             known_disks: BTreeMap::new(),
             clock: Clock::new(1_000_000 * (1 + 7 * id.get()), rate),
             disks: Vec::new(),
+            cores: config.cores,
+            wanted_cores: config.cores,
+            cut_short: None,
+            folder: None,
             life: 0,
             process: None,
             pauses: 0,
-            stuck: vec![0; usize::from(config.cores)],
+            stuck: vec![0; usize::from(CORES_MAX)],
             crash_after: None,
             is_spoiled: false,
             placed: config
@@ -295,19 +310,27 @@ impl Node {
         self.disk_id = DiskId(disk);
         self.incarnation = Incarnation(0);
         self.known_disks.clear();
-        let (node, disk) = (self.id, self.disk_id);
+        (self.cores, self.folder) = (self.wanted_cores, None);
+        let fresh = |core| Self::fresh_disk(config, (self.id, self.disk_id), core);
+        self.disks = (0..self.cores).map(CoreId).map(fresh).collect();
+    }
+
+    /// An empty disk of a core.
+    pub(crate) fn fresh_disk(
+        config: &Config,
+        (node, disk): (NodeId, DiskId),
+        core: CoreId,
+    ) -> Disk {
         let (segment_bytes, frame_bytes_max) = (config.segment_bytes, config.frame_bytes_max);
-        let fresh = |core| {
-            let owner = Owner { cluster: CLUSTER, node, disk, core };
-            Disk::new(WalConfig { owner, segment_bytes, frame_bytes_max })
-        };
-        self.disks = (0..config.cores).map(CoreId).map(fresh).collect();
+        let owner = Owner { cluster: CLUSTER, node, disk, core };
+        Disk::new(WalConfig { owner, segment_bytes, frame_bytes_max })
     }
 
     /// The core that has its replica of a group, or else that which the map has for it.
     pub(crate) fn home(&self, config: &Config, group: GroupId) -> CoreAddr {
         let known = self.process.as_ref().and_then(|process| process.homes.core_of(group));
-        CoreAddr::new(self.id, known.unwrap_or_else(|| config.core_of(group)))
+        let by_map = || CoreId(config.core_of(group).get() % self.cores);
+        CoreAddr::new(self.id, known.unwrap_or_else(by_map))
     }
 
     /// The running core that has its replica of a group, if it has one.

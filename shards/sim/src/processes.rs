@@ -9,7 +9,7 @@ use oarlock_types::{CoreAddr, CoreId, GroupId, Guard, Incarnation, Mono, NodeId}
 
 use crate::driving::Driving;
 use crate::letters::Known;
-use crate::node::{Ask, CLUSTER, Core, Job, Process};
+use crate::node::{Ask, CLUSTER, CORES_MAX, Core, Job, Process};
 use crate::oracle::{Breach, Seen};
 use crate::recover::{Logged, Parts, judge_losses, read_log, recover};
 use crate::trace::What;
@@ -36,6 +36,9 @@ impl World {
             self.at(at, Event::Start { n, life });
             return;
         }
+        if !self.bring_home(n) {
+            return;
+        }
         let now = self.now;
         let seed = self.node_random.bits();
         let known = self.known(n);
@@ -47,25 +50,8 @@ impl World {
         node.life += 1;
         node.incarnation = node.incarnation.next();
         let (id, life, mono) = (node.id, node.life, node.clock.mono(now));
-        let cores = self.config.cores;
-        let nodes: Vec<NodeId> = match &known {
-            Some(known) => members::reachable(&known.nodes).map(|node| node.id).collect(),
-            None => self.config.node_ids().collect(),
-        };
-        let peers: Vec<(NodeId, u16)> =
-            nodes.into_iter().filter(|peer| *peer != id).map(|peer| (peer, cores)).collect();
-        let table = SharedSupport::new(SupportTable::new(&TableConfig {
-            node: id,
-            incarnation: node.incarnation,
-            cores,
-            cores_max: cores,
-            origin: Mono(0),
-            peers: &peers,
-        }));
-        if let Some(known) = &known {
-            table.raise_map_version(known.copy.map.version());
-            table.raise_level(known.copy.level);
-        }
+        let cores = node.cores;
+        let table = self.new_table(n, known.as_ref());
         let pulse_seed = if self.config.pulses_in_phase { 0 } else { seed };
         let pulses = PulseConfig::new(CLUSTER, &self.config.limits, pulse_seed);
         let agent = PulseAgent::new(pulses, &table, mono);
@@ -98,6 +84,31 @@ impl World {
         self.plan_rebuilding(n);
     }
 
+    /// The support table of a node that starts and knows these.
+    fn new_table(&self, n: usize, known: Option<&Known>) -> SharedSupport {
+        let (node, formed) = (&self.nodes[n], self.config.cores);
+        let nodes: Vec<NodeId> = match known {
+            Some(known) => members::reachable(&known.nodes).map(|node| node.id).collect(),
+            None => self.config.node_ids().collect(),
+        };
+        // Who is not heard of yet has as many cores as it was let in with.
+        let others = nodes.into_iter().filter(|peer| *peer != node.id);
+        let peers: Vec<(NodeId, u16)> = others.map(|peer| (peer, formed)).collect();
+        let table = SharedSupport::new(SupportTable::new(&TableConfig {
+            node: node.id,
+            incarnation: node.incarnation,
+            cores: node.cores,
+            cores_max: CORES_MAX,
+            origin: Mono(0),
+            peers: &peers,
+        }));
+        if let Some(known) = known {
+            table.raise_map_version(known.copy.map.version());
+            table.raise_level(known.copy.level);
+        }
+        table
+    }
+
     /// Recovers a node's cores from their disks; with what they tell of damage.
     fn recover_cores(
         &mut self,
@@ -123,7 +134,7 @@ impl World {
             Some(known) => known.copy.map.groups_of(node.id).map(|range| range.group).collect(),
             None => node.placed.clone(),
         };
-        let parts: Vec<Parts<'_>> = (0..usize::from(config.cores)).map(parts).collect();
+        let parts: Vec<Parts<'_>> = (0..node.disks.len()).map(parts).collect();
         let disks = &mut node.disks;
         let mut logs: Vec<Logged> =
             parts.iter().zip(&*disks).map(|(parts, disk)| read_log(parts, disk)).collect();

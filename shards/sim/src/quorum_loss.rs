@@ -136,8 +136,7 @@ impl World {
             self.stop(n, random.per_mille(400));
         }
         self.recovery.stopped_at = Some(self.now);
-        let states: Vec<NodeState> =
-            survivors.iter().map(|n| self.nodes[*n].collected(&self.config)).collect();
+        let states: Vec<NodeState> = survivors.iter().map(|n| self.nodes[*n].collected()).collect();
         let plan = decide(&states).unwrap_or_else(|error| panic!("survivors make a plan: {error}"));
         let reversed: Vec<NodeState> = states.iter().rev().cloned().collect();
         assert_eq!(decide(&reversed).as_ref(), Ok(&plan), "a plan is one whoever is named first");
@@ -151,8 +150,7 @@ impl World {
         for n in survivors.iter().copied() {
             self.carry_plan_out(n, &plan, &mut random);
         }
-        let again: Vec<NodeState> =
-            survivors.iter().map(|n| self.nodes[*n].collected(&self.config)).collect();
+        let again: Vec<NodeState> = survivors.iter().map(|n| self.nodes[*n].collected()).collect();
         let again = decide(&again).unwrap_or_else(|error| panic!("a plan again: {error}"));
         assert!(again.groups.is_empty(), "a plan leaves no group without a quorum: {again:?}");
         self.forget_given_up(&plan);
@@ -183,6 +181,8 @@ impl World {
     fn stop(&mut self, n: usize, by_power_loss: bool) {
         self.end(n, by_power_loss, "is stopped");
         let node = &mut self.nodes[n];
+        // Tools refuse a directory in which a change of cores has not come to its end.
+        node.end_core_change();
         node.pauses = 0;
         for disk in &mut node.disks {
             for write in disk.writes.keys().copied().collect::<Vec<_>>() {
@@ -321,7 +321,7 @@ fn changes_ranges(payload: &Payload) -> bool {
 
 impl Node {
     /// What it has while it does not run, as `oarlock recover collect` tells it.
-    fn collected(&self, config: &Config) -> NodeState {
+    fn collected(&self) -> NodeState {
         let peers = self.known_disks.iter();
         let mut told = self.admission.iter().flat_map(|admission| &admission.joined);
         let own = told.find(|entry| entry.id == self.id);
@@ -345,7 +345,7 @@ impl Node {
             let lost = lost.unwrap_or_else(|fault| panic!("a sound disk tells all: {fault:?}"));
             CoreLog { core, recovered, lost, has_unnamed_losses: disk.has_unnamed_losses }
         };
-        let logs = (0..usize::from(config.cores)).map(log).collect();
+        let logs = (0..self.disks.len()).map(log).collect();
         let load = |core: oarlock_types::CoreId, group, meta: &SnapshotMeta, loader: Loader| {
             load(&self.disks[usize::from(core.get())], group, meta, loader)
         };
@@ -384,7 +384,7 @@ impl Node {
 }
 
 /// Adds to a log, as production's tools do; false if the power fails meanwhile.
-fn add(
+pub(crate) fn add(
     disk: &mut Disk,
     wal: &mut Wal,
     additions: &[Addition],

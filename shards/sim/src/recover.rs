@@ -13,7 +13,8 @@ use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes
 use oarlock_store::{Loader, Store};
 use oarlock_types::range_map::Range;
 use oarlock_types::{
-    CoreAddr, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeMap, SharedLimits, WallMs,
+    CoreAddr, CoreId, FeatureLevel, GroupId, Incarnation, Mono, Random, RangeMap, SharedLimits,
+    WallMs,
 };
 use oarlock_wal::{Recovered, Recovery};
 
@@ -118,7 +119,9 @@ pub(crate) fn recover(
         Some(range) => range.core_on(addr.node),
         None => Some(config.core_of(group)),
     };
-    let by_map = by_map.iter().copied().filter(|group| home(*group) == Some(addr.core));
+    // The map may know the node with more cores than it has.
+    let is_own = |core: CoreId| core.get() % parts.support.cores() == addr.core.get();
+    let by_map = by_map.iter().copied().filter(|group| home(*group).is_some_and(is_own));
     let held: BTreeSet<GroupId> =
         by_map.filter(|group| parts.homes.claim(*group, addr.core)).collect();
     let mut told: Vec<String> = recovered.damage.iter().map(ToString::to_string).collect();
@@ -127,8 +130,10 @@ pub(crate) fn recover(
     for group in destroyed {
         shard.forget_replica(group);
     }
-    let is_ours =
-        |group: &GroupId| config.replicas_of(*group).contains(&addr) && is_as_formed(parts, *group);
+    let is_here = |at: &CoreAddr| at.node == addr.node && is_own(at.core);
+    let is_ours = |group: &GroupId| {
+        config.replicas_of(*group).iter().any(is_here) && is_as_formed(parts, *group)
+    };
     let ours: Vec<GroupId> = config.formed_ids().filter(is_ours).collect();
     let spread = SPREAD_PER_GROUP.saturating_mul(u32::try_from(ours.len()).unwrap_or(u32::MAX));
     let known: BTreeSet<GroupId> = recovered.groups.keys().copied().collect();
@@ -184,7 +189,7 @@ fn lost_replica(config: &Config, addr: CoreAddr, disk: &Disk, group: GroupId) ->
 /// A replica of the formation.
 fn form(parts: &Parts<'_>, group: GroupId, spread: Duration, random: &mut Random) -> ReplicaSeed {
     let replicas = parts.config.replicas_of(group);
-    let is_first = replicas.first() == Some(&parts.addr);
+    let is_first = replicas.first().is_some_and(|first| first.node == parts.addr.node);
     let base = if is_first { FIRST_ELECTION } else { OTHER_ELECTION + spread };
     let wait = base + random.between(Duration::ZERO, FIRST_ELECTION + spread);
     let voters = Configuration::simple(replicas.iter().map(|replica| replica.node));

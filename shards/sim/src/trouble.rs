@@ -6,7 +6,7 @@ use oarlock_types::{CoreAddr, GroupId, NodeId};
 
 use crate::clients::client_keys;
 use crate::config::Weather;
-use crate::disk::DiskTrouble;
+use crate::disk::{Disk, DiskTrouble};
 use crate::faults::Trouble;
 use crate::node::Ask;
 use crate::trace::What;
@@ -36,9 +36,13 @@ impl World {
         self.relief(&fault.trouble);
     }
 
-    fn disk(&mut self, at: CoreAddr) -> &mut DiskTrouble {
+    /// Changes what is wrong with a core's disk, if its node has that core now.
+    fn disk(&mut self, at: CoreAddr, change: impl FnOnce(&mut DiskTrouble)) {
         let n = self.place(at.node);
-        &mut self.nodes[n].disks[usize::from(at.core.get())].trouble
+        let disk = self.nodes[n].disks.get_mut(usize::from(at.core.get()));
+        if let Some(disk) = disk {
+            change(&mut disk.trouble);
+        }
     }
 
     /// Begins a trouble.
@@ -71,11 +75,11 @@ impl World {
             }
             Trouble::Pause(node) => self.pause(*node),
             Trouble::StuckCore(at) => self.stick(*at),
-            Trouble::WalStall(at) => self.disk(*at).wal_stalled_until = ends_at,
-            Trouble::WalSlow(at, times) => self.disk(*at).slowness = *times,
-            Trouble::WalFail(at) => self.disk(*at).wal_fails = true,
-            Trouble::FilesStall(at) => self.disk(*at).files_stalled_until = ends_at,
-            Trouble::FilesFail(at) => self.disk(*at).files_fail = true,
+            Trouble::WalStall(at) => self.disk(*at, |disk| disk.wal_stalled_until = ends_at),
+            Trouble::WalSlow(at, times) => self.disk(*at, |disk| disk.slowness = *times),
+            Trouble::WalFail(at) => self.disk(*at, |disk| disk.wal_fails = true),
+            Trouble::FilesStall(at) => self.disk(*at, |disk| disk.files_stalled_until = ends_at),
+            Trouble::FilesFail(at) => self.disk(*at, |disk| disk.files_fail = true),
             Trouble::DiskFull(node) => self.fill_disk(*node, true),
             Trouble::ClockRate(node, rate) => {
                 let (n, now) = (self.place(*node), self.now);
@@ -110,6 +114,7 @@ impl World {
             Trouble::Merge(group) => self.merge_somewhere(*group),
             Trouble::Move(group) => self.move_somewhere(*group),
             Trouble::MoveCore(group) => self.move_core_somewhere(*group),
+            Trouble::ChangeCores(node, cores, end) => self.end_for_cores(*node, *cores, *end),
             Trouble::Node(trouble) => self.node_trouble(trouble),
             Trouble::LoseQuorum(seed) => self.lose_some_quorum(*seed, ends_at),
         }
@@ -135,6 +140,7 @@ impl World {
             Trouble::Kill(node)
             | Trouble::PowerLoss(node)
             | Trouble::CrashAtEffect(node, ..)
+            | Trouble::ChangeCores(node, ..)
             | Trouble::Blank(node) => {
                 let n = self.place(*node);
                 self.nodes[n].crash_after = None;
@@ -150,11 +156,11 @@ impl World {
             Trouble::PowerLossAll => self.config.node_ids().for_each(|node| self.restart(node)),
             Trouble::Pause(node) => self.resume(*node),
             Trouble::StuckCore(at) => self.unstick(*at),
-            Trouble::WalSlow(at, _) => self.disk(*at).slowness = 0,
-            Trouble::WalStall(at) => self.disk(*at).wal_stalled_until = 0,
-            Trouble::FilesStall(at) => self.disk(*at).files_stalled_until = 0,
-            Trouble::WalFail(at) => self.disk(*at).wal_fails = false,
-            Trouble::FilesFail(at) => self.disk(*at).files_fail = false,
+            Trouble::WalSlow(at, _) => self.disk(*at, |disk| disk.slowness = 0),
+            Trouble::WalStall(at) => self.disk(*at, |disk| disk.wal_stalled_until = 0),
+            Trouble::FilesStall(at) => self.disk(*at, |disk| disk.files_stalled_until = 0),
+            Trouble::WalFail(at) => self.disk(*at, |disk| disk.wal_fails = false),
+            Trouble::FilesFail(at) => self.disk(*at, |disk| disk.files_fail = false),
             Trouble::DiskFull(node) => self.fill_disk(*node, false),
             Trouble::BreakLinks(..)
             | Trouble::HalfOpen(..)
@@ -239,7 +245,7 @@ impl World {
         self.read_waiting_pulses(n);
         let at = self.now + 1 + self.node_random.below(1000);
         self.at(at, Event::PulseDue { n, life });
-        for c in 0..usize::from(self.config.cores) {
+        for c in 0..usize::from(self.nodes[n].cores) {
             self.wake(n, c);
         }
     }
@@ -255,7 +261,10 @@ impl World {
         let (n, c) = (self.place(at.node), usize::from(at.core.get()));
         let stuck = &mut self.nodes[n].stuck[c];
         *stuck = stuck.saturating_sub(1);
-        self.wake(n, c);
+        // It may have fewer cores by now.
+        if at.core.get() < self.nodes[n].cores {
+            self.wake(n, c);
+        }
     }
 
     /// A node's disk has no room, or has room again.
@@ -269,11 +278,12 @@ impl World {
         let core = usize::from(at.core.get());
         // An older state is what was removed of late, and that is forgotten with the power.
         let is_old = matches!(trouble, Trouble::OldCheckpoint(_));
-        let aged = if is_old { self.nodes[n].disks[core].age_file() } else { None };
+        let disk = self.nodes[n].disks.get_mut(core).filter(|_| is_old);
+        let aged = disk.and_then(Disk::age_file);
         self.power_loss(at.node);
         let random = &mut self.disk_random;
         let node = &mut self.nodes[n];
-        let disk = &mut node.disks[core];
+        let Some(disk) = node.disks.get_mut(core) else { return };
         let spoiled = if matches!(trouble, Trouble::FlipBit(_)) {
             disk.flip(random)
         } else if matches!(trouble, Trouble::DropFile(_)) {
@@ -380,7 +390,7 @@ impl World {
                 self.resume(id);
             }
             self.start(n);
-            for c in 0..usize::from(self.config.cores) {
+            for c in 0..usize::from(self.nodes[n].cores) {
                 self.wake(n, c);
             }
         }

@@ -284,6 +284,7 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::Node(trouble) => format!("of nodes: {trouble:?}"),
         Trouble::LoseQuorum(_) => "a quorum is lost for good".to_owned(),
         Trouble::Move(group) => format!("a replica of {group} is asked to move to another node"),
+        Trouble::ChangeCores(node, cores, _) => format!("{node} is started with {cores} cores"),
         Trouble::MoveCore(group) => format!("a replica of {group} is asked to go to another core"),
     }
 }
@@ -302,6 +303,7 @@ pub(crate) fn place(trouble: &Trouble) -> (&'static str, Vec<NodeId>) {
         Trouble::Kill(node)
         | Trouble::PowerLoss(node)
         | Trouble::CrashAtEffect(node, ..)
+        | Trouble::ChangeCores(node, ..)
         | Trouble::Blank(node) => ("crash", vec![*node]),
         Trouble::PowerLossAll => ("crash", Vec::new()),
         Trouble::Pause(node) => ("pause", vec![*node]),

@@ -45,10 +45,10 @@ impl World {
     pub(crate) fn wal_lands(&mut self, n: usize, c: usize, write: u64) {
         let now = self.now;
         let node = &mut self.nodes[n];
-        let disk = &mut node.disks[c];
-        if !disk.writes.contains_key(&write) {
+        let Some(disk) = node.disks.get_mut(c).filter(|disk| disk.writes.contains_key(&write))
+        else {
             return; // the power failed meanwhile
-        }
+        };
         if disk.trouble.wal_stalled_until > now {
             let at = disk.trouble.wal_stalled_until.min(now + STALL_LOOK_US);
             self.at(at, Event::WalLands { n, c, write });

@@ -15,6 +15,7 @@ use oarlock_types::{CoreAddr, GroupId, NodeId};
 
 use crate::clients::{Clients, Sending};
 use crate::config::{Config, Weather};
+use crate::core_changes::CoreChanges;
 use crate::joining::Joining;
 use crate::letters::Admission;
 use crate::links::Network;
@@ -38,7 +39,7 @@ pub(crate) enum Event {
     PulseDue { n: usize, life: u64 },
     Pulse { to: usize, pulse: Datagram },
     Dial { from: CoreAddr, to: NodeId, life: u64 },
-    Greet { from: CoreAddr, to: NodeId, life: u64 },
+    Greet { from: CoreAddr, to: CoreAddr, life: u64 },
     Answer { conn: u64 },
     Frame { conn: u64, first: u64, count: u64, bytes: Vec<u8> },
     CloseOut { conn: u64 },
@@ -134,6 +135,9 @@ pub struct World {
     pub(crate) net_random: Stream,
     pub(crate) disk_random: Stream,
     pub(crate) node_random: Stream,
+    /// Chance of starts with another number of cores.
+    pub(crate) core_random: Stream,
+    pub(crate) core_changes: CoreChanges,
     pub(crate) figures: Figures,
     pub(crate) next_write: u64,
     pub(crate) next_message: u64,
@@ -177,6 +181,8 @@ impl World {
             net_random: Stream::new(seed, 4),
             disk_random: Stream::new(seed, 5),
             node_random: Stream::new(seed, 6),
+            core_random: Stream::new(seed, 42),
+            core_changes: CoreChanges::default(),
             figures: Figures::default(),
             next_write: 0,
             next_message: 0,

@@ -85,6 +85,21 @@ fn disks_are_spoiled_while_members_change_and_ranges_merge() {
     assert!(both >= 4 && sum.answered > 1000 && sum.faults > 100, "{both} with both: {sum:?}");
 }
 
+#[test]
+fn nodes_are_started_with_other_numbers_of_cores() {
+    let (mut done, mut cut_short, mut refused) = (0, 0, 0);
+    for seed in 1..=12 {
+        let overrides = Overrides { core_changes: Some(true), ..overrides() };
+        let mut world = World::new(seed, Config::swarm(seed, &overrides));
+        finish(&mut world);
+        let changes = world.core_changes();
+        done += changes.done;
+        cut_short += changes.cut_short;
+        refused += changes.refused;
+    }
+    assert!(done > 40 && cut_short > 10, "{done} done, {cut_short} cut short, {refused} refused");
+}
+
 /// A swarm that never draws a kind of fault would not be one.
 #[test]
 fn every_kind_of_fault_is_drawn_by_some_seed() {
@@ -97,5 +112,5 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
         let faults = Config::swarm(seed, &Overrides::default()).faults;
         kinds.extend(faults.iter().map(|fault| name(&fault.trouble)));
     }
-    assert_eq!(kinds.len(), 36, "{kinds:?}");
+    assert_eq!(kinds.len(), 37, "{kinds:?}");
 }
