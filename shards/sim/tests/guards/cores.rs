@@ -1,5 +1,6 @@
-//! Guards of replicas that go from core to core while their node serves.
+//! Guards of replicas that go from core to core, while their node serves and at a start with another number of cores.
 
+use bytes::Bytes;
 use oarlock_sim::{Config, Trouble, World};
 use oarlock_types::{CoreAddr, CoreId, Guard, NodeId};
 
@@ -118,6 +119,42 @@ fn part_counts_not() {
         world.run_for((10 + 4 * seed) * MS);
         world.relief(&slow);
         power_fails(&mut world, node);
+        world.settle();
+    });
+}
+
+/// A node starts with another number of cores before a checkpoint holds what a split has made.
+#[test]
+fn cut_stays_with_range() {
+    finds(Guard::CutStaysWithRange, 3, &[SOUND], |seed| {
+        let mut world = serving(seed, quiet(3));
+        let node = others(&world, leader(&world))[0];
+        let ends_at = world.now_us() + 10 * SECOND;
+        world.trouble(&Trouble::FilesStall(CoreAddr::new(node, OLD)), ends_at);
+        write(&mut world, "k", "1");
+        let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+        assert!(world.run_till(SECOND, |world| world.replica(node, child).is_some()), "it is cut");
+        world.run_for(100 * MS);
+        world.kill(node);
+        world.set_cores(node, 2);
+        world.restart(node);
+        assert_eq!(world.core_of(node, child), Some(OLD), "the cut range's log makes it");
+        world.settle();
+    });
+}
+
+/// A node whose log is gone is started with another number of cores.
+#[test]
+fn whole_logs_are_carried() {
+    finds(Guard::WholeLogsAreCarried, 3, &[LOST, SAID, "what a replica has"], |seed| {
+        let mut world = serving(seed, quiet(3));
+        let node = others(&world, leader(&world))[0];
+        write(&mut world, "k", "1");
+        world.run_for(100 * MS);
+        world.trouble(&Trouble::LoseFiles(CoreAddr::new(node, OLD)), 0);
+        world.set_cores(node, 2);
+        world.restart(node);
+        assert_eq!(world.cores(node), 1, "it is refused, and started as before");
         world.settle();
     });
 }
