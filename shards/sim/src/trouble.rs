@@ -45,17 +45,18 @@ impl World {
         }
     }
 
+    fn block(&mut self, from: NodeId, to: NodeId) {
+        self.block_data(from, to);
+        self.block_pulses(from, to);
+    }
+
     /// Begins a trouble.
     pub fn trouble(&mut self, trouble: &Trouble, ends_at: u64) {
         match trouble {
-            Trouble::Split(side) => self.ways_of(side).into_iter().for_each(|(a, b)| {
-                self.block_data(a, b);
-                self.block_pulses(a, b);
-            }),
-            Trouble::OneWay(a, b) => {
-                self.block_data(*a, *b);
-                self.block_pulses(*a, *b);
+            Trouble::Split(side) => {
+                self.ways_of(side).into_iter().for_each(|(a, b)| self.block(a, b));
             }
+            Trouble::OneWay(a, b) => self.block(*a, *b),
             Trouble::Pair(a, b) => self.cut(*a, *b),
             Trouble::DataOnly(a, b) => self.block_data(*a, *b),
             Trouble::PulsesOnly(a, b) => self.block_pulses(*a, *b),
