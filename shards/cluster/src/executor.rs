@@ -394,6 +394,7 @@ impl Placement {
         // A range that was merged since can not be asked for anything.
         self.tasks.retain(|group, _| map.group(*group).is_some());
         self.give_up_tasks_of_lost_nodes(now, support, since);
+        self.give_up_misled_tasks(map);
         let asked = Asked {
             now,
             map: SharedMap::clone(map),
@@ -411,6 +412,30 @@ impl Placement {
         let planning = self.planning.as_mut().expect("invariant: no plan is being made");
         (planning.name, planning.asked) = (name, asked);
         self.is_planning_due = true;
+    }
+
+    /// What an abandoned move had left only learns: a task that took it for a voter, because that was told later, would
+    /// make it one, and wait for it for as long as its node may be away.
+    fn give_up_misled_tasks(&mut self, map: &RangeMap) {
+        let Some(known) = &self.planning else { return };
+        self.tasks.retain(|group, running| {
+            let Order::Place { voters } = &running.order else { return true };
+            let Some(range) = map.group(*group) else { return false };
+            let target = match running.task.action {
+                Action::Add { to } | Action::Replace { to, .. } => Some(to.node),
+                Action::Remove { .. }
+                | Action::Transfer { .. }
+                | Action::Split(_)
+                | Action::Merge { .. }
+                | Action::MoveCore { .. } => None,
+            };
+            let mut others = voters.iter().map(|node| NodeId(*node)).filter(|n| Some(*n) != target);
+            let is_misled = others.any(|node| known.learns(&range, node));
+            if is_misled {
+                tracing::info!("placement: given up, a voter of it only learns: {}", running.task);
+            }
+            !is_misled
+        });
     }
 
     /// What was to go to a node that has gone silent since is planned anew: the range may need another one.
@@ -891,6 +916,44 @@ mod tests {
         let task = Task { group, epoch, action: Action::Remove { from: c }, reason };
         let voters = vec![a.node.get(), b.node.get()];
         assert_eq!(placement.order_of(&task, &map), Some((group, Order::Place { voters })));
+    }
+
+    /// That a member only learns may be told after a task was begun that takes it for a voter.
+    #[test]
+    fn a_task_that_would_make_a_leftover_a_voter_is_given_up() {
+        let map = formed();
+        let mut placement = Placement::new(parts(8));
+        told(&mut placement, &map);
+        let range = map.ranges().next().unwrap();
+        let [a, b, c] = [0, 1, 2].map(|place: usize| range.replicas[place]);
+        let (group, epoch) = (range.group, range.epoch);
+        let reason = oarlock_placement::Reason::Draining(a.node);
+        let task = Task { group, epoch, action: Action::Remove { from: a }, reason };
+        let begin = |placement: &mut Placement| {
+            placement.tasks.clear();
+            let (group, order) = placement.order_of(&task, &map).unwrap();
+            let (begun, rests_until) = (second(1), second(1));
+            let (task, order) = (task.clone(), order.clone());
+            let running = Running { task, group, order, begun, is_asked: true, rests_until };
+            placement.tasks.insert(group, running);
+        };
+        begin(&mut placement);
+        placement.give_up_misled_tasks(&map);
+        let order = Order::Place { voters: vec![b.node.get(), c.node.get()] };
+        assert_eq!(placement.tasks[&group].order, order, "nothing speaks against it");
+        let mut report =
+            placement.reports.iter().find(|r| r.group == range.group.get()).unwrap().clone();
+        report.lagging =
+            vec![c.node.get() | RangeReport::LEARNS, range.configured.get() | RangeReport::AS_OF];
+        placement.take_reports(vec![report]);
+        look(&mut placement, 1, &map);
+        placement.tasks.retain(|_, running| running.task == task);
+        placement.give_up_misled_tasks(&map);
+        assert!(placement.tasks.is_empty());
+        begin(&mut placement);
+        assert_eq!(placement.tasks[&group].order, Order::Place { voters: vec![b.node.get()] });
+        placement.give_up_misled_tasks(&map);
+        assert_eq!(placement.tasks.len(), 1, "it takes nobody for what it is not");
     }
 
     /// A task of a range and its neighbour, which is being asked for under this name.

@@ -9,6 +9,7 @@
 //! quorums. Leases are the world's: they depend on clocks. `claims` holds what a replica says.
 
 mod claims;
+mod commands;
 mod going_on;
 mod losses;
 
@@ -185,19 +186,12 @@ impl Oracle {
         known.keeps_payloads = self.keeps_payloads;
         let at = format_args!("{node} {id}").to_string();
         let (elections, committed) = (known.leaders.len(), known.committed.len());
-        let mut index = known.committed.keys().next_back().copied().unwrap_or_default().next();
+        let from = known.committed.keys().next_back().copied().unwrap_or_default().next();
         known.look(node, &at, group)?;
         known.look_at_state(&at, applied)?;
         self.elections += (known.leaders.len() - elections) as u64;
         self.entries_committed += (known.committed.len() - committed) as u64;
-        while known.committed.contains_key(&index) {
-            if let Some(Entry { payload, .. }) = group.entry(index)
-                && let Payload::Commands(_) | Payload::Packed(_) = payload
-            {
-                self.commands.push((now, payload.clone()));
-            }
-            index = index.next();
-        }
+        self.commands.extend(known.commands_from(from, group).map(|payload| (now, payload)));
         let leaders = known.replicas.values().filter(|seen| seen.leads()).count();
         if leaders > 1 {
             self.contested.insert(id);
