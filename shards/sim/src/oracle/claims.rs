@@ -35,18 +35,19 @@ impl Known {
         Ok(())
     }
 
-    /// What a running replica cuts from its log was not committed.
+    /// What a running replica cuts from its log was not committed, nor by a leader of its term or an older one: of what a
+    /// later leader has committed without it, it may not have heard when an older one's entries come (seed 1407).
     pub(super) fn look_at_cut(&self, at: &str, seen: &Seen, group: &Group) -> Result<(), Breach> {
         let end = Index(seen.base.get() + seen.terms.len() as u64 - 1);
         if end <= group.commit() || group.term_at(end) == seen.term_at(end) {
             return Ok(());
         }
         let of_this_log = self.committed.range(seen.base..);
-        let cut =
-            of_this_log.rev().map(|(index, entry)| (*index, entry.term)).find(|(index, term)| {
-                let is_there = *index <= group.commit() || group.term_at(*index) == Some(*term);
-                seen.term_at(*index) == Some(*term) && !is_there
-            });
+        let by_now = of_this_log.rev().filter(|(_, entry)| entry.in_term <= group.term());
+        let cut = by_now.map(|(index, entry)| (*index, entry.term)).find(|(index, term)| {
+            let is_there = *index <= group.commit() || group.term_at(*index) == Some(*term);
+            seen.term_at(*index) == Some(*term) && !is_there
+        });
         if let Some((index, term)) = cut {
             let text = format!("{at} cuts {index} of term {term}, which is committed");
             return breach("what is committed is never lost", text);
