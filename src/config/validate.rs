@@ -22,6 +22,7 @@ impl Config {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
         self.check_node(&mut found);
+        self.check_own_core_ports(&mut found);
         self.check_cluster(&mut found);
         self.check_network(&mut found);
         self.check_sizes(&mut found);
@@ -122,7 +123,6 @@ impl Config {
 
     fn check_own_entry(&self, found: &mut Vec<Contradiction>) {
         let id = self.node.node_id;
-        self.check_own_core_ports(found);
         let Some(entry) = self.own_entry() else {
             if id.0 != 0 {
                 let ids: Vec<String> =

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use oarlock_codec::Refusal;
 use oarlock_placement::{Action, Node, Plan, Settings, SplitAt, Task, explain};
 use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
@@ -193,17 +194,22 @@ impl Placement {
         text + &plan.to_string()
     }
 
-    /// Answers an order that a shard hands on, in the meta group's term `term`.
+    /// Answers an order that a shard hands on: the meta group's leader in a term. `None`: it leads no more since it took
+    /// the order. Whoever reports goes by the term, so it must be that in which this was told, and no later one.
+    ///
+    /// # Errors
+    /// When it does not lead.
     ///
     /// # Panics
     /// For an order that a shard answers by itself.
-    pub fn answer(&mut self, order: Order, term: Option<Term>) -> Reply {
+    pub fn answer(&mut self, order: Order, leads_in: Option<Term>) -> Outcome {
+        let term = leads_in.ok_or(Refusal::NotLeader { leader: None })?;
         match order {
             Order::Report { ranges } => {
                 self.take_reports(ranges);
-                Reply::Int(i64::try_from(term.map_or(0, Term::get)).unwrap_or(i64::MAX))
+                Ok(Reply::Int(i64::try_from(term.get()).unwrap_or(i64::MAX)))
             }
-            Order::Explain { group } => Reply::Bulk(self.explain(group).into()),
+            Order::Explain { group } => Ok(Reply::Bulk(self.explain(group).into())),
             Order::Split { .. }
             | Order::Place { .. }
             | Order::Transfer { .. }
@@ -1032,6 +1038,19 @@ mod tests {
         placement.rest();
         placement.planned(second(9), planning, Duration::ZERO, &map);
         assert!(placement.tasks.is_empty() && placement.explain(0).contains("has not looked yet"));
+    }
+
+    /// Who has stepped down in the turn in which it took a report must not answer by the term of its successor: nobody
+    /// would tell that one.
+    #[test]
+    fn who_has_just_stepped_down_takes_no_report() {
+        let mut placement = Placement::new(parts(8));
+        let report = || Order::Report { ranges: vec![RangeReport::default()] };
+        let refused = Err(Refusal::NotLeader { leader: None });
+        assert_eq!(placement.answer(report(), None), refused);
+        assert!(placement.reports.is_empty());
+        assert_eq!(placement.answer(report(), Some(Term(7))), Ok(Reply::Int(7)));
+        assert_eq!(placement.reports.len(), 1);
     }
 
     #[test]

@@ -277,6 +277,13 @@ impl Shard {
         self.replicas.get(&group).is_some_and(|replica| replica.raft.is_leader())
     }
 
+    /// The term in which its replica here leads the group, if it does.
+    #[must_use]
+    pub fn leads_in(&self, group: GroupId) -> Option<Term> {
+        let replica = self.replicas.get(&group).filter(|replica| replica.raft.is_leader())?;
+        Some(replica.raft.term())
+    }
+
     /// The term in which a group's replica here is.
     #[must_use]
     pub fn term(&self, group: GroupId) -> Option<Term> {

@@ -459,8 +459,8 @@ impl Driving {
     }
 
     fn answer_placement(&mut self, shard: &Shard, token: u64, order: Order) {
-        let reply = self.placement.answer(order, shard.term(GroupId::META));
-        self.settle(token, Ok(reply));
+        let outcome = self.placement.answer(order, shard.leads_in(GroupId::META));
+        self.settle(token, outcome);
     }
 
     fn tell_split(&mut self, shard: &Shard, split: &Split) {

@@ -123,8 +123,8 @@ impl Driver {
     }
 
     pub(super) fn answer_placement(&mut self, token: u64, order: Order) {
-        let reply = self.placement.answer(order, self.shard.term(GroupId::META));
-        self.settle(token, Ok(reply));
+        let outcome = self.placement.answer(order, self.shard.leads_in(GroupId::META));
+        self.settle(token, outcome);
     }
 
     /// A range was cut here: this node routes by that at once, and the map shall have it.
