@@ -138,8 +138,12 @@ fn keys_go_to_the_nodes_and_the_zone_that_a_rule_names_and_their_range_is_cut_ou
     // Whoever leads the meta group plans by them.
     let leader = leader_of(&cluster, 0).unwrap();
     cluster.kill(leader);
-    cluster.wait_for_leaders_without(leader);
+    // It may have had the only replica of the keys from "m" to "n": those wait for it.
+    eventually("another leader of the meta group", || {
+        leader_of(&cluster, 0).ok_or_else(|| "none".to_owned())
+    });
     cluster.restart(leader);
+    cluster.wait_for_leaders();
     let group = rest.group.to_string();
     eventually("an explanation", || {
         let (_, text) = cluster.command(2, &["placement", "explain", &group]);
