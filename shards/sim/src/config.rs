@@ -12,7 +12,6 @@ use crate::faults::{Fault, Trouble};
 use crate::quorum_loss;
 use crate::random::Stream;
 use crate::ranges::family;
-use crate::spoiling;
 
 /// How the network and the disks behave when nothing is wrong with them, in microseconds and
 /// thousandths.
@@ -238,9 +237,7 @@ impl Config {
             (0..nodes).map(|_| 1000 - bound + random.below(2 * bound + 1)).collect();
         let recovers =
             overrides.recovery.unwrap_or_else(|| nodes >= 3 && quorum_loss::is_drawn(seed));
-        let is_plain = !keeps_map && !recovers;
-        let spoils = overrides.spoiled.unwrap_or_else(|| is_plain && spoiling::is_drawn(seed));
-        config.spoils_by_members = spoils && nodes >= 3;
+        config.spoils_by_members = overrides.spoiled == Some(true) && nodes >= 3;
         config.faults = crate::swarm::draw(&config, drawn_seconds.max(seconds) * 1_000_000, seed);
         config.faults.retain(|fault| fault.at_us < config.duration_us);
         if keeps_map {
