@@ -252,7 +252,8 @@ impl Config {
         if config.spoils_by_members {
             config.spoil_disks(seed);
         }
-        if overrides.core_changes.unwrap_or_else(|| core_changes::is_drawn(seed)) {
+        let is_sound = config.faults.iter().all(|fault| fault.trouble.spoils().is_none());
+        if overrides.core_changes.unwrap_or_else(|| is_sound && core_changes::is_drawn(seed)) {
             config.change_cores(seed);
         }
         if let Some(only) = &overrides.only {
