@@ -12,6 +12,7 @@ use crate::faults::{Fault, Trouble};
 use crate::quorum_loss;
 use crate::random::Stream;
 use crate::ranges::family;
+use crate::spoiling;
 
 /// How the network and the disks behave when nothing is wrong with them, in microseconds and
 /// thousandths.
@@ -237,7 +238,9 @@ impl Config {
             (0..nodes).map(|_| 1000 - bound + random.below(2 * bound + 1)).collect();
         let recovers =
             overrides.recovery.unwrap_or_else(|| nodes >= 3 && quorum_loss::is_drawn(seed));
-        config.spoils_by_members = overrides.spoiled == Some(true) && nodes >= 3;
+        let is_plain = !keeps_map && !recovers;
+        let spoils = overrides.spoiled.unwrap_or_else(|| is_plain && spoiling::is_drawn(seed));
+        config.spoils_by_members = spoils && nodes >= 3;
         config.faults = crate::swarm::draw(&config, drawn_seconds.max(seconds) * 1_000_000, seed);
         config.faults.retain(|fault| fault.at_us < config.duration_us);
         if keeps_map {
@@ -252,8 +255,7 @@ impl Config {
         if config.spoils_by_members {
             config.spoil_disks(seed);
         }
-        let is_sound = config.faults.iter().all(|fault| fault.trouble.spoils().is_none());
-        if overrides.core_changes.unwrap_or_else(|| is_sound && core_changes::is_drawn(seed)) {
+        if overrides.core_changes.unwrap_or_else(|| core_changes::is_drawn(seed)) {
             config.change_cores(seed);
         }
         if let Some(only) = &overrides.only {

@@ -177,16 +177,20 @@ impl World {
         }
     }
 
-    /// All replicas that a node has lost are to be rebuilt, but those that nobody misses.
+    /// All replicas that a node has lost are to be rebuilt, but those that nobody misses. The operator looks at these
+    /// again: a group may take the node in later.
     pub(crate) fn rebuild(&mut self, n: usize) {
         let node = &self.nodes[n];
-        let id = node.id;
+        let (id, life) = (node.id, node.life);
         let cores = node.process.iter().flat_map(|process| &process.cores);
-        let mut lost: Vec<GroupId> =
-            cores.flat_map(|core| core.shard.rebuild_stages()).map(|(group, _)| group).collect();
-        lost.retain(|group| !self.is_left_lost(id, *group));
-        for group in lost {
+        let lost = cores.flat_map(|core| core.shard.rebuild_stages()).map(|(group, _)| group);
+        let (left, due): (Vec<GroupId>, Vec<GroupId>) =
+            lost.partition(|group| self.is_left_lost(id, *group));
+        for group in due {
             self.ask(id, group, Ask::Rebuild(group));
+        }
+        if left.iter().any(|group| !self.ranges.has_ended(*group)) {
+            self.at(self.now + NOTICED_WITHIN_US, Event::Rebuild { n, life });
         }
     }
 

@@ -16,6 +16,14 @@ use crate::node::Node;
 use crate::random::Stream;
 use crate::world::World;
 
+/// Of a thousand seeds with three nodes or more so many spoil disks by who is a member.
+const SHARE_PER_MILLE: u64 = 120;
+
+/// Whether a seed spoils disks while members change.
+pub(crate) fn is_drawn(seed: u64) -> bool {
+    Stream::new(seed, 40).per_mille(SHARE_PER_MILLE)
+}
+
 impl Config {
     /// Disks are spoiled now and then: one node's, or any's.
     pub(crate) fn spoil_disks(&mut self, seed: u64) {
