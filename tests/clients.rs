@@ -138,6 +138,17 @@ fn memory(cluster: &Cluster, id: u64) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// A core that first touches a huge page waits until the kernel has cleared it: docs/decisions/0020.
+#[test]
+fn a_node_is_given_no_huge_pages() {
+    let cluster = Cluster::start("small-pages", Options::default());
+    let pid = cluster.local.node(1).pid().unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("THP_enabled:"));
+    // Kernels without huge pages have no such line.
+    assert!(line.is_none_or(|line| line.ends_with('0')), "{line:?}");
+}
+
 /// Does something hostile to node 1 while others use the cluster. Node 1 may use at most so much
 /// more memory, everybody else is served without an error, and fresh connections are good.
 fn withstands(name: &str, memory_max: u64, hostile: impl FnOnce(&Cluster)) {

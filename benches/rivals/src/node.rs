@@ -57,6 +57,8 @@ pub struct Args {
 /// # Errors
 /// If a port is taken or what is on disk cannot be read.
 pub fn run(args: Args) -> Outcome {
+    // As Oarlock's nodes do, whose allocator this is.
+    rustix::thread::disable_transparent_huge_pages(true)?;
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
