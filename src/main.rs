@@ -8,5 +8,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Whoever first touches a huge page waits until all of it is cleared: a node's clients with its core, and the load
+    // generator with what it is to send (docs/decisions/0020). A kernel without huge pages may refuse.
+    rustix::thread::disable_transparent_huge_pages(true).ok();
     oarlock::cli::run(std::env::args_os())
 }

@@ -144,9 +144,6 @@ struct Shared {
 /// # Errors
 /// One line that says why it can not start, and how to mend it.
 pub fn serve(mut config: Config) -> Result<(), ServeError> {
-    // Whoever first touches a huge page waits until all of it is cleared, and clients wait for the core that does.
-    // A kernel without huge pages may refuse.
-    rustix::thread::disable_transparent_huge_pages(true).ok();
     probe::memlock()?;
     probe::io_uring()?;
     let cores = u16::try_from(config.cores().count()).unwrap_or(CORES_MAX).min(CORES_MAX);
