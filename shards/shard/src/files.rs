@@ -11,8 +11,9 @@ use crate::log_reads::LogReads;
 use crate::output::{CheckpointFile, FileDone, FileJob, JobToken};
 use crate::shard::Shard;
 
-/// Of old entries so many times as much is sent: whoever is behind must come nearer while clients write.
-const LOG_TO_SNAPSHOTS: u64 = 4;
+/// Of old entries so many times as much may be sent as leaders propose meanwhile, besides what time brings: whoever is
+/// behind must come nearer while clients write, also where two of five replicas are behind at once.
+const OLD_TO_PROPOSED: u64 = 4;
 /// A core ticks about so often: budgets that are used up wait for that at most.
 const BURSTS_PER_S: u64 = 20;
 
@@ -55,13 +56,17 @@ impl Budget {
     pub(crate) fn allows(&mut self, now: Mono) -> bool {
         let elapsed_us = u64::try_from(now.since(self.at).as_micros()).unwrap_or(u64::MAX);
         let earned = elapsed_us.saturating_mul(self.bytes_per_s) / 1_000_000;
-        let most = self.bytes_per_s / BURSTS_PER_S;
         // The time that has not made a byte yet counts on.
         if earned > 0 {
             self.at = now;
-            self.bytes = self.bytes.saturating_add_unsigned(earned).min(most.cast_signed());
+            self.earn(earned);
         }
         self.bytes > 0
+    }
+
+    fn earn(&mut self, bytes: u64) {
+        let most = self.bytes_per_s / BURSTS_PER_S;
+        self.bytes = self.bytes.saturating_add_unsigned(bytes).min(most.cast_signed());
     }
 
     pub(crate) fn take(&mut self, bytes: u64) {
@@ -92,8 +97,13 @@ impl Files {
             unsent: VecDeque::new(),
             snapshot_budget: Budget::new(limits.snapshot_bytes_per_s_max),
             log_reads: LogReads::default(),
-            log_budget: Budget::new(limits.snapshot_bytes_per_s_max * LOG_TO_SNAPSHOTS),
+            log_budget: Budget::new(limits.snapshot_bytes_per_s_max),
         }
+    }
+
+    /// A leader here has proposed so much: followers that are behind may be sent more.
+    pub(crate) fn proposed(&mut self, bytes: usize) {
+        self.log_budget.earn(OLD_TO_PROPOSED * bytes as u64);
     }
 }
 
@@ -195,6 +205,19 @@ mod tests {
         budget.take(10 + 20);
         assert!(!budget.allows(Mono::from_ms(30)), "it is even");
         assert!(budget.allows(Mono::from_ms(31)));
+    }
+
+    #[test]
+    fn proposals_let_old_entries_go_faster_but_in_no_larger_bursts() {
+        let limits = Limits { snapshot_bytes_per_s_max: 1000, ..Limits::default() };
+        let mut files = Files::new(&limits);
+        files.proposed(5);
+        files.log_budget.take(20);
+        assert!(!files.log_budget.allows(Mono(0)), "four times as much, and it was taken");
+        files.proposed(1000);
+        files.log_budget.take(50);
+        assert!(!files.log_budget.allows(Mono(0)), "a burst at most");
+        assert!(!files.snapshot_budget.allows(Mono(0)), "snapshots have nothing of it");
     }
 
     #[test]

@@ -214,6 +214,7 @@ impl Shard {
             requests.push(write.request);
         }
         let commands = commands::payload(&Batch { stamp, requests }, self.feature_level());
+        self.files.proposed(bytes);
         let since = self.now;
         let proposed = self.with_group(group, |raft, ctx, out| raft.propose(ctx, commands, out));
         let refusal = match proposed {
