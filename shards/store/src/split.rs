@@ -83,9 +83,8 @@ impl Store {
     /// Both keep all `ONCE` ids: an id names no key, its retry goes to whichever side has the
     /// request's keys now, and the other side forgets it in time.
     ///
-    /// Not in slices: a split is one entry. It walks over the right half once, sorts the keys that
-    /// have an expiry and copies the ids. 131,072 keys took 1.3 ms without an expiry; when all had
-    /// one, 50 to 110 ms.
+    /// Not in slices: a split is one entry. It walks over the right half once and copies the ids. 131,072 keys
+    /// took 1.3 ms without an expiry, and 6 ms when all had one.
     ///
     /// # Panics
     /// If `at` does not cut the range in two, or a checkpoint is under way: it would have to write what
