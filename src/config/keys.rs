@@ -150,9 +150,9 @@ settings! {
         log_cache_bytes_max: usize = ENGINE.log_cache_bytes_max, in 0..=1_073_741_824;
         /// Bytes of one piece of a snapshot.
         snapshot_chunk_bytes: usize = ENGINE.snapshot_chunk_bytes, in 4_096..=67_108_864;
-        /// Bytes per second that one core sends as snapshots, and as many as old entries that it reads of its log for
-        /// followers that are behind; of these, four times what is written meanwhile besides. More is sooner done, and
-        /// clients feel it more.
+        /// Bytes per second that one core sends as snapshots, as many as old entries that it reads of its log for
+        /// followers that are behind, and as many that it writes as checkpoints; of the last two, four times what is
+        /// written meanwhile besides. More is sooner done, and clients feel it more.
         snapshot_bytes_per_s_max: u64 = ENGINE.snapshot_bytes_per_s_max, in 65_536..=107_374_182_400;
         /// A group is checkpointed when its log outgrows its state, under this many bytes only if it
         /// makes its core's log long.

@@ -235,12 +235,15 @@ impl WalRing {
 
     fn judge(&self, write: Written, result: i32) -> Result<Written, WalWriteError> {
         let Written { segment, offset, len } = write;
-        let path = self.segment.as_ref().map(|s| s.path.clone()).unwrap_or_default();
+        let path = || self.segment.as_ref().map(|s| s.path.clone()).unwrap_or_default();
         match usize::try_from(result) {
             Ok(written) if written == len => Ok(write),
-            Ok(written) => Err(WalWriteError::Short { segment, path, offset, len, written }),
+            Ok(written) => {
+                let path = path();
+                Err(WalWriteError::Short { segment, path, offset, len, written })
+            }
             Err(_) => {
-                let source = io::Error::from_raw_os_error(-result);
+                let (path, source) = (path(), io::Error::from_raw_os_error(-result));
                 Err(WalWriteError::Failed { segment, path, offset, len, source })
             }
         }

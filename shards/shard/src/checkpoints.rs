@@ -109,7 +109,18 @@ impl Shard {
         let making = Making { meta, keep_from, whole: false, marked: false };
         replica.making = Some(Box::new(making));
         self.files.making += 1;
-        self.make_slice(group);
+        self.files.unmade.push_back(group);
+    }
+
+    /// Makes the slices that the budget allows: checkpoints at the disk's full speed are felt by whoever writes to the
+    /// log meanwhile.
+    pub(crate) fn feed_checkpoints(&mut self) {
+        while !self.files.unmade.is_empty()
+            && self.files.checkpoint_budget.allows(self.now)
+            && let Some(group) = self.files.unmade.pop_front()
+        {
+            self.make_slice(group);
+        }
     }
 
     fn make_slice(&mut self, group: GroupId) {
@@ -125,13 +136,14 @@ impl Shard {
         making.whole = matches!(progress, CheckpointProgress::Done);
         let offset_bytes = making.meta.size_bytes;
         making.meta.size_bytes += data.len() as u64;
+        self.files.checkpoint_budget.take(data.len() as u64);
         let job = FileJob::Append { file, offset_bytes, data };
         self.start_job(Purpose::MakeSlice(file), job);
     }
 
     pub(crate) fn make_slice_written(&mut self, group: GroupId, done: &FileDone) {
         match done {
-            FileDone::Written => self.make_slice(group),
+            FileDone::Written => self.files.unmade.push_back(group),
             FileDone::Read(_) | FileDone::Failed => self.checkpoint_failed(group),
         }
     }
@@ -195,6 +207,7 @@ impl Shard {
         let Some(making) = replica.making.take_if(|making| !making.marked) else { return };
         replica.store.checkpoint_abort();
         self.files.making -= 1;
+        self.files.unmade.retain(|unmade| *unmade != group);
         self.delete(CheckpointFile { group, position: making.meta.position });
     }
 }

@@ -2,7 +2,7 @@
 //! promises.
 
 use oarlock_codec::{GroupMessage, Record};
-use oarlock_raft::{Body, Durable};
+use oarlock_raft::{Body, Durable, Entry};
 use oarlock_types::{CoreAddr, GroupId, Guard};
 
 use crate::shard::Shard;
@@ -76,6 +76,7 @@ impl Shard {
         }
         let last = effects.append.last().map(|entry| entry.at);
         if last.is_some() {
+            self.files.appended(effects.append.iter().map(Entry::size_bytes).sum());
             self.newest_lsn = self.wal.append_entries(group, &effects.append);
             effects.append.clear();
         }

@@ -11,9 +11,10 @@ use crate::log_reads::LogReads;
 use crate::output::{CheckpointFile, FileDone, FileJob, JobToken};
 use crate::shard::Shard;
 
-/// Of old entries so many times as much may be sent as leaders propose meanwhile, besides what time brings: whoever is
-/// behind must come nearer while clients write, also where two of five replicas are behind at once.
-const OLD_TO_PROPOSED: u64 = 4;
+/// So many times as much may be done in the background as is written meanwhile, besides what time brings: whoever is
+/// behind must come nearer while clients write, also where two of five replicas are behind at once, and a log must
+/// be let go of sooner than it grows.
+const BACKGROUND_TO_WRITTEN: u64 = 4;
 /// A core ticks about so often: budgets that are used up wait for that at most.
 const BURSTS_PER_S: u64 = 20;
 
@@ -74,13 +75,16 @@ impl Budget {
     }
 }
 
-/// Jobs under way, and the budgets of what is sent to followers that are behind.
+/// Jobs under way, and the budgets of checkpoints, and of what is sent to followers that are behind.
 #[derive(Debug)]
 pub(crate) struct Files {
     next: u64,
     under_way: BTreeMap<JobToken, Purpose>,
     /// Checkpoints that this core makes at once.
     pub(crate) making: usize,
+    /// Those of them whose next slice waits for their budget.
+    pub(crate) unmade: VecDeque<GroupId>,
+    pub(crate) checkpoint_budget: Budget,
     /// Pieces that wait for the sending budget.
     pub(crate) unsent: VecDeque<(GroupId, SnapshotRead)>,
     pub(crate) snapshot_budget: Budget,
@@ -94,6 +98,8 @@ impl Files {
             next: 0,
             under_way: BTreeMap::new(),
             making: 0,
+            unmade: VecDeque::new(),
+            checkpoint_budget: Budget::new(limits.snapshot_bytes_per_s_max),
             unsent: VecDeque::new(),
             snapshot_budget: Budget::new(limits.snapshot_bytes_per_s_max),
             log_reads: LogReads::default(),
@@ -103,7 +109,12 @@ impl Files {
 
     /// A leader here has proposed so much: followers that are behind may be sent more.
     pub(crate) fn proposed(&mut self, bytes: usize) {
-        self.log_budget.earn(OLD_TO_PROPOSED * bytes as u64);
+        self.log_budget.earn(BACKGROUND_TO_WRITTEN * bytes as u64);
+    }
+
+    /// So much went into the log here: checkpoints may be made faster.
+    pub(crate) fn appended(&mut self, bytes: usize) {
+        self.checkpoint_budget.earn(BACKGROUND_TO_WRITTEN * bytes as u64);
     }
 }
 

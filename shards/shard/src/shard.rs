@@ -411,6 +411,7 @@ impl Shard {
         self.run_timers();
         self.propose_queued();
         self.free_slice();
+        self.feed_checkpoints();
         self.feed_snapshots();
         self.feed_log_reads();
         std::mem::swap(out, &mut self.out);
