@@ -14,6 +14,7 @@ use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::Placement;
 use oarlock_cluster::levels::NotUnderstood;
 use oarlock_cluster::map_keeper::MapKeeper;
+use oarlock_cluster::partings::Partings;
 use oarlock_cluster::passing::{self, Caller};
 use oarlock_cluster::reporter::Reporter;
 use oarlock_cluster::router::{Asker, CoreRequest, Hop, Router};
@@ -87,6 +88,8 @@ pub struct Driver {
     pub homes: SharedHomes,
     /// The end of replicas that are no members any more.
     pub departures: Departures,
+    /// Nodes that are dialled no more.
+    pub partings: Partings,
     /// Tells how the ranges are that this core leads.
     pub reporter: Reporter,
     /// From which size and load on ranges are cut.
@@ -215,6 +218,7 @@ impl Driver {
             self.counters.keys_expiring.set(expiring as u64);
             self.cut_what_is_due();
             self.counters.leaders_untold.set(self.reporter.untold(&self.shard) as u64);
+            self.part();
         }
         if let Some(report) = self.reporter.next(&mut self.shard, self.kept.now) {
             let router = &mut self.front.borrow_mut().router;
@@ -285,6 +289,7 @@ impl Driver {
                     self.departures.look();
                 }
                 CoreMessage::Nodes(nodes) => self.meet(nodes),
+                CoreMessage::Removed(nodes) => self.partings.set_removed(&nodes, &self.table),
                 CoreMessage::MapIsOld => {
                     self.map_keeper.iter_mut().for_each(MapKeeper::look);
                 }

@@ -211,6 +211,12 @@ impl Front {
         self.nodes = nodes;
     }
 
+    /// The nodes that are known.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeEntry] {
+        &self.nodes
+    }
+
     /// The nodes that the cluster was formed of, by their ids.
     fn formed_of(&self) -> Vec<NodeId> {
         self.facts.formed_of.iter().map(|node| node.id).collect()

@@ -36,10 +36,12 @@ impl Links {
     }
 
     /// Dials every node to which there is no link yet, and gives up those to nodes whose place another has
-    /// taken.
+    /// taken, or that were let go.
     pub fn meet(&mut self, nodes: &[NodeEntry]) {
         let own = self.book.identity().node;
-        let wanted = || members::reachable(nodes).filter(|node| node.id != own);
+        let table = self.book.table();
+        let is_wanted = |id| id != own && !table.has_let_go(id, self.core);
+        let wanted = || members::reachable(nodes).filter(|node| is_wanted(node.id));
         self.links.retain(|link| wanted().any(|node| node.id == link.peer()));
         for node in wanted() {
             if self.links.iter().any(|link| link.peer() == node.id) {

@@ -50,6 +50,8 @@ pub enum CoreMessage {
     Map(Arc<RangeMap>, Arc<RangeMap>),
     /// To all cores: these are the nodes of the cluster from now on.
     Nodes(Arc<Vec<NodeEntry>>),
+    /// To all cores: these nodes were given up, and no others.
+    Removed(Arc<Vec<NodeId>>),
     /// To the first core: a range has refused what the map says.
     MapIsOld,
     /// To the first core: what ranges of this node say of themselves after they have changed. It counts on

@@ -15,6 +15,7 @@ use oarlock_cluster::executor::{Placement, PlacementParts};
 use oarlock_cluster::levels::NotUnderstood;
 use oarlock_cluster::map_keeper::MapKeeper;
 use oarlock_cluster::members;
+use oarlock_cluster::partings::Partings;
 use oarlock_cluster::reporter::Reporter;
 use oarlock_shard::pulse::PulseConfig;
 use oarlock_shard::support_table::TableConfig;
@@ -434,6 +435,7 @@ fn open_core(
         table: Arc::clone(&shared.table),
         homes: SharedHomes::clone(&shared.homes),
         departures: Departures::default(),
+        partings: Partings::default(),
         reporter: Reporter::new(&split_settings(&shared.config)),
         split_settings: split_settings(&shared.config),
         placement: Placement::new(placement_parts(shared)),

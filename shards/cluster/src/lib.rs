@@ -21,6 +21,7 @@ pub mod map_keeper;
 pub mod map_store;
 pub mod members;
 pub mod node_entry;
+pub mod partings;
 pub mod passing;
 pub mod range_news;
 pub mod range_text;

@@ -20,6 +20,7 @@ use oarlock_types::{
 };
 
 use self::level::Level;
+use self::removed::Removed;
 use crate::MapCopy;
 use crate::capacities;
 use crate::duties;
@@ -28,6 +29,7 @@ use crate::map_store::{self, CHANGE_BYTES_MAX, Change, Formation, News};
 use crate::members::{Candidate, JoinRefusal, Member};
 
 mod level;
+mod removed;
 
 /// Between two looks for a map that routing found to be too old.
 const LOOK_REST: Duration = Duration::from_millis(20);
@@ -69,6 +71,7 @@ pub struct MapKeeper {
     /// Nodes that want to join.
     candidates: Vec<Candidate>,
     level: Level,
+    removed: Removed,
     /// What is left to be written of the first map, if this node has the meta group's replica.
     formation: Option<Formation>,
     /// All ranges are being read: as of which version, and from which key on.
@@ -127,6 +130,7 @@ impl MapKeeper {
             node: addr.node,
             candidates: Vec::new(),
             level: Level::new(level, levels),
+            removed: Removed::default(),
             has_new_members: false,
             learned: Vec::new(),
             proposals: VecDeque::new(),
@@ -311,6 +315,9 @@ impl MapKeeper {
                 self.capacity = Some((bytes, now + ODD_REST));
                 self.base = base;
                 (Asked::Capacity, capacities::write(self.node, bytes))
+            } else if self.removed.is_question_due(now) {
+                self.base = base;
+                (Asked::Duties, duties::read())
             } else {
                 return None;
             };

@@ -198,7 +198,9 @@ impl PulseAgent {
             let eighth = self.config.interval / 8;
             let low = self.config.interval - eighth;
             self.peers[at].due = now + self.random.between(low, self.config.interval + eighth);
-            out.push(self.pulse_to(at, now, table));
+            if !table.have_all_let_go(self.peers[at].node) {
+                out.push(self.pulse_to(at, now, table));
+            }
         }
     }
 
@@ -397,6 +399,20 @@ mod tests {
         assert_eq!(got.epoch, grant.epoch);
         assert!(got.until <= sent + Duration::from_millis(720));
         assert!(got.until >= sent + Duration::from_millis(715));
+    }
+
+    #[test]
+    fn who_was_let_go_gets_no_pulse_until_it_is_heard() {
+        let (mut one, mut two) = pair();
+        one.table.let_go(TWO, CoreId(0));
+        let mut out = Vec::new();
+        for ms in (0..500).step_by(10) {
+            one.agent.tick(Mono::from_ms(ms), &one.table, &[moving(ms)], &mut out);
+        }
+        assert_eq!(out, []);
+        let (now, pulse) = two.pulse(500, moving(1));
+        assert_eq!(one.take(now, &pulse), PulseOutcome::Accepted);
+        assert_eq!(one.pulse(600, moving(600)).1.to, TWO);
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //! 5. A newer incarnation of a peer ends all that was promised to and by its older one.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use oarlock_raft::{Grant, Received, Support};
 use oarlock_types::{
@@ -27,6 +27,7 @@ use oarlock_types::{
 };
 
 mod levels;
+mod silence;
 
 /// The grain of promises in microseconds: 36 bits of it reach almost nine years.
 pub const TICK_US: u64 = 1 << TICK_BITS;
@@ -121,6 +122,8 @@ struct Peer {
     outgoing: Vec<AtomicU64>,
     /// Link from each of its cores to us, likewise.
     incoming: Vec<AtomicU64>,
+    /// Which of our cores dial it no more. It gets no pulses once all of them do not.
+    let_go: Vec<AtomicBool>,
 }
 
 /// What a table is made of.
@@ -220,6 +223,7 @@ impl SupportTable {
             received: (0..own).map(|_| Promise::default()).collect(),
             outgoing: (0..own).map(|_| AtomicU64::new(0)).collect(),
             incoming: (0..theirs).map(|_| AtomicU64::new(0)).collect(),
+            let_go: (0..own).map(|_| AtomicBool::new(false)).collect(),
         }
     }
 
@@ -355,6 +359,7 @@ impl SupportTable {
         if let Some(peer) = self.peer(node) {
             peer.heard_at.store(now.0, SeqCst);
             peer.map_version.store(map_version, SeqCst);
+            peer.take_up();
         }
     }
 
@@ -372,6 +377,7 @@ impl SupportTable {
 
     /// The link from a peer's core to us has come up.
     pub fn incoming_up(&self, from: CoreAddr, incarnation: Incarnation) -> LinkToken {
+        self.take_up(from.node);
         let mark = self.peer(from.node).and_then(|p| p.incoming.get(usize::from(from.core.0)));
         self.link_up(mark, incarnation)
     }
@@ -742,6 +748,26 @@ mod tests {
         table.raise_map_version(6);
         table.raise_map_version(5);
         assert_eq!(table.map_version(), 6);
+    }
+
+    #[test]
+    fn who_was_let_go_is_taken_up_when_it_is_heard() {
+        let table = table(2, 1);
+        let are_let_go = || [0, 1].map(|core| table.has_let_go(OTHER, CoreId(core)));
+        table.let_go(OTHER, CoreId(1));
+        assert_eq!((are_let_go(), table.have_all_let_go(OTHER)), ([false, true], false));
+        table.let_go(OTHER, CoreId(0));
+        assert!(table.have_all_let_go(OTHER) && !table.have_all_let_go(NodeId(3)));
+        table.heard(OTHER, at(7), 4);
+        assert_eq!((are_let_go(), table.have_all_let_go(OTHER)), ([false, false], false));
+        table.let_go(OTHER, CoreId(0));
+        assert!(!table.is_linked(OTHER));
+        let token = table.incoming_up(LEADER, FIFTH);
+        assert!(are_let_go() == [false, false] && table.is_linked(OTHER));
+        table.incoming_down(LEADER, token);
+        assert!(!table.is_linked(OTHER));
+        table.outgoing_up(OTHER, CoreId(1), FIFTH);
+        assert!(table.is_linked(OTHER));
     }
 
     #[test]

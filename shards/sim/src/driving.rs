@@ -11,6 +11,7 @@ use oarlock_cluster::departures::Departures;
 use oarlock_cluster::executor::{Placement, SILENCE};
 use oarlock_cluster::map_keeper::MapKeeper;
 use oarlock_cluster::members;
+use oarlock_cluster::partings::{Partings, is_silent};
 use oarlock_cluster::passing::{self, Caller, Life};
 use oarlock_cluster::range_news::RangeNews;
 use oarlock_cluster::reporter::Reporter;
@@ -44,6 +45,7 @@ pub(crate) struct Driving {
     pub(crate) placement: Placement,
     reporter: Reporter,
     departures: Departures,
+    partings: Partings,
     is_departure_due: bool,
     cluster: Cluster,
     nodes: Vec<NodeEntry>,
@@ -82,6 +84,7 @@ impl Driving {
             placement: Placement::new(cluster.parts(addr.node, &known.nodes, config)),
             reporter: Reporter::new(&cluster.splits),
             departures: Departures::default(),
+            partings: Partings::default(),
             is_departure_due: false,
             cluster: cluster.clone(),
             nodes: known.nodes.clone(),
@@ -191,6 +194,7 @@ impl Driving {
                 self.departures.look();
             }
             Letter::Nodes(nodes) => self.meet(nodes),
+            Letter::Removed(removed) => self.partings.set_removed(&removed, &self.table),
             Letter::MapIsOld => self.keeper.iter_mut().for_each(MapKeeper::look),
             Letter::RangesChanged { change, propose } => match &mut self.keeper {
                 Some(keeper) if propose => keeper.propose(change),
@@ -332,6 +336,8 @@ impl Driving {
             for due in shard.due_splits(&self.cluster.splits) {
                 shard.cut_soon(due.group, due.at);
             }
+            // Whoever was let go is dialled again when its turn to be dialled comes.
+            self.partings.go_on(shard, &self.table, self.addr.core, now);
         }
         if let Some(report) = self.reporter.next(shard, now) {
             self.router.submit_to(Asker::Reporter, GroupId::META, report);
@@ -361,6 +367,7 @@ impl Driving {
         let leads = self.leads_meta();
         let Some(keeper) = &mut self.keeper else { return };
         let table = &self.table;
+        keeper.hear_silence(table.peers().any(|peer| is_silent(table, peer, now)));
         keeper.heard(table.peers().map(|peer| table.peer_map_version(peer)).max().unwrap_or(0));
         let is_heard = |node| table.heard_at(node).is_some_and(|at| now.since(at) < SILENCE);
         keeper.hear_levels(|| {
@@ -388,6 +395,7 @@ impl Driving {
         if let Some(request) = keeper.next_request(now, leads) {
             self.router.submit_to(Asker::Node, GroupId::META, request);
         }
+        let removed = keeper.take_removed().map(<[_]>::to_vec);
         let ids = keeper.take_ids();
         self.leaving.mail.extend(ids.into_iter().map(|(core, ids)| (core, Letter::Ids(ids))));
         let formed_of = &self.cluster.formed_of;
@@ -401,6 +409,10 @@ impl Driving {
             self.departures.look();
             self.mail_all(|| Letter::Map(SharedMap::clone(&map), SharedMap::clone(&confirmed)));
             self.confirmed = Some(confirmed);
+        }
+        if let Some(removed) = removed {
+            self.partings.set_removed(&removed, &self.table);
+            self.mail_all(|| Letter::Removed(removed.clone()));
         }
         if let Some(nodes) = joined {
             self.meet(nodes);

@@ -39,6 +39,7 @@ pub(crate) enum Letter {
     Map(SharedMap, SharedMap),
     Nodes(Vec<NodeEntry>),
     MapIsOld,
+    Removed(Vec<NodeId>),
     RangesChanged {
         change: Vec<RangeDescriptor>,
         propose: bool,

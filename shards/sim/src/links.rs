@@ -200,6 +200,11 @@ impl World {
         if self.network.links.contains_key(&(from, to)) {
             return;
         }
+        let table = self.nodes[n].table();
+        if table.is_some_and(|table| table.has_let_go(to, from.core)) {
+            // It only looks whether that has changed.
+            return self.at(self.now + CONNECT_TIMEOUT_US, Event::Dial { from, to, life });
+        }
         if self.nodes[n].pauses > 0 {
             self.redial(from, to, 0);
         } else if !self.network.is_way_free(from.node, to) || self.nodes[m].pauses > 0 {

@@ -42,6 +42,14 @@ impl Driver {
         self.front.borrow_mut().set_nodes(nodes);
     }
 
+    /// Dials no more whom nobody needs, and again who was heard.
+    pub(super) fn part(&mut self) {
+        let Driver { partings, shard, table, links, front, .. } = self;
+        if partings.go_on(shard, table, self.addr.core, self.kept.now) {
+            links.meet(front.borrow().nodes());
+        }
+    }
+
     /// Whether a node that wants to join has; the first core sees to it.
     pub(super) fn admit(&mut self, candidate: &Candidate) -> Result<Option<NodeId>, JoinRefusal> {
         let Some(keeper) = &mut self.map_keeper else { return Ok(None) };

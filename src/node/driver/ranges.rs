@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use oarlock_cluster::executor::SILENCE;
 use oarlock_cluster::levels::{self, NotUnderstood};
+use oarlock_cluster::partings::is_silent;
 use oarlock_cluster::range_news::RangeNews;
 use oarlock_cluster::router::Asker;
 use oarlock_shard::homes::NoHome;
@@ -44,6 +45,12 @@ impl Driver {
         for (core, ids) in keeper.take_ids() {
             self.mail.letter(core, CoreMessage::Ids(ids));
         }
+        if let Some(removed) = keeper.take_removed().map(|removed| Arc::new(removed.to_vec())) {
+            self.partings.set_removed(&removed, &self.table);
+            for core in (1..).map(CoreId).take(self.mail.cores() - 1) {
+                self.mail.letter(core, CoreMessage::Removed(Arc::clone(&removed)));
+            }
+        }
         let joined = keeper.take_members().map(|members| front.all_nodes(members));
         if let Some(map) = keeper.take_snapshot().map(Arc::new) {
             let confirmed = Arc::new(keeper.confirmed().clone());
@@ -64,6 +71,9 @@ impl Driver {
     /// Looks whether another node has a newer map, and whether the copy on disk is due.
     pub(super) fn look_after_map(&mut self) {
         let Some(keeper) = &mut self.map_keeper else { return };
+        keeper.hear_silence(
+            self.table.peers().any(|peer| is_silent(&self.table, peer, self.kept.now)),
+        );
         let peers = self.table.peers();
         keeper.heard(peers.map(|peer| self.table.peer_map_version(peer)).max().unwrap_or(0));
         let leads = self.front.borrow().router.leader(GroupId::META) == Some(self.addr.node);

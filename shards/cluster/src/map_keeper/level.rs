@@ -7,12 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oarlock_placement::Duty;
-use oarlock_store::Reply;
 use oarlock_types::{FeatureLevel, FeatureLevels, Mono, NodeId};
 
 use super::MapKeeper;
-use crate::duties;
 use crate::levels::{self, NotUnderstood};
 use crate::map_store::Odd;
 
@@ -29,8 +26,6 @@ pub(super) struct Level {
     beyond: Option<NotUnderstood>,
     /// What the others that are heard say that they understand.
     heard: BTreeMap<NodeId, FeatureLevels>,
-    /// Nodes that were given up, as of the last question.
-    removed: Vec<NodeId>,
     questioned_at: Mono,
     /// All understand more, as of the last question.
     is_due: bool,
@@ -43,7 +38,6 @@ impl Level {
             own,
             beyond: None,
             heard: BTreeMap::new(),
-            removed: Vec::new(),
             questioned_at: Mono(0),
             is_due: false,
         }
@@ -90,11 +84,8 @@ impl MapKeeper {
         }
     }
 
-    /// Goes on from the answer to who was given up.
-    pub(super) fn take_duties(&mut self, reply: &Reply) {
-        let removed = duties::found(reply).into_iter();
-        let removed = removed.filter(|(_, duty)| *duty == Duty::Removed).map(|(node, _)| node);
-        self.level.removed = removed.collect();
+    /// It is known who was given up.
+    pub(super) fn look_for_level(&mut self) {
         self.level.is_due = self.possible_level().is_some();
     }
 
@@ -111,7 +102,8 @@ impl MapKeeper {
     }
 
     fn possible_level(&self) -> Option<FeatureLevel> {
-        let Level { cluster, own, heard, removed, .. } = &self.level;
+        let Level { cluster, own, heard, .. } = &self.level;
+        let removed = &self.removed.nodes;
         let joined = self.members.iter().map(|member| member.entry.id);
         let others = self.formed_of.iter().copied().chain(joined);
         let others = others.filter(|node| *node != self.node && !removed.contains(node));

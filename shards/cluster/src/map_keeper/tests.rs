@@ -646,3 +646,22 @@ fn a_node_tells_what_it_has_room_for_once_the_meta_group_has_a_map_and_until_it_
     }
     assert_eq!((told, meta.get("capacity/1")), (3, Reply::Bulk("7516192768".into())));
 }
+
+#[test]
+fn it_is_asked_now_and_then_who_was_given_up_while_somebody_is_silent() {
+    let map = formation(3);
+    let (mut keeper, mut meta, mut now) = (keeper(&map), Meta::new(), Mono(0));
+    set_duty(&mut meta, 2, duties::REMOVED);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.take_removed(), None, "all are heard");
+    keeper.hear_silence(true);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.take_removed(), Some([NodeId(2)].as_slice()));
+    assert_eq!(keeper.take_removed(), None, "it is told once");
+    set_duty(&mut meta, 2, duties::DRAINING);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.take_removed(), None, "it was asked a moment ago");
+    now = now + Duration::from_secs(10);
+    settle(&mut keeper, &mut meta, &mut now);
+    assert_eq!(keeper.take_removed(), Some([].as_slice()), "it may come back");
+}
