@@ -210,16 +210,17 @@ impl Driver {
         drop(front);
         if self.kept.now.since(self.kept.gauged_at) >= GAUGE_INTERVAL {
             self.kept.gauged_at = self.kept.now;
-            let (replicas, leaders) = self.shard.counts();
-            self.counters.replicas.set(replicas as u64);
-            self.counters.leaders.set(leaders as u64);
-            let (keys, expiring) = self.shard.keys_led();
-            self.counters.keys.set(keys as u64);
-            self.counters.keys_expiring.set(expiring as u64);
             self.cut_what_is_due();
             self.counters.leaders_untold.set(self.reporter.untold(&self.shard) as u64);
             self.part();
         }
+        // At each tick: what went to another core or node is not to count there and here.
+        let (replicas, leaders) = self.shard.counts();
+        self.counters.replicas.set(replicas as u64);
+        self.counters.leaders.set(leaders as u64);
+        let (keys, expiring) = self.shard.keys_led();
+        self.counters.keys.set(keys as u64);
+        self.counters.keys_expiring.set(expiring as u64);
         if let Some(report) = self.reporter.next(&mut self.shard, self.kept.now) {
             let router = &mut self.front.borrow_mut().router;
             router.submit_to(Asker::Reporter, GroupId::META, report);

@@ -16,8 +16,10 @@ impl Shard {
         group: GroupId,
         to: Option<NodeId>,
     ) -> Result<NodeId, TransferError> {
-        self.with_group(group, |raft, ctx, out| raft.transfer(ctx, to, out))
-            .unwrap_or(Err(TransferError::NotLeader { leader: None }))
+        let begun = self.with_group(group, |raft, ctx, out| raft.transfer(ctx, to, out));
+        // Its lease has ended: whoever is to lead may do so before this one hears of it.
+        self.count_keys(group);
+        begun.unwrap_or(Err(TransferError::NotLeader { leader: None }))
     }
 
     /// Makes these the voters and learners of a group, through a joint configuration where the

@@ -123,6 +123,7 @@ impl Shard {
         } else if self.merges.frozen.remove(&group) {
             self.merges.asked.remove(&group);
         }
+        self.count_keys(group);
     }
 
     /// Asks the neighbours of frozen ranges that are led here.

@@ -200,6 +200,10 @@ impl Shard {
                 }
                 if is_concerned {
                     self.with_group(group, |raft, ctx, out| raft.support_changed(ctx, spread, out));
+                    // A lease may have ended without an end of the leader's term.
+                    if self.leads(group) {
+                        self.count_keys(group);
+                    }
                 }
             }
             self.news.slice = slice;

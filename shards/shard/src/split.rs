@@ -186,6 +186,8 @@ impl Shard {
                 leads,
             });
             self.cut_done(birth.entry.child);
+            // What was cut off counts where it begins.
+            self.count_keys(birth.parent);
             // The new leader's first message finds replicas only where this one came before it.
             self.with_group(birth.parent, |raft, ctx, out| raft.tell_commit(ctx, out));
             self.place(birth, leads);

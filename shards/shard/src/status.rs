@@ -60,8 +60,8 @@ impl Shard {
         (self.ids.len(), self.led)
     }
 
-    /// Clients' keys in the ranges led here, and how many of them have an expiry, as the
-    /// [surveys](Self::survey) found them.
+    /// Clients' keys in the ranges that may be served here, and how many of them have an expiry. What ends or shares a
+    /// range's service counts at once, all else as the [surveys](Self::survey) found it.
     #[must_use]
     pub fn keys_led(&self) -> (usize, usize) {
         self.survey.keys
@@ -108,10 +108,12 @@ impl Shard {
         }
     }
 
-    /// Has the keys of a range count as many as there are by now, if it is led here.
+    /// Has the keys of a range count as many as there are by now, if it may be served here: whoever was overtaken and
+    /// was not told yet leads without a lease, and the neighbour of a frozen range may have its keys already.
     pub(crate) fn count_keys(&mut self, group: GroupId) {
+        let may_serve = group != GroupId::META && self.holds_lease(group, self.now);
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        let counts = replica.raft.is_leader() && group != GroupId::META;
+        let counts = may_serve && replica.store.frozen().is_none();
         let store = &replica.store;
         let now = if counts { (store.len(), store.expiring_len()) } else { (0, 0) };
         self.survey.count(&mut replica.keys_counted, now);

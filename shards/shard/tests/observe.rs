@@ -171,3 +171,72 @@ fn what_a_replica_took_in_the_turn_in_which_it_ends_is_sent_back() {
     assert_eq!(output.replies, [(77, Err(Refusal::NoSuchGroup))]);
     assert_eq!(shard.waiting(), waiting);
 }
+
+/// The keys that each node counts, after a look at all if `look`.
+fn counted(world: &mut World, look: bool) -> Vec<usize> {
+    let nodes = world.plan.nodes.clone().into_iter();
+    nodes
+        .map(|node| {
+            let shard = shard(world, node);
+            if look {
+                shard.survey(100, 100, |_, _| ());
+            }
+            shard.keys_led().0
+        })
+        .collect()
+}
+
+#[test]
+fn keys_do_not_count_where_a_leader_was_overtaken_and_does_not_know() {
+    let mut world = world();
+    for key in ["a", "b", "c"] {
+        set(&mut world, GROUP, key, Expiry::None);
+    }
+    assert_eq!(counted(&mut world, true).iter().sum::<usize>(), 3);
+    let old = world.leader(GROUP).unwrap();
+    let [new, third] = [1, 2].map(|n| NodeId((old.get() + n - 1) % 3 + 1));
+    assert!(shard(&mut world, old).transfer(GROUP, Some(new)).is_ok());
+    assert_eq!(counted(&mut world, false).iter().sum::<usize>(), 0, "nobody may serve it");
+    // What it has said arrives, and nothing more of it or to it.
+    let term = shard(&mut world, old).term(GROUP);
+    world.run_while(50, |world| shard(world, new).term(GROUP) == term);
+    world.separate(old, new);
+    world.separate(old, third);
+    let both = |world: &mut World| shard(world, new).leads(GROUP) && shard(world, old).leads(GROUP);
+    let mut saw_both = false;
+    for _ in 0..2000 {
+        world.step(1000);
+        saw_both |= both(&mut world);
+        let sum = counted(&mut world, true).iter().sum::<usize>();
+        assert!(sum <= 3, "{sum} of 3 keys");
+    }
+    assert!(saw_both, "two thought that they led");
+    assert!(shard(&mut world, new).leads(GROUP));
+    assert_eq!((shard(&mut world, old).keys_led().0, shard(&mut world, new).keys_led().0), (0, 3));
+}
+
+#[test]
+fn keys_that_were_cut_off_do_not_count_twice() {
+    let mut world = world();
+    for key in ["a", "b", "c"] {
+        set(&mut world, GROUP, key, Expiry::None);
+    }
+    assert_eq!(counted(&mut world, true).iter().sum::<usize>(), 3);
+    let (leader, child) = (world.leader(GROUP).unwrap(), GroupId(9));
+    world.split(leader, GROUP, Bytes::from_static(b"b"), child).unwrap();
+    let mut counted_child = false;
+    for _ in 0..500 {
+        world.step(1000);
+        // Only the new range is looked at: the old one has nothing to do.
+        let nodes = world.plan.nodes.clone();
+        let mut sum = 0;
+        for node in nodes {
+            let shard = shard(&mut world, node);
+            sum += shard.keys_led().0;
+            counted_child |= shard.leads(child) && shard.keys_led().0 > 0;
+        }
+        assert!(sum <= 3, "{sum} of 3 keys");
+    }
+    assert!(counted_child);
+    assert_eq!(counted(&mut world, true).iter().sum::<usize>(), 3);
+}
