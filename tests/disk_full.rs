@@ -102,6 +102,50 @@ fn when_space_falls_under_the_reserve_writes_are_refused_until_it_is_back() {
     cluster.verify(recorded);
 }
 
+#[test]
+fn a_replica_that_finds_no_room_on_the_other_core_stays_and_goes_once_there_is() {
+    let probe = folder("other-core");
+    let step = 2048 * MIB;
+    let free = free_bytes(probe.path());
+    if free < 3 * step {
+        eprintln!("left out: this test needs {} MiB of free disk", 3 * step / MIB);
+        return;
+    }
+    let limits = vec![("disk_reserve_bytes", free - step)];
+    let options = Options { nodes: 1, ranges: 2, limits, ..Options::default() };
+    let cluster = Cluster::start("other-core", options);
+    eventually("the feature level", || {
+        let (_, text) = cluster.command(1, &["status"]);
+        if text.contains("feature level 4") { Ok(()) } else { Err(text) }
+    });
+    keep_values(&cluster, 1);
+    let status = cluster.status(1).unwrap();
+    let range = status.groups.iter().find(|group| group.group > 0).unwrap();
+    let (range, to) = (range.group.to_string(), (1 - range.core).to_string());
+    let ask = || {
+        let words = [b"OARLOCK", &b"MOVECORE"[..], range.as_bytes(), b"1", to.as_bytes()];
+        let answer = cluster.client(1).call(&words);
+        answer.map(|answer| answer.to_string()).map_err(|error| error.to_string())
+    };
+    let ballast = Ballast::take(probe.path(), 2 * step).unwrap();
+    write_until(&cluster, 1, "DISKFULL");
+    eventually("why it stays", || {
+        let answer = ask()?;
+        let told = "the replica stays for now: the other core did not take it: the disk is full";
+        if answer.contains(told) { Ok(()) } else { Err(answer) }
+    });
+    // However often it is asked for, it is tried once in a while.
+    (0..50).for_each(|_| assert!(ask().unwrap().contains("the replica stays for now")));
+    assert_eq!(cluster.local.node(1).log_tail(100_000).matches("does not go to").count(), 1);
+    reads_go_on(&cluster, 1);
+    drop(ballast);
+    let args = ["range", "move-core", &range, "--node", "1", "--to-core", &to];
+    let (code, text) = cluster.command(1, &args);
+    assert_eq!(code, Some(0), "{text}");
+    write_until(&cluster, 1, "OK");
+    reads_go_on(&cluster, 1);
+}
+
 /// A small file system in a file. Only root may mount one.
 struct SmallDisk {
     folder: tempfile::TempDir,

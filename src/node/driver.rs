@@ -463,6 +463,9 @@ impl Driver {
             tracing::info!("{}: {group} has come here from another core", self.addr);
             self.departures.made(group, self.kept.now);
         }
+        for (group, to, why) in output.stayed.drain(..) {
+            tracing::warn!("{}: {group} does not go to {to} for now: {why}", self.addr);
+        }
         for wanted in output.wanted.drain(..) {
             self.find_home(wanted);
         }

@@ -21,6 +21,7 @@ use crate::files::{Budget, Purpose};
 use crate::output::{CheckpointFile, FileJob};
 use crate::replica::{Past, Replica};
 use crate::shard::Shard;
+use crate::stays::{Stayed, Stays};
 
 /// Replicas that a core sends at once.
 const AT_ONCE_MAX: usize = 1;
@@ -84,6 +85,8 @@ pub enum MoveError {
     NotReady,
     /// Too many wait to go.
     Busy,
+    /// It was to go there a moment ago, and stayed.
+    Rests(Stayed),
 }
 
 impl fmt::Display for MoveError {
@@ -93,6 +96,7 @@ impl fmt::Display for MoveError {
             Self::NoSuchCore => "the node has no such core",
             Self::NotReady => "the replica holds nothing yet, or is being rebuilt",
             Self::Busy => "too many replicas are to go to other cores: try again later",
+            Self::Rests(why) => return write!(f, "the replica stays for now: {why}"),
         })
     }
 }
@@ -149,6 +153,7 @@ pub(crate) struct HandOvers {
     going: BTreeMap<GroupId, Going>,
     coming: BTreeMap<GroupId, Coming>,
     budget: Budget,
+    stays: Stays,
     /// Groups of which a replica is on another core than before, that of this core or another member's: whoever
     /// leads is to know, and tell the map.
     pub(crate) untold: BTreeSet<GroupId>,
@@ -163,6 +168,7 @@ impl HandOvers {
             going: BTreeMap::new(),
             coming: BTreeMap::new(),
             budget,
+            stays: Stays::default(),
             untold: BTreeSet::new(),
             lends: 0,
         }
@@ -218,6 +224,9 @@ impl Shard {
         if replica.applied == Index(0) || !replica.raft.knows_members() || is_rebuilt {
             return Err(MoveError::NotReady);
         }
+        if let Some(why) = self.hand_overs.stays.rests(group, to, self.now) {
+            return Err(MoveError::Rests(why));
+        }
         self.give_up_move(group);
         if to == self.addr.core {
             return Ok(());
@@ -263,6 +272,7 @@ impl Shard {
         for group in groups {
             self.push_move(group);
         }
+        self.hand_overs.stays.expire(self.now);
         self.tell_residences();
     }
 
@@ -279,7 +289,7 @@ impl Shard {
             return;
         };
         if is_over {
-            self.give_up_move(group);
+            self.stay(group, Stayed::TooLong);
             return;
         }
         let is_busy = replica.making.is_some() || replica.incoming.is_some();
@@ -337,7 +347,7 @@ impl Shard {
         let Some(going) = self.hand_overs.going.get_mut(&group) else { return };
         going.attempts += 1;
         if going.attempts > ATTEMPTS_MAX {
-            self.give_up_move(group);
+            self.stay(group, Stayed::TooOften);
         }
     }
 
@@ -350,7 +360,7 @@ impl Shard {
         if is_lent {
             going.stage = Stage::Lent(file.position);
         } else {
-            self.give_up_move(file.group);
+            self.stay(file.group, Stayed::NotLent);
         }
     }
 
@@ -382,6 +392,15 @@ impl Shard {
         for (from, message) in parked {
             self.messages(from, vec![message]);
         }
+    }
+
+    /// The replica could not go, and is not to try again at once.
+    fn stay(&mut self, group: GroupId, why: Stayed) {
+        if let Some(going) = self.hand_overs.going.get(&group) {
+            self.hand_overs.stays.note(group, going.to, why, self.now);
+            self.out.stayed.push((group, going.to, why));
+        }
+        self.give_up_move(group);
     }
 
     /// The replica stays, unless it has gone.
@@ -529,7 +548,7 @@ impl Shard {
         {
             going.stage = Stage::Lent(position);
         }
-        self.give_up_move(group);
+        self.stay(group, Stayed::Refused);
     }
 
     /// The other core's log has it: this one's forgets it.

@@ -41,6 +41,7 @@ pub mod shard;
 mod snapshots;
 pub mod split;
 pub mod status;
+mod stays;
 pub mod support_changes;
 pub mod support_table;
 mod timers;
@@ -56,6 +57,7 @@ pub use output::{
 };
 pub use seed::{ReplicaSeed, base_of};
 pub use shard::{Shard, ShardConfig};
+pub use stays::Stayed;
 pub use support_table::SupportTable;
 
 /// The table as the cores of a node and its pulse thread share it.

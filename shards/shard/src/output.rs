@@ -8,6 +8,7 @@ use oarlock_types::{CoreId, GroupId, NodeId, RangeBounds, RangeEpoch, Term};
 use oarlock_wal::FrameSpan;
 
 use crate::hand_over::HandOver;
+use crate::stays::Stayed;
 
 /// What became of a request.
 pub type Outcome = Result<Reply, Refusal>;
@@ -45,6 +46,8 @@ pub struct Output {
     pub hand_overs: Vec<(CoreId, HandOver)>,
     /// Replicas that have come from another core, and serve here.
     pub arrived: Vec<GroupId>,
+    /// Replicas that were to go to another core and stay for now, and why.
+    pub stayed: Vec<(GroupId, CoreId, Stayed)>,
     /// Ranges wait to be cut for ids of new groups: [`crate::Shard::give_ids`].
     pub wants_ids: bool,
 }
@@ -104,6 +107,7 @@ impl Output {
             && self.wanted.is_empty()
             && self.hand_overs.is_empty()
             && self.arrived.is_empty()
+            && self.stayed.is_empty()
             && !self.wants_ids
     }
 }

@@ -382,6 +382,9 @@ impl World {
         for group in output.arrived.drain(..) {
             self.tell(id, || format!("{group} is on its core c{c} now"));
         }
+        for (group, to, why) in output.stayed.drain(..) {
+            self.tell(id, || format!("{group} does not go to {to} for now: {why}"));
+        }
         for group in output.unreadable.drain(..) {
             self.tell(id, || format!("cannot read back its log of {group}, and writes it anew"));
         }
