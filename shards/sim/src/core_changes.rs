@@ -6,6 +6,7 @@ use oarlock_shard::relocation::{NewCore, Obstacle, OldCore, records, relocate};
 use oarlock_types::{CoreId, NodeId};
 use oarlock_wal::{Addition, Wal};
 
+use crate::cluster::NodeTrouble;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::faults::{Fault, Trouble};
@@ -37,13 +38,19 @@ impl Config {
         let mut random = Stream::new(seed, 41);
         let interval_us = [300_000, 1_000_000, 3_000_000][random.place(3)];
         let mut number = self.faults.iter().map(|fault| fault.number + 1).max().unwrap_or(0);
+        // Nodes that are to join, too: nobody has their ids before.
+        let joins = self.faults.iter().filter(|fault| {
+            let trouble = &fault.trouble;
+            matches!(trouble, Trouble::Node(NodeTrouble::Join | NodeTrouble::Replace(_)))
+        });
+        let nodes = self.nodes + joins.count() as u64;
         let mut at_us = 200_000;
         loop {
             at_us += random.within(1, 2 * interval_us);
             if at_us >= self.duration_us {
                 return;
             }
-            let (node, cores) = (NodeId(1 + random.below(self.nodes)), draw_cores(&mut random));
+            let (node, cores) = (NodeId(1 + random.below(nodes)), draw_cores(&mut random));
             let lasts_us = random.within(1000, 300_000);
             let trouble = Trouble::ChangeCores(node, cores, draw_end(&mut random));
             self.faults.push(Fault { number, at_us, lasts_us, trouble });
@@ -227,8 +234,11 @@ impl World {
 
     /// A node's process ends, to be started with so many cores. That start dies behind so many steps, if it does.
     pub(crate) fn end_for_cores(&mut self, node: NodeId, cores: u16, end: Option<u64>) {
-        self.set_cores(node, cores);
         let n = self.place(node);
+        if self.nodes.get(n).is_none_or(|node| node.is_absent) {
+            return; // it has not joined
+        }
+        self.set_cores(node, cores);
         self.nodes[n].cut_short = end;
         self.kill(node);
     }

@@ -144,8 +144,10 @@ impl World {
             | Trouble::ChangeCores(node, ..)
             | Trouble::Blank(node) => {
                 let n = self.place(*node);
-                self.nodes[n].crash_after = None;
-                self.start(n);
+                if let Some(node) = self.nodes.get_mut(n) {
+                    node.crash_after = None;
+                    self.start(n);
+                }
             }
             Trouble::FlipBit(at)
             | Trouble::DropFile(at)
