@@ -70,7 +70,8 @@ fn nodes_join_under_load_and_get_their_share() {
     let its: Vec<SocketAddr> = rows
         .iter()
         .flat_map(|row| row.replicas.iter().zip(&row.addresses))
-        .filter_map(|(node, address)| (*node == four).then(|| address.parse().unwrap()))
+        .filter(|(node, _)| **node == four)
+        .map(|(_, address)| address.parse().unwrap())
         .collect();
     assert!(its.len() >= 5 && its.iter().all(|at| ports.contains(&at.port())), "{its:?}");
     for port in ports {
