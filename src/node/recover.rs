@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{
-    Evidence, Losses, Lost, claim_logged, give_up, may_hide, may_hide_group,
+    Evidence, Losses, Lost, claim_logged, doubt, give_up, may_hide, may_hide_group, note_hiding,
 };
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::LostReplica;
@@ -226,6 +226,7 @@ fn is_as_formed(parts: &RecoverParts, range: &Range<'_>) -> bool {
 fn claim(parts: &RecoverParts, recovered: &Recovered, lost: &Lost) -> Result<(), RecoverError> {
     let core = parts.addr.core;
     let claimed = claim_logged(&parts.homes, core, recovered, lost);
+    note_hiding(&parts.homes, core, recovered, parts.directory.has_begun());
     parts.all_cores.wait();
     claimed.map_err(|(group, other)| {
         let own = parts.directory.path();
@@ -330,6 +331,9 @@ fn lost_groups(
     let given_up = give_up(&parts.homes, parts.addr.core, recovered, &mut before);
     for group in &given_up {
         tracing::warn!("{}: {group} is forgotten here: another core has it by now", parts.addr);
+    }
+    if lost::has_unnamed(&parts.directory) {
+        doubt(&parts.homes, parts.addr.core, recovered, &mut before, parts.incarnation);
     }
     let had_begun = parts.directory.has_begun();
     let mut held: Vec<GroupId> = Vec::new();

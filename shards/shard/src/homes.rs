@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oarlock_types::{CoreId, FastMap, GroupId, Guard, Incarnation};
+use oarlock_wal::Suspicion;
 
 /// The directory.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ struct Inner {
     since: FastMap<GroupId, Standing>,
     /// A log has lost replicas that nobody can name.
     has_unknown_losses: bool,
+    /// The cores whose logs may have lost replicas that they do not show; with which, unless the log is gone.
+    hiding: BTreeMap<CoreId, Option<Suspicion>>,
 }
 
 /// Which of two logs that show a group is right: the greater.
@@ -94,6 +97,20 @@ impl Homes {
             inner.bring(group, core);
         }
         Ok(())
+    }
+
+    /// A core's log may have lost replicas that it does not show: these, or any if the log is gone. Cores say so as
+    /// they say what they have, before any asks.
+    pub fn note_hiding(&self, core: CoreId, suspicion: Option<Suspicion>) {
+        self.inner().hiding.insert(core, suspicion);
+    }
+
+    /// Whether the log of another core than this one may have lost the group's replica without showing it.
+    #[must_use]
+    pub fn may_be_hidden_from(&self, core: CoreId, group: GroupId) -> bool {
+        let inner = self.inner();
+        let mut others = inner.hiding.iter().filter(|(other, _)| **other != core);
+        others.any(|(_, suspicion)| suspicion.as_ref().is_none_or(|s| s.of_unlisted(group)))
     }
 
     /// Claims for a core a group that may have been in what its log has lost. False if another core has claimed

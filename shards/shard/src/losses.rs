@@ -75,6 +75,30 @@ pub fn claim_logged(
     })
 }
 
+/// Says in the node's directory that a core's log may have lost replicas that it does not show: together with
+/// [`claim_logged`].
+pub fn note_hiding(homes: &Homes, core: CoreId, recovered: &Recovered, had_begun: bool) {
+    if may_hide(recovered, had_begun) {
+        let is_there = !is_log_missing(recovered, had_begun);
+        homes.note_hiding(core, is_there.then(|| recovered.suspicion.clone()));
+    }
+}
+
+/// Adds to what is known to be lost what a log shows that has once lost replicas without showing it: it may show them
+/// again because its files are back. Meanwhile another core may have found them lost and rebuilt them, and if that
+/// one's log may hide this now, nobody can tell.
+pub fn doubt(
+    homes: &Homes,
+    core: CoreId,
+    recovered: &Recovered,
+    before: &mut Lost,
+    incarnation: Incarnation,
+) {
+    let shown = recovered.groups.keys();
+    let doubtful = shown.filter(|group| homes.may_be_hidden_from(core, **group));
+    before.extend(doubtful.map(|group| (*group, incarnation)));
+}
+
 /// Whether a replica was on its way from another core, whose log still has it: what says last how it votes is not
 /// there. One that has ended, and was made again, votes as what stands beside that says.
 fn is_part(found: &RecoveredGroup) -> bool {

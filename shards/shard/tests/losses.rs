@@ -9,7 +9,7 @@ use oarlock_raft::{
 };
 use oarlock_shard::Homes;
 use oarlock_shard::losses::{
-    Evidence, Losses, Lost, claim_logged, give_up, may_hide, may_hide_group,
+    Evidence, Losses, Lost, claim_logged, doubt, give_up, may_hide, may_hide_group, note_hiding,
 };
 use oarlock_shard::rebuild::{Origin, Rebuilt, SplitBase};
 use oarlock_types::{
@@ -335,4 +335,48 @@ fn a_log_hides_no_replica_that_it_has_forgotten_behind_all_damage() {
     assert!(may_hide(&recovered, true), "some may have been made there");
     let hidden = [A, C].map(|group| may_hide_group(&recovered, true, group));
     assert_eq!(hidden, [false, true], "A has gone for good");
+}
+
+/// The files of one core's log were put back after another core had found its replicas lost, and maybe rebuilt them.
+#[test]
+fn what_is_back_is_lost_if_another_log_may_hide_what_became_of_it() {
+    let lost_beside = |other: Recovered| {
+        let homes = Homes::new(2);
+        let back = log(None, |_| {});
+        for (core, log) in [(CoreId(0), &back), (CoreId(1), &other)] {
+            claim_logged(&homes, core, log, &Lost::new()).expect("one is right");
+            note_hiding(&homes, core, log, true);
+        }
+        let mut before = Lost::new();
+        doubt(&homes, CoreId(0), &back, &mut before, NOW);
+        let evidence = Evidence {
+            recovered: &back,
+            held: &[],
+            had_begun: true,
+            before: &before,
+            incarnation: NOW,
+        };
+        Losses::judge(&evidence).lost
+    };
+    let other = |harm: fn(&mut Log)| {
+        let mut log = Log::new();
+        log.create(GroupId(9), Origin::first(RangeEpoch(1)));
+        log.frame();
+        log.entry(GroupId(9), 1);
+        log.frame();
+        log.entry(GroupId(9), 2);
+        log.frame();
+        harm(&mut log);
+        log.recover()
+    };
+    assert_eq!(lost_beside(other(|_| {})), Lost::new(), "it shows all that it has");
+    let hurt = other(|log| break_frame(&mut log.file, 2));
+    assert_eq!(lost_beside(hurt), lost_in(&[A, B, C], 5));
+    assert_eq!(lost_beside(Recovery::new(config()).finish()), lost_in(&[A, B, C], 5), "it is gone");
+    let settled = other(|log| {
+        log.wal.append(&Record::Destroy { group: B });
+        log.frame();
+        break_frame(&mut log.file, 2);
+    });
+    assert_eq!(lost_beside(settled), lost_in(&[A, C], 5), "it has none of B for certain");
 }

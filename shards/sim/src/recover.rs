@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, claim_logged, give_up, may_hide, may_hide_group};
+use oarlock_shard::losses::{
+    Evidence, Losses, claim_logged, doubt, give_up, may_hide, may_hide_group, note_hiding,
+};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::LostReplica;
 use oarlock_shard::{CheckpointFile, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport};
@@ -60,6 +62,7 @@ pub(crate) fn read_log(parts: &Parts<'_>, disk: &Disk) -> Logged {
     if let Err((group, core)) = claimed {
         panic!("a group has one replica on a node: {group} is on {} and on {core}", parts.addr);
     }
+    note_hiding(&parts.homes, parts.addr.core, &recovered, disk.begun.is_some());
     Logged { recovered, destroyed: Vec::new() }
 }
 
@@ -85,6 +88,9 @@ pub(crate) fn judge_losses(
 ) {
     let (core, had_begun) = (parts.addr.core, disk.begun.is_some());
     let given_up = give_up(&parts.homes, core, &mut logged.recovered, &mut disk.lost);
+    if disk.has_unnamed_losses {
+        doubt(&parts.homes, core, &logged.recovered, &mut disk.lost, parts.incarnation);
+    }
     let mut held: Vec<GroupId> = Vec::new();
     if may_hide(&logged.recovered, had_begun) {
         let may_be = |group: &&GroupId| may_hide_group(&logged.recovered, had_begun, **group);

@@ -9,7 +9,7 @@ use oarlock_cluster::map_store;
 use oarlock_cluster::members::Member;
 use oarlock_codec::{SplitEntry, commands};
 use oarlock_raft::{Context, Group, GroupConfig, LogPosition, Payload, SnapshotMeta};
-use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, give_up};
+use oarlock_shard::losses::{Evidence, Losses, Lost, claim_logged, doubt, give_up, note_hiding};
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::Origin;
 use oarlock_shard::support_table::TableConfig;
@@ -150,7 +150,7 @@ pub fn collect<E>(
     mut cores: Vec<CoreLog>,
     load: impl Fn(CoreId, GroupId, &SnapshotMeta, Loader) -> Result<Store, E>,
 ) -> Result<NodeState, CollectFault> {
-    give_up_what_others_have(&mut cores)?;
+    give_up_what_others_have(&mut cores, beside.survivor.incarnation.next())?;
     let Beside { cluster, survivor, own, peers, copy } = beside;
     let Survivor { node, disk, incarnation } = survivor;
     let mut state = NodeState {
@@ -205,15 +205,23 @@ pub fn collect<E>(
 }
 
 /// Takes out of each log what another core has by now.
-fn give_up_what_others_have(cores: &mut [CoreLog]) -> Result<(), CollectFault> {
+fn give_up_what_others_have(
+    cores: &mut [CoreLog],
+    incarnation: Incarnation,
+) -> Result<(), CollectFault> {
     let count = u16::try_from(cores.len()).expect("invariant: cores have 16-bit numbers");
     let homes = Homes::new(count);
-    for CoreLog { core, recovered, lost, .. } in &*cores {
+    for CoreLog { core, recovered, lost, has_unnamed_losses } in &*cores {
+        // Of a log that is gone that much is written down.
+        note_hiding(&homes, *core, recovered, *has_unnamed_losses);
         claim_logged(&homes, *core, recovered, lost)
             .map_err(|(group, other)| CollectFault::TwoReplicas { group, cores: [other, *core] })?;
     }
-    for CoreLog { core, recovered, lost, .. } in cores {
+    for CoreLog { core, recovered, lost, has_unnamed_losses } in cores {
         give_up(&homes, *core, recovered, lost);
+        if *has_unnamed_losses {
+            doubt(&homes, *core, recovered, lost, incarnation);
+        }
     }
     Ok(())
 }
