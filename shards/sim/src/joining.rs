@@ -17,6 +17,9 @@ use crate::world::{Event, World};
 
 /// Between two questions of a node that wants to join, and of an operator who was not answered.
 const ASK_AGAIN_US: u64 = 200_000;
+/// So long after a drain was acknowledged placement plans by it, as a rule: it reads once a second what stands of
+/// nodes, and plans once a second by what it has read.
+const DRAINS_WITHIN_US: u64 = 3_000_000;
 /// The way to a node and back.
 const WAY_US: u64 = 500;
 /// Disks of nodes that join have numbers from here on.
@@ -40,6 +43,8 @@ pub(crate) struct Joining {
     joiners: Vec<Joiner>,
     /// What is to be written of a node, and the request that is under way.
     wanted: BTreeMap<NodeId, Wish>,
+    /// The nodes that are drained, and since when an operator knows that this stands.
+    drained: BTreeMap<NodeId, u64>,
     asks: bool,
 }
 
@@ -189,7 +194,14 @@ impl World {
         for (node, (duty, asked)) in self.joining.wanted.clone() {
             match asked.map(|token| self.take_outcome(token)) {
                 Some(None) => {} // it waits
-                Some(Some(Ok(_))) => drop(self.joining.wanted.remove(&node)),
+                Some(Some(Ok(_))) => {
+                    self.joining.wanted.remove(&node);
+                    if duty == Some(duties::DRAINING) {
+                        self.joining.drained.entry(node).or_insert(self.now);
+                    } else {
+                        self.joining.drained.remove(&node);
+                    }
+                }
                 Some(Some(Err(_))) | None => {
                     let token = self.ask_meta(duty_request(node, duty));
                     self.joining.wanted.insert(node, (duty, token));
@@ -197,6 +209,12 @@ impl World {
             }
         }
         self.at(self.now + ASK_AGAIN_US, Event::OperatorAsks);
+    }
+
+    /// Whether a node is drained, and placement brings nothing there any more.
+    pub(crate) fn is_drained(&self, node: NodeId) -> bool {
+        let since = self.joining.drained.get(&node);
+        since.is_some_and(|since| self.now >= since + DRAINS_WITHIN_US)
     }
 
     /// Asks any node that runs for something of the meta group; the token of its answer.

@@ -178,14 +178,17 @@ impl World {
     }
 
     /// All replicas that a node has lost are to be rebuilt, but those that nobody misses. The operator looks at these
-    /// again: a group may take the node in later.
+    /// again: a group may take the node in later. On a node that is to be replaced they wait until it is drained:
+    /// else placement would bring ranges there whose other voters are too few once one of them is cut.
     pub(crate) fn rebuild(&mut self, n: usize) {
         let node = &self.nodes[n];
         let (id, life) = (node.id, node.life);
         let cores = node.process.iter().flat_map(|process| &process.cores);
         let lost = cores.flat_map(|core| core.shard.rebuild_stages()).map(|(group, _)| group);
+        let keeps_map = self.config.cluster.is_some();
+        let is_early = keeps_map && self.is_to_replace(id) && !self.is_drained(id);
         let (left, due): (Vec<GroupId>, Vec<GroupId>) =
-            lost.partition(|group| self.is_left_lost(id, *group));
+            lost.partition(|group| is_early || self.is_left_lost(id, *group));
         for group in due {
             self.ask(id, group, Ask::Rebuild(group));
         }

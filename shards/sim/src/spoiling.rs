@@ -111,11 +111,18 @@ impl World {
             let sound = set.iter().filter(|n| sound.contains(n)).count();
             !set.contains(&node) || sound * 2 > set.len() + more
         };
-        // Who learns may be a voter by the next entry.
+        // Who learns may be a voter by the next entry, in the place of one that is sound.
+        let can_give_one = |set: &[NodeId]| {
+            let sound = set.iter().filter(|n| sound.contains(n)).count();
+            self.config.cluster.is_none() || sound.saturating_sub(1) * 2 > set.len()
+        };
         let holds = |configuration: &Configuration| {
             let Configuration { voters, outgoing, learners } = configuration;
             let all = [voters.as_slice(), learners].concat();
-            is_majority(voters) && is_majority(outgoing) && is_majority(&all)
+            is_majority(voters)
+                && is_majority(outgoing)
+                && is_majority(&all)
+                && (!learners.contains(&node) || can_give_one(voters))
         };
         let replicas =
             self.nodes.iter().filter_map(|n| n.core(&self.config, group)?.shard.raft(group));
