@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oarlock_codec::Refusal;
-use oarlock_placement::{Action, Node, Plan, Settings, SplitAt, Task, explain};
+use oarlock_placement::{Action, Duty, Node, Plan, Settings, SplitAt, Task, explain};
 use oarlock_shard::{Outcome, SharedSupport, SplitSettings};
 use oarlock_store::{Command, Order, RangeReport, Reply, Request};
 use oarlock_types::{FeatureLevel, GroupId, Mono, NodeId, RangeMap, Term, WallMs};
@@ -444,7 +444,8 @@ impl Placement {
         });
     }
 
-    /// What was to go to a node that has gone silent since is planned anew: the range may need another one.
+    /// What was to go to a node that has gone silent since, or is drained or removed, is planned anew: the range may
+    /// need another one, and a node that is to be replaced may be one that never gets the replica.
     fn give_up_tasks_of_lost_nodes(&mut self, now: Mono, support: &SharedSupport, since: Mono) {
         let mut tasks = std::mem::take(&mut self.tasks);
         tasks.retain(|_, running| {
@@ -454,10 +455,14 @@ impl Placement {
                 Action::MoveCore { node, .. } => Some(node),
                 Action::Remove { .. } | Action::Split(_) | Action::Merge { .. } => None,
             };
-            let is_lost =
-                target.is_some_and(|node| self.silence(node, now, support, since) >= SILENCE);
+            let is_unfit = |node: NodeId| {
+                self.silence(node, now, support, since) >= SILENCE
+                    || self.wishes.duties.get(&node).is_some_and(|duty| *duty != Duty::default())
+            };
+            let is_lost = target.is_some_and(is_unfit);
             if is_lost {
-                tracing::info!("placement: given up, its target is silent: {}", running.task);
+                let task = &running.task;
+                tracing::info!("placement: given up, its target is silent or drained: {task}");
             }
             !is_lost
         });
@@ -894,6 +899,27 @@ mod tests {
         placement.give_up_tasks_of_lost_nodes(second(3), &support, second(1));
         let left: Vec<GroupId> = placement.tasks.keys().copied().collect();
         assert_eq!(left, [GroupId::META], "what needs no target goes on");
+    }
+
+    /// A node that may have lost replicas which nobody can name is drained, and gets none.
+    #[test]
+    fn a_move_to_a_node_that_is_drained_since_is_given_up() {
+        let map = formed();
+        let range = map.ranges().next().unwrap();
+        let from = range.replicas[1];
+        let to = oarlock_types::CoreAddr::new(NodeId(4), oarlock_types::CoreId(0));
+        for (drained_node, is_given_up) in [(from.node.get(), false), (4, true)] {
+            let mut placement = told_of(&map, &drained(drained_node), 1);
+            let (group, epoch) = (range.group, range.epoch);
+            let reason = oarlock_placement::Reason::Draining(from.node);
+            let task = Task { group, epoch, action: Action::Replace { from, to }, reason };
+            let (group, order) = placement.order_of(&task, &map).unwrap();
+            let (begun, rests_until) = (second(1), second(1));
+            let running = Running { task, group, order, begun, is_asked: true, rests_until };
+            placement.tasks.insert(group, running);
+            placement.give_up_tasks_of_lost_nodes(second(2), &support(), second(2));
+            assert_eq!(placement.tasks.is_empty(), is_given_up, "n{drained_node} is drained");
+        }
     }
 
     #[test]
