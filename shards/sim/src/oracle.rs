@@ -91,8 +91,8 @@ struct Committed {
 #[derive(Debug, Default)]
 struct Known {
     replicas: BTreeMap<NodeId, Seen>,
-    /// Lost replicas, with what they had on disk.
-    lost: BTreeMap<NodeId, Index>,
+    /// Lost replicas, as they were seen last, and whether their nodes can name them.
+    lost: BTreeMap<NodeId, (Seen, bool)>,
     leaders: BTreeMap<Term, NodeId>,
     entries: BTreeMap<(Index, Term), Fact>,
     configurations: BTreeMap<(Index, Term), Configuration>,
@@ -535,7 +535,7 @@ impl Known {
             return breach("leaders commit", format!("{at} committed {index} before its leader"));
         }
         let has = |member: NodeId| {
-            let had = self.lost.get(&member).is_some_and(|durable| *durable >= index);
+            let had = self.lost.get(&member).is_some_and(|(seen, _)| seen.durable >= index);
             let has = self.replicas.get(&member).is_some_and(|seen| {
                 seen.durable >= index && seen.term_at(index).is_none_or(|found| found == term)
             });

@@ -211,7 +211,7 @@ impl World {
                 // A node's copy of the map may be older than the replica: then nobody can name it.
                 let is_unnamed = self.config.cluster.is_some() && self.is_to_replace(node.id);
                 if is_known || is_unnamed || node.is_outcast {
-                    self.oracle.replica_lost(node.id, group);
+                    self.oracle.replica_lost(node.id, group, is_known || node.is_outcast);
                     continue;
                 }
                 // One that was created and had nothing on disk yet may never have been there. What a
@@ -233,7 +233,10 @@ impl World {
             if node.disks[usize::from(at.core.get())].unmade.contains(&group) {
                 self.oracle.replica_rebuilt(node.id, group);
                 made_again.push((usize::from(at.core.get()), group));
-            } else if self.oracle.is_lost(node.id, group) && !node.is_outcast {
+            } else if self.oracle.is_lost(node.id, group)
+                && !node.is_outcast
+                && !self.oracle.replica_is_back(node.id, group, raft)
+            {
                 came_back(&mut self.oracle, node.id, group, &core.shard);
             }
             if let Err(Breach { property, text }) =
@@ -292,7 +295,7 @@ impl World {
         node.is_outcast = true;
         let id = node.id;
         for group in self.ranges.groups() {
-            self.oracle.replica_lost(id, group);
+            self.oracle.replica_lost(id, group, true);
         }
         self.tell(id, || "has blank disks".to_owned());
     }
