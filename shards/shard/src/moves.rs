@@ -139,11 +139,14 @@ impl Shard {
         }
         let mut next = voters.to_vec();
         if !voters.contains(&own) {
-            let mut able = voters.iter().filter(|node| now.is_voter(**node)).copied();
-            if let Some(to) = able.find_map(|to| self.transfer(group, Some(to)).ok()) {
+            // Who lacks much may never have it: its node may have lost the replica for good.
+            let is_able = |node: &NodeId| now.is_voter(*node) && !replica.lags_behind(*node);
+            let able: Vec<NodeId> = voters.iter().copied().filter(is_able).collect();
+            let to = able.into_iter().find_map(|to| self.transfer(group, Some(to)).ok());
+            if let Some(to) = to {
                 return Ok(MoveStep::HandingOver(to));
             }
-            // None of them votes yet, or can be reached: it leads them for now.
+            // None of them votes yet, has nearly all, or can be reached: it leads them for now.
             next.push(own);
         }
         // Who is left of a move that was given up only learns: it leaves with this.

@@ -635,6 +635,7 @@ scripts! {
     split_sends_back
     moves
     move_leader
+    move_hands_over
     move_waits
     move_leftovers
     orders_refused
