@@ -77,6 +77,7 @@ impl Shard {
         let last = effects.append.last().map(|entry| entry.at);
         if last.is_some() {
             self.files.appended(effects.append.iter().map(Entry::size_bytes).sum());
+            self.claim_cut(&effects.append);
             self.newest_lsn = self.wal.append_entries(group, &effects.append);
             effects.append.clear();
         }

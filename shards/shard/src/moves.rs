@@ -58,6 +58,11 @@ impl Departed {
         Self { hard_state, last, residence, rebuilt }
     }
 
+    /// Whether it was made by another's word and ended before it held anything.
+    pub(crate) fn held_nothing(&self) -> bool {
+        self.last.index == Index(0) && self.rebuilt.is_none() && self.residence == 0
+    }
+
     /// What the log gives back of a group, if its replica has ended. One that was made again since and has
     /// heard of nothing yet is no different.
     #[must_use]

@@ -11,7 +11,8 @@ use std::fmt;
 use bytes::Bytes;
 use oarlock_codec::{Record, Refusal, SplitEntry};
 use oarlock_raft::{
-    ChangeError, Configuration, HardState, LogPosition, Restored, SPLIT_BASE, SnapshotMeta,
+    ChangeError, Configuration, Entry, HardState, LogPosition, Payload, Restored, SPLIT_BASE,
+    SnapshotMeta,
 };
 use oarlock_store::Store;
 use oarlock_types::{GroupId, Guard, Index, NodeId, RangeBounds, Term};
@@ -203,12 +204,18 @@ impl Shard {
         } else if self.replicas.get(&child).is_some_and(|replica| replica.is_blank()) {
             self.install_base(child, base, store, entry.configuration);
         } else if self.knows_replica(child)
-            || self.departed.contains_key(&child)
+            || self.departed.get(&child).is_some_and(|departed| !departed.held_nothing())
             || !self.homes.claim(child, self.addr.core)
         {
             // It has more than this already, is to be rebuilt, has been here and left, another core was
             // asked for it first, or it may be one that is lost.
             self.graveyard.push(store);
+        } else if self.departed.contains_key(&child) {
+            // One that was made by another's word ended while nobody knew of the range yet. What it was to get may be
+            // nowhere but here by now.
+            let wanted = Wanted { group: child, from: entry.leader, term: SPLIT_BASE.term };
+            self.create(&wanted, None);
+            self.install_base(child, base, store, entry.configuration);
         } else {
             let checkpoint = base_meta(entry.configuration);
             let hard_state = HardState { term: SPLIT_BASE.term, vote: Some(entry.leader) };
@@ -231,6 +238,18 @@ impl Shard {
                     raft.lead_first_term(ctx, out);
                 }
             });
+        }
+    }
+
+    /// Of what entries cut off that come into the log here, the state will be made on this core: whoever is told of such
+    /// a range by others first makes no replica on another one, where that state never came.
+    pub(crate) fn claim_cut(&self, entries: &[Entry]) {
+        for entry in entries {
+            if let Payload::Split(bytes) = &entry.payload
+                && let Some(split) = SplitEntry::decode(bytes)
+            {
+                let _ = self.homes.claim(split.child, self.addr.core);
+            }
         }
     }
 

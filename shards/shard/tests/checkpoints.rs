@@ -9,9 +9,11 @@ use oarlock_codec::{GroupMessage, SplitEntry};
 use oarlock_raft::{
     Append, Body, Configuration, Entry, HardState, LogPosition, Message, Payload, Restored,
 };
+use oarlock_shard::homes::NoHome;
 use oarlock_shard::support_table::TableConfig;
 use oarlock_shard::{
-    FileJob, Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedSupport, SupportTable,
+    FileJob, Homes, Output, ReplicaSeed, Shard, ShardConfig, SharedHomes, SharedSupport,
+    SupportTable,
 };
 use oarlock_store::{Batch, Command, Loader, Reply, Request, Store, encode};
 use oarlock_types::{
@@ -24,7 +26,7 @@ const GROUP: GroupId = GroupId(7);
 const LEADER: CoreAddr = CoreAddr { node: NodeId(1), core: CoreId(0) };
 const FOLLOWER: CoreAddr = CoreAddr { node: NodeId(2), core: CoreId(0) };
 
-fn follower(limits: Limits) -> Shard {
+fn follower(limits: Limits, homes: SharedHomes) -> Shard {
     let support = SharedSupport::new(SupportTable::new(&TableConfig {
         node: FOLLOWER.node,
         incarnation: Incarnation(1),
@@ -45,7 +47,7 @@ fn follower(limits: Limits) -> Shard {
         limits: SharedLimits::new(limits.clone()),
         seed: 1,
         support,
-        homes: Homes::new(1),
+        homes,
         may_vote_from: Mono(0),
     };
     let mut shard = Shard::new(config, wal);
@@ -112,7 +114,7 @@ fn append(shard: &mut Shard, now: u64, entry: Entry, commit: u64) -> Output {
 #[test]
 fn a_checkpoint_holds_what_is_committed_by_the_very_append_that_makes_it_due() {
     let limits = Limits { compact_log_bytes_min: 64 << 10, ..Limits::default() };
-    let mut shard = follower(limits.clone());
+    let mut shard = follower(limits.clone(), Homes::new(1));
     // Neither is known to be committed; the second makes the log long enough.
     for entry in [set(1, "early", 10), set(2, "long", 128 << 10)] {
         let output = append(&mut shard, entry.at.index.get(), entry, 0);
@@ -138,22 +140,39 @@ fn a_checkpoint_holds_what_is_committed_by_the_very_append_that_makes_it_due() {
     assert_eq!((get("long"), get("late")), (Reply::Nil, Reply::Nil));
 }
 
+/// A split that makes group 8.
+fn split(index: u64) -> Entry {
+    let split = SplitEntry {
+        at: Bytes::from_static(b"m"),
+        child: GroupId(8),
+        leader: LEADER.node,
+        configuration: Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]),
+    };
+    let at = LogPosition { term: Term(1), index: Index(index) };
+    Entry { at, payload: Payload::Split(split.encode()) }
+}
+
+/// Whoever makes a replica by another's word meanwhile makes it there: on another core the state never came, and would be
+/// lost with those that have it.
+#[test]
+fn what_an_entry_will_cut_off_has_its_home_on_the_core_whose_log_has_the_entry() {
+    let homes = Homes::new(2);
+    // The other core is the emptier one.
+    assert!(homes.claim(GROUP, FOLLOWER.core));
+    let mut shard = follower(Limits::default(), SharedHomes::clone(&homes));
+    append(&mut shard, 1, set(1, "a", 10), 0);
+    assert_eq!(homes.core_of(GroupId(8)), None);
+    append(&mut shard, 2, split(2), 0);
+    assert_eq!(homes.claim_any(GroupId(8)), Err(NoHome::Taken(FOLLOWER.core)));
+}
+
 /// In the very turn in which a split is applied the cut range's log is all that makes the new one's state.
 #[test]
 fn the_range_that_a_split_cuts_makes_no_checkpoint_in_that_turn() {
     let limits = Limits { compact_log_bytes_min: 64 << 10, ..Limits::default() };
     for cuts in [false, true] {
-        let mut shard = follower(limits.clone());
-        let voters = [NodeId(1), NodeId(2), NodeId(3)];
-        let split = SplitEntry {
-            at: Bytes::from_static(b"m"),
-            child: GroupId(8),
-            leader: LEADER.node,
-            configuration: Configuration::simple(voters),
-        };
-        let at = LogPosition { term: Term(1), index: Index(2) };
-        let payload = Payload::Split(split.encode());
-        let second = if cuts { Entry { at, payload } } else { set(2, "n", 10) };
+        let mut shard = follower(limits.clone(), Homes::new(1));
+        let second = if cuts { split(2) } else { set(2, "n", 10) };
         for entry in [set(1, "early", 10), second, set(3, "long", 128 << 10)] {
             append(&mut shard, entry.at.index.get(), entry, 0);
         }
