@@ -238,8 +238,7 @@ impl Config {
             (0..nodes).map(|_| 1000 - bound + random.below(2 * bound + 1)).collect();
         let recovers =
             overrides.recovery.unwrap_or_else(|| nodes >= 3 && quorum_loss::is_drawn(seed));
-        let is_plain = !keeps_map && !recovers;
-        let spoils = overrides.spoiled.unwrap_or_else(|| is_plain && spoiling::is_drawn(seed));
+        let spoils = overrides.spoiled.unwrap_or_else(|| !recovers && spoiling::is_drawn(seed));
         config.spoils_by_members = spoils && nodes >= 3;
         config.faults = crate::swarm::draw(&config, drawn_seconds.max(seconds) * 1_000_000, seed);
         config.faults.retain(|fault| fault.at_us < config.duration_us);

@@ -77,6 +77,11 @@ impl Store {
         bytes.into()
     }
 
+    /// The groups of the ranges that this one has taken.
+    pub fn taken_groups(&self) -> impl Iterator<Item = GroupId> {
+        self.taken().map(|(group, _)| *group)
+    }
+
     /// Takes over all that the range behind this one holds: 1 now or if it was taken before, 0 if this
     /// version of the range does not take it, and so no later one will.
     ///

@@ -259,6 +259,7 @@ fn nothing(group: GroupId, core: CoreId) -> ReplicaState {
         stamp: WallMs(0),
         members: oarlock_raft::Configuration::default(),
         cuts: Vec::new(),
+        taken: Vec::new(),
     }
 }
 
@@ -285,6 +286,7 @@ fn replica<E>(
     seen.stamp = store.stamp();
     let bounds = store.bounds().epoch;
     seen.epoch = if bounds > RangeEpoch(0) { bounds } else { origin.epoch };
+    seen.taken = store.taken_groups().collect();
     let mut index = raft.commit().next();
     while let Some(entry) = raft.entry(index) {
         let unread =
@@ -294,6 +296,9 @@ fn replica<E>(
                 let batch = commands::batch(payload).map_err(|error| unread(&error))?;
                 seen.stamp = seen.stamp.max(batch.stamp);
                 for absorb in absorbed(&batch) {
+                    if seen.epoch == absorb.epoch {
+                        seen.taken.push(absorb.group);
+                    }
                     seen.epoch = seen.epoch.max(absorb.frozen).next();
                 }
                 if group == GroupId::META {

@@ -59,12 +59,13 @@ pub fn decide(states: &[NodeState]) -> Result<Plan, DecideError> {
     let ranges = newest_ranges(states);
     let all: BTreeSet<GroupId> =
         states.iter().flat_map(|state| state.replicas.iter().map(|r| r.group)).collect();
+    let taken = taken(&survivors, &all);
     let (mut sound_count, mut groups, mut gone) = (0, Vec::new(), Vec::new());
     for group in all.iter().chain(ranges.keys()).copied().collect::<BTreeSet<_>>() {
         let case = Case { group, survivors: &survivors, range: ranges.get(&group) };
         if case.has_quorum() {
             sound_count += 1;
-        } else if case.is_taken(&ranges) {
+        } else if case.is_taken(&ranges) || taken.contains(&group) {
             // A replica that has not heard of it ends once it has the map.
         } else if let Some(chosen) = case.best() {
             groups.push(case.plan(chosen, states, &all));
@@ -137,6 +138,12 @@ fn newest_ranges(states: &[NodeState]) -> BTreeMap<GroupId, &RangeDescriptor> {
         }
     }
     newest
+}
+
+/// The groups whose ranges others have taken, by what these go on with: no surviving map may know of either.
+fn taken(survivors: &BTreeMap<NodeId, &NodeState>, all: &BTreeSet<GroupId>) -> BTreeSet<GroupId> {
+    let best = |group: &GroupId| Case { group: *group, survivors, range: None }.best();
+    all.iter().filter_map(best).flat_map(|(_, best)| best.taken.iter().copied()).collect()
 }
 
 /// The nodes that have joined, as all survivors know them.

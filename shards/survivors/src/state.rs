@@ -9,7 +9,7 @@ use oarlock_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::fields::{digits, joined, members, number, position, ranges};
+use super::fields::{digits, joined, members, number, numbers, position, ranges};
 
 /// What a survivor has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +125,9 @@ pub struct ReplicaState {
     pub members: Configuration,
     /// Entries behind its checkpoint that cut the range.
     pub cuts: Vec<Cut>,
+    /// The groups of the ranges that it has taken, once all of its log is applied.
+    #[serde(with = "numbers", default)]
+    pub taken: Vec<GroupId>,
 }
 
 /// An entry that cuts a range.

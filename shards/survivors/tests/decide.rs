@@ -171,6 +171,18 @@ fn a_range_that_another_has_taken_does_not_go_on() {
     assert_eq!(decide(&[behind, knows]).unwrap().groups.len(), 2);
 }
 
+/// No map of a survivor may know of either range: then what the one that has taken the other remembers says so.
+#[test]
+fn a_range_that_no_map_knows_and_another_has_taken_does_not_go_on() {
+    let behind = survivor(1, vec![replica(8, &[1, 2, 3], (9, 4))]);
+    let taker = ReplicaState { taken: vec![GroupId(8)], ..replica(7, &[4, 5, 6], (30, 4)) };
+    let plan = decide(&[behind.clone(), survivor(4, vec![taker])]).unwrap();
+    let goes_on: Vec<GroupId> = plan.groups.iter().map(|plan| plan.group).collect();
+    assert_eq!((goes_on, plan.gone), (vec![GroupId(7)], vec![]));
+    let other = survivor(4, vec![replica(7, &[4, 5, 6], (30, 4))]);
+    assert_eq!(decide(&[behind, other]).unwrap().groups.len(), 2);
+}
+
 /// What the map says of the members must be older than what the group says from now on: else it would
 /// count as moved away, and end.
 #[test]

@@ -28,6 +28,7 @@ pub fn replica(group: u64, voters: &[u64], (index, term): (u64, u64)) -> Replica
         stamp: WallMs(1_700_000_000_123),
         members: Configuration::simple(voters.iter().copied().map(NodeId)),
         cuts: Vec::new(),
+        taken: Vec::new(),
     }
 }
 
