@@ -12,16 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use oarlock_types::GroupId;
 use serde_json::{Value, json};
 use toml::Table;
 
 use super::probe::Probers;
 use super::read_back::ReadAll;
 use super::{DemoArgs, DemoError};
-use crate::bench::cluster_map::{self, RangeRow};
+use crate::bench::cluster_map::{self, GroupStatus, RangeRow};
 use crate::bench::keys::Naming;
 use crate::bench::ledger::Ledger;
-use crate::bench::processes::{ClusterOptions, LocalCluster};
+use crate::bench::processes::{ClusterOptions, LocalCluster, Node};
 use crate::bench::run::{self, RunOptions, Running};
 use crate::bench::schedule::Arrival;
 use crate::bench::verify::Recorded;
@@ -272,12 +273,14 @@ fn order(cluster: &LocalCluster, node: u64, duty: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Whether each node has a share of replicas, and leads, and nothing is left to be done.
+/// Whether each node has a share of replicas, and leads, if only the meta group, which placement counts like any other, and
+/// nothing is left to be done.
 fn is_spread(cluster: &LocalCluster) -> Result<String, String> {
     let ranges = cluster.led_ranges()?;
     let counts = cluster.nodes.iter().map(|node| {
         let replicas = held(&ranges, node.id);
-        (replicas, ranges.iter().filter(|range| range.leader == node.id).count())
+        let led = ranges.iter().filter(|range| range.leader == node.id).count();
+        (replicas, led + usize::from(leads_meta(node)))
     });
     let counts: Vec<(usize, usize)> = counts.collect();
     let texts: Vec<String> = counts.iter().map(|(held, led)| format!("{led}/{held}")).collect();
@@ -288,6 +291,14 @@ fn is_spread(cluster: &LocalCluster) -> Result<String, String> {
     }
     rests(cluster)?;
     Ok(text)
+}
+
+fn leads_meta(node: &Node) -> bool {
+    let status = node.client().and_then(|mut client| cluster_map::status(&mut client));
+    let is_meta = |group: &GroupStatus| group.group == GroupId::META.get();
+    status.is_ok_and(|status| {
+        status.groups.iter().any(|group| is_meta(group) && group.role == "leader")
+    })
 }
 
 /// Whether no move is under way or planned.
