@@ -202,7 +202,6 @@ impl Shard {
             let details = origin.to_details();
             self.log(&Record::Create { group, configuration, details });
         }
-        self.claim_cut(&restored.entries);
         let checkpoint = restored.checkpoint.clone();
         let config = GroupConfig {
             group,
