@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{
-    Evidence, Losses, Lost, claim_logged, doubt, give_up, may_hide, may_hide_group, note_hiding,
+    Evidence, Losses, Lost, claim_cuts, claim_logged, doubt, give_up, may_hide, may_hide_group,
+    note_hiding,
 };
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::LostReplica;
@@ -145,6 +146,8 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     let lost_before = lost::read(&parts.directory)?;
     claim(parts, &recovered, &lost_before)?;
     let (lost, destroyed) = lost_groups(parts, &mut recovered, lost_before)?;
+    parts.all_cores.wait();
+    claim_cuts(&parts.homes, parts.addr.core, &recovered, &lost);
     parts.all_cores.wait();
     let held = held_by_map(parts);
     let Recovered { wal, groups, .. } = recovered;

@@ -6,6 +6,7 @@ use oarlock_raft::{Body, Durable, Entry};
 use oarlock_types::{CoreAddr, GroupId, Guard};
 
 use crate::shard::Shard;
+use crate::split::claim_cut;
 
 impl Shard {
     pub(crate) fn perform(&mut self, group: GroupId) {
@@ -77,7 +78,7 @@ impl Shard {
         let last = effects.append.last().map(|entry| entry.at);
         if last.is_some() {
             self.files.appended(effects.append.iter().map(Entry::size_bytes).sum());
-            self.claim_cut(&effects.append);
+            claim_cut(&self.homes, self.addr.core, &effects.append);
             self.newest_lsn = self.wal.append_entries(group, &effects.append);
             effects.append.clear();
         }

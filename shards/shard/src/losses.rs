@@ -13,6 +13,7 @@ use oarlock_wal::{Affected, Recovered, RecoveredGroup};
 use crate::homes::{Homes, Standing};
 use crate::rebuild::{Origin, SplitBase};
 use crate::seed::base_of;
+use crate::split::claim_cut;
 
 /// Lost replicas, by group, and the life of the node in which each was found so.
 pub type Lost = BTreeMap<GroupId, Incarnation>;
@@ -82,6 +83,16 @@ pub fn note_hiding(homes: &Homes, core: CoreId, recovered: &Recovered, had_begun
         let is_there = !is_log_missing(recovered, had_begun);
         homes.note_hiding(core, is_there.then(|| recovered.suspicion.clone()));
     }
+}
+
+/// Says in the node's directory what a core's log will make again, since its entries cut it off: when all cores have
+/// said what they have and what they have lost, and before any asks for what the map has.
+pub fn claim_cuts(homes: &Homes, core: CoreId, recovered: &Recovered, lost: &Lost) {
+    if !Guard::LogsClaimFirst.is_on() {
+        return;
+    }
+    let groups = recovered.groups.iter().filter(|(group, _)| !lost.contains_key(group));
+    groups.for_each(|(_, found)| claim_cut(homes, core, &found.entries));
 }
 
 /// Adds to what is known to be lost what a log shows that has once lost replicas without showing it: it may show them

@@ -15,8 +15,9 @@ use oarlock_raft::{
     SnapshotMeta,
 };
 use oarlock_store::Store;
-use oarlock_types::{GroupId, Guard, Index, NodeId, RangeBounds, Term};
+use oarlock_types::{CoreId, GroupId, Guard, Index, NodeId, RangeBounds, Term};
 
+use crate::homes::Homes;
 use crate::output::{Split, Wanted};
 use crate::rebuild::SplitBase;
 use crate::requests::not_known;
@@ -53,6 +54,19 @@ impl fmt::Display for SplitError {
             Self::Taken => f.write_str("the new range's group exists already"),
             Self::Change(error) => error.fmt(f),
             Self::Frozen => f.write_str("the range is being merged into its neighbour"),
+        }
+    }
+}
+
+/// Of what entries cut off that are in a core's log, the state will be made there: whoever is told of such a range by
+/// others first makes no replica on another core, where that state never came.
+pub(crate) fn claim_cut(homes: &Homes, core: CoreId, entries: &[Entry]) {
+    for entry in entries {
+        if let Payload::Split(bytes) = &entry.payload
+            && let Some(split) = SplitEntry::decode(bytes)
+        {
+            // Another core's, if it has a replica.
+            let _ = homes.claim(split.child, core);
         }
     }
 }
@@ -238,18 +252,6 @@ impl Shard {
                     raft.lead_first_term(ctx, out);
                 }
             });
-        }
-    }
-
-    /// Of what entries cut off that come into the log here, the state will be made on this core: whoever is told of such
-    /// a range by others first makes no replica on another one, where that state never came.
-    pub(crate) fn claim_cut(&self, entries: &[Entry]) {
-        for entry in entries {
-            if let Payload::Split(bytes) = &entry.payload
-                && let Some(split) = SplitEntry::decode(bytes)
-            {
-                let _ = self.homes.claim(split.child, self.addr.core);
-            }
         }
     }
 

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oarlock_codec::Record;
+use oarlock_codec::{Record, SplitEntry};
 use oarlock_raft::{
     Configuration, Entry, HardState, LogPosition, Payload, SPLIT_BASE, SnapshotMeta,
 };
 use oarlock_shard::Homes;
+use oarlock_shard::homes::NoHome;
 use oarlock_shard::losses::{
-    Evidence, Losses, Lost, claim_logged, doubt, give_up, may_hide, may_hide_group, note_hiding,
+    Evidence, Losses, Lost, claim_cuts, claim_logged, doubt, give_up, may_hide, may_hide_group,
+    note_hiding,
 };
 use oarlock_shard::rebuild::{Origin, Rebuilt, SplitBase};
 use oarlock_types::{
@@ -379,4 +381,37 @@ fn what_is_back_is_lost_if_another_log_may_hide_what_became_of_it() {
         break_frame(&mut log.file, 2);
     });
     assert_eq!(lost_beside(settled), lost_in(&[A, C], 5), "it has none of B for certain");
+}
+
+/// It was not applied before the start, or its state is made again now.
+#[test]
+fn what_an_entry_of_a_log_cuts_off_has_its_home_there_from_the_start() {
+    let mut log = Log::new();
+    for (parent, child) in [(A, B), (C, GroupId(4))] {
+        log.create(parent, Origin::first(RangeEpoch(1)));
+        let split = SplitEntry {
+            at: Bytes::from_static(b"m"),
+            child,
+            leader: NodeId(1),
+            configuration: Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]),
+        };
+        let at = LogPosition { term: Term(1), index: Index(1) };
+        let payload = Payload::Split(split.encode());
+        log.wal.append_entries(parent, &[Entry { at, payload }]);
+    }
+    log.frame();
+    let recovered = log.recover();
+    let homes_of = |children: [GroupId; 2], lost: &Lost, logged: Option<GroupId>| {
+        let homes = Homes::new(2);
+        let own = CoreId(1);
+        claim_logged(&homes, own, &recovered, lost).expect("it is alone");
+        logged.iter().for_each(|group| assert!(homes.claim(*group, CoreId(0))));
+        claim_cuts(&homes, own, &recovered, lost);
+        children.map(|child| homes.claim_any(child))
+    };
+    let children = [B, GroupId(4)];
+    let taken = |core| Err(NoHome::Taken(CoreId(core)));
+    assert_eq!(homes_of(children, &Lost::new(), None), [taken(1), taken(1)]);
+    assert_eq!(homes_of(children, &Lost::new(), Some(B)), [taken(0), taken(1)], "it has gone on");
+    assert_eq!(homes_of(children, &lost_in(&[A], 2), None), [Ok(CoreId(0)), taken(1)]);
 }

@@ -11,7 +11,7 @@ use crate::driving::Driving;
 use crate::letters::Known;
 use crate::node::{Ask, CLUSTER, CORES_MAX, Core, Job, Process};
 use crate::oracle::{Breach, Seen};
-use crate::recover::{Logged, Parts, judge_losses, read_log, recover};
+use crate::recover::{Logged, Parts, claim_cut_off, judge_losses, read_log, recover};
 use crate::trace::What;
 use crate::turn::came_back;
 use crate::worker::finish_alone;
@@ -140,6 +140,9 @@ impl World {
             parts.iter().zip(&*disks).map(|(parts, disk)| read_log(parts, disk)).collect();
         for ((parts, disk), logged) in parts.iter().zip(&mut *disks).zip(&mut logs) {
             judge_losses(parts, disk, logged, &by_map);
+        }
+        for ((parts, disk), logged) in parts.iter().zip(&*disks).zip(&logs) {
+            claim_cut_off(parts, disk, logged);
         }
         let mut running = Vec::new();
         let mut told = Vec::new();

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use oarlock_raft::{Configuration, SnapshotMeta};
 use oarlock_shard::losses::{
-    Evidence, Losses, claim_logged, doubt, give_up, may_hide, may_hide_group, note_hiding,
+    Evidence, Losses, claim_cuts, claim_logged, doubt, give_up, may_hide, may_hide_group,
+    note_hiding,
 };
 use oarlock_shard::moves::Departed;
 use oarlock_shard::rebuild::LostReplica;
@@ -110,6 +111,11 @@ pub(crate) fn judge_losses(
         parts.homes.note_unknown_losses();
     }
     logged.destroyed = [losses.destroyed, given_up].concat();
+}
+
+/// Says what the core's log will make again: the third step of all cores.
+pub(crate) fn claim_cut_off(parts: &Parts<'_>, disk: &Disk, logged: &Logged) {
+    claim_cuts(&parts.homes, parts.addr.core, &logged.recovered, &disk.lost);
 }
 
 /// Takes up what the core has: its last step.

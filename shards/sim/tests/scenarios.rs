@@ -10,7 +10,7 @@ use oarlock_codec::Refusal;
 use oarlock_sim::{Config, Trouble, World};
 use oarlock_store::Reply;
 use oarlock_types::{CoreAddr, CoreId, GroupId, NodeId};
-use support::{GROUP, MS, SECOND, another_leader, ask, get, others, set, world};
+use support::{GROUP, MS, SECOND, another_leader, ask, get, others, outcome, set, world};
 
 /// Edge case 7. A node that comes back blank under its old id does not vote as its former self: it
 /// stays outside, and the others go on and keep what was acknowledged.
@@ -214,6 +214,43 @@ fn quiet_groups_wake_when_their_leader_dies() {
     });
     assert!(woken, "{} of {} groups sleep on", led.len(), world.config.groups);
     world.settle();
+}
+
+/// Edge case 24. A range that a split has just made, on one node alone, outlives that node, though power fails everywhere
+/// and the others hear of it before they come to the split: by word they would make replicas of it on another
+/// core, that have nothing.
+#[test]
+fn a_range_that_a_split_has_just_made_outlives_the_one_node_that_has_made_it() {
+    for seed in 0..40 {
+        let mut config = Config::calm(3, 2, 1);
+        config.clients = 0;
+        let mut world = World::new(seed, config);
+        world.all_groups_serve();
+        let first = world.leader(GROUP).unwrap();
+        assert_eq!(ask(&mut world, first, set("z", "1"), SECOND), Some(Ok(Reply::Ok)));
+        world.run_for(SECOND);
+        let others = others(&world, first);
+        let slow = |node: &NodeId| Trouble::SlowLink(first, *node, 100_000);
+        others.iter().for_each(|node| world.trouble(&slow(node), 0));
+        let child = world.cut_range(GROUP, Bytes::from_static(b"m")).unwrap();
+        assert!(world.run_till(SECOND, |world| world.replica(first, child).is_some()));
+        world.run_for(10 * MS);
+        others.iter().for_each(|node| world.relief(&slow(node)));
+        world.trouble(&Trouble::PowerLossAll, 0);
+        world.relief(&Trouble::PowerLossAll);
+        let is_there =
+            |world: &mut World| others.iter().any(|node| world.replica(*node, child).is_some());
+        assert!(world.run_till(20 * SECOND, is_there), "the others hear of it");
+        world.kill(first);
+        let leads = |world: &mut World| world.leader(child).is_some_and(|leader| leader != first);
+        assert!(world.run_till(20 * SECOND, leads), "seed {seed}: {}", world.who_waits());
+        let leader = world.leader(child).unwrap();
+        let token = world.request(leader, child, get("z"));
+        let read = outcome(&mut world, token, SECOND);
+        assert_eq!(read, Some(Ok(Reply::Bulk(Bytes::from_static(b"1")))), "seed {seed}");
+        world.restart(first);
+        world.settle();
+    }
 }
 
 /// Edge case 29. The data link of a follower is down while pulses flow: its leader goes on without
