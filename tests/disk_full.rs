@@ -40,6 +40,38 @@ fn free_bytes(folder: &Path) -> u64 {
     stat.f_bavail * stat.f_frsize
 }
 
+/// The disk that others may use at the same time.
+struct SharedDisk {
+    folder: tempfile::TempDir,
+    reserve_bytes: u64,
+}
+
+impl SharedDisk {
+    /// More than others are likely to take meanwhile.
+    const STEP: u64 = 2048 * MIB;
+
+    /// Nothing if too little of it is free; says so.
+    fn new(name: &str) -> Option<Self> {
+        let folder = folder(name);
+        let free = free_bytes(folder.path());
+        if free < 3 * Self::STEP {
+            eprintln!("left out: this test needs {} MiB of free disk", 3 * Self::STEP / MIB);
+            return None;
+        }
+        Some(Self { folder, reserve_bytes: free - Self::STEP })
+    }
+
+    /// With a reserve a little under what is free now.
+    fn limits(&self) -> Vec<(&'static str, u64)> {
+        vec![("disk_reserve_bytes", self.reserve_bytes)]
+    }
+
+    /// Less than the reserve is free.
+    fn fill(&self) -> Ballast {
+        Ballast::take(self.folder.path(), 2 * Self::STEP).unwrap()
+    }
+}
+
 /// Writes until the wanted kind of answer comes; each write is of its own.
 fn write_until(cluster: &Cluster, id: u64, wanted: &str) {
     let mut number = 0_u64;
@@ -75,21 +107,13 @@ fn keep_values(cluster: &Cluster, id: u64) {
 
 #[test]
 fn when_space_falls_under_the_reserve_writes_are_refused_until_it_is_back() {
-    let probe = folder("reserve");
-    // The reserve lies a little under what is free now. Others may use this disk at the same
-    // time, so the step is larger than what they are likely to take.
-    let step = 2048 * MIB;
-    let free = free_bytes(probe.path());
-    if free < 3 * step {
-        eprintln!("left out: this test needs {} MiB of free disk", 3 * step / MIB);
-        return;
-    }
-    let limits = vec![("disk_reserve_bytes", free - step)];
+    let Some(disk) = SharedDisk::new("reserve") else { return };
+    let limits = disk.limits();
     let mut cluster = Cluster::start("disk-full", Options { limits, ..Options::default() });
     let load = Load::start(&cluster, &Shape { rate: 500, ..Shape::default() });
     load.progress(500);
     keep_values(&cluster, 1);
-    let ballast = Ballast::take(probe.path(), 2 * step).unwrap();
+    let ballast = disk.fill();
     write_until(&cluster, 1, "DISKFULL");
     reads_go_on(&cluster, 1);
     reads_go_on(&cluster, 2);
@@ -104,14 +128,8 @@ fn when_space_falls_under_the_reserve_writes_are_refused_until_it_is_back() {
 
 #[test]
 fn a_replica_that_finds_no_room_on_the_other_core_stays_and_goes_once_there_is() {
-    let probe = folder("other-core");
-    let step = 2048 * MIB;
-    let free = free_bytes(probe.path());
-    if free < 3 * step {
-        eprintln!("left out: this test needs {} MiB of free disk", 3 * step / MIB);
-        return;
-    }
-    let limits = vec![("disk_reserve_bytes", free - step)];
+    let Some(disk) = SharedDisk::new("other-core") else { return };
+    let limits = disk.limits();
     let options = Options { nodes: 1, ranges: 2, limits, ..Options::default() };
     let cluster = Cluster::start("other-core", options);
     eventually("the feature level", || {
@@ -127,7 +145,7 @@ fn a_replica_that_finds_no_room_on_the_other_core_stays_and_goes_once_there_is()
         let answer = cluster.client(1).call(&words);
         answer.map(|answer| answer.to_string()).map_err(|error| error.to_string())
     };
-    let ballast = Ballast::take(probe.path(), 2 * step).unwrap();
+    let ballast = disk.fill();
     write_until(&cluster, 1, "DISKFULL");
     eventually("why it stays", || {
         let answer = ask()?;

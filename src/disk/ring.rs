@@ -239,12 +239,11 @@ impl WalRing {
         match usize::try_from(result) {
             Ok(written) if written == len => Ok(write),
             Ok(written) => {
-                let path = path();
-                Err(WalWriteError::Short { segment, path, offset, len, written })
+                Err(WalWriteError::Short { segment, path: path(), offset, len, written })
             }
             Err(_) => {
-                let (path, source) = (path(), io::Error::from_raw_os_error(-result));
-                Err(WalWriteError::Failed { segment, path, offset, len, source })
+                let source = io::Error::from_raw_os_error(-result);
+                Err(WalWriteError::Failed { segment, path: path(), offset, len, source })
             }
         }
     }

@@ -186,13 +186,18 @@ fn counted(world: &mut World, look: bool) -> Vec<usize> {
         .collect()
 }
 
-#[test]
-fn keys_do_not_count_where_a_leader_was_overtaken_and_does_not_know() {
+fn world_with_three_keys() -> World {
     let mut world = world();
     for key in ["a", "b", "c"] {
         set(&mut world, GROUP, key, Expiry::None);
     }
     assert_eq!(counted(&mut world, true).iter().sum::<usize>(), 3);
+    world
+}
+
+#[test]
+fn keys_do_not_count_where_a_leader_was_overtaken_and_does_not_know() {
+    let mut world = world_with_three_keys();
     let old = world.leader(GROUP).unwrap();
     let [new, third] = [1, 2].map(|n| NodeId((old.get() + n - 1) % 3 + 1));
     assert!(shard(&mut world, old).transfer(GROUP, Some(new)).is_ok());
@@ -217,11 +222,7 @@ fn keys_do_not_count_where_a_leader_was_overtaken_and_does_not_know() {
 
 #[test]
 fn keys_that_were_cut_off_do_not_count_twice() {
-    let mut world = world();
-    for key in ["a", "b", "c"] {
-        set(&mut world, GROUP, key, Expiry::None);
-    }
-    assert_eq!(counted(&mut world, true).iter().sum::<usize>(), 3);
+    let mut world = world_with_three_keys();
     let (leader, child) = (world.leader(GROUP).unwrap(), GroupId(9));
     world.split(leader, GROUP, Bytes::from_static(b"b"), child).unwrap();
     let mut counted_child = false;

@@ -29,6 +29,11 @@ struct Times {
 
 type Part = BTreeSet<(WallMs, Key)>;
 
+/// What ends first in the part from `from` on, as [`Times::soonest`] has it.
+fn first_of(from: &Key, part: &Part) -> Option<(WallMs, Key, Key)> {
+    part.first().map(|(at, key)| (*at, key.clone(), from.clone()))
+}
+
 impl ExpiryIndex {
     /// Moves `key` from one time to another.
     pub(crate) fn change(&mut self, key: &Key, old: Option<WallMs>, new: Option<WallMs>) {
@@ -77,10 +82,7 @@ impl ExpiryIndex {
     }
 
     fn of(parts: BTreeMap<Key, Part>) -> Self {
-        let first = |(from, part): (&Key, &Part)| {
-            part.first().map(|(at, key)| (*at, key.clone(), from.clone()))
-        };
-        let soonest: BTreeSet<_> = parts.iter().filter_map(first).collect();
+        let soonest = parts.iter().filter_map(|(from, part)| first_of(from, part)).collect();
         let len = parts.values().map(Part::len).sum();
         Self((len > 0).then(|| Box::new(Times { parts, soonest, len })))
     }
@@ -102,7 +104,7 @@ impl Times {
         }
         let is_full = part.len() > PART_KEYS_MAX;
         if part.first() != first.as_ref() {
-            self.soonest.extend(part.first().map(|(at, key)| (*at, key.clone(), from.clone())));
+            self.soonest.extend(first_of(&from, part));
             if part.is_empty() {
                 self.parts.remove(&from);
             }
@@ -121,12 +123,11 @@ impl Times {
         let middle = keys.len() / 2;
         let middle = keys.select_nth_unstable(middle).1.clone();
         self.cut_part(from, &middle);
-        let right = &self.parts[&middle];
-        self.soonest.extend(right.first().map(|(at, key)| (*at, key.clone(), middle.clone())));
-        let left = &self.parts[from];
-        self.soonest.extend(left.first().map(|(at, key)| (*at, key.clone(), from.clone())));
+        // What was first is first in one of the two.
+        let (left, right) = (&self.parts[from], &self.parts[&middle]);
         let (at, key) = right.first().expect("invariant: it has the middle");
         self.soonest.remove(&(*at, key.clone(), from.clone()));
+        self.soonest.extend([first_of(from, left), first_of(&middle, right)].into_iter().flatten());
     }
 
     /// The keys of a part from `at` on become a part of their own.
