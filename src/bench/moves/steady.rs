@@ -68,12 +68,24 @@ impl Column {
     /// The median of a figure over all windows, between the lowest and the highest.
     #[must_use]
     pub fn median(&self, figure: impl Fn(&Steady) -> f64) -> (f64, f64, f64) {
-        let mut all: Vec<f64> = self.windows.iter().map(figure).collect();
-        all.sort_by(f64::total_cmp);
-        match (all.first(), all.get(all.len() / 2), all.last()) {
-            (Some(lowest), Some(median), Some(highest)) => (*lowest, *median, *highest),
-            _ => (0.0, 0.0, 0.0),
-        }
+        spread(self.windows.iter().map(figure))
+    }
+
+    /// The same of how many times the other's a figure is in the same round: rounds may lie far apart.
+    #[must_use]
+    pub fn times(&self, other: &Self, figure: impl Fn(&Steady) -> f64) -> (f64, f64, f64) {
+        let rounds = self.windows.iter().zip(&other.windows);
+        spread(rounds.map(|(own, other)| figure(own) / figure(other).max(f64::MIN_POSITIVE)))
+    }
+}
+
+/// The middle one, between the lowest and the highest.
+fn spread(all: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+    let mut all: Vec<f64> = all.collect();
+    all.sort_by(f64::total_cmp);
+    match (all.first(), all.get(all.len() / 2), all.last()) {
+        (Some(lowest), Some(median), Some(highest)) => (*lowest, *median, *highest),
+        _ => (0.0, 0.0, 0.0),
     }
 }
 

@@ -105,12 +105,12 @@ fn changes(all: &[Changes]) -> String {
 fn columns(what: &str, first: &str, all: &[Column]) -> String {
     type Cell<'a> = &'a dyn Fn(&Column) -> String;
     let median = |column: &Column, figure: fn(&Steady) -> f64| number(column.median(figure).1);
-    let cpu = |column: &Column| column.median(|window| window.cpu_us_per_write);
-    let base = all.first().map_or(0.0, |column| cpu(column).1).max(1e-3);
-    let spread = |column: &Column| {
-        let (lowest, _, highest) = cpu(column);
-        format!("{}..{}", number(lowest), number(highest))
+    let of_window = |window: &Steady| window.cpu_us_per_write;
+    let cpu = |column: &Column| column.median(of_window);
+    let times = |column: &Column| {
+        all.first().map_or_else(Default::default, |first| column.times(first, of_window))
     };
+    let between = |(lowest, _, highest)| format!("{}..{}", number(lowest), number(highest));
     let errors = |column: &Column| match column.errors() {
         none if none.is_empty() => "0".to_owned(),
         kinds => {
@@ -119,15 +119,16 @@ fn columns(what: &str, first: &str, all: &[Column]) -> String {
             kinds.join(", ")
         }
     };
-    let ratio = format!("that is times that of {first}");
-    let rows: [(&str, Cell<'_>); 8] = [
+    let ratio = format!("that is times that of {first}, in the same round");
+    let rows: [(&str, Cell<'_>); 9] = [
         ("writes due per second", &|column| column.due_per_s.to_string()),
         ("answered per second", &|column| median(column, |window| window.answered_per_s)),
         ("p50 of writes, ms", &|column| median(column, |window| window.p50_ms)),
         ("p99 of writes, ms", &|column| median(column, |window| window.p99_ms)),
         ("CPU of all nodes per write, µs", &|column| number(cpu(column).1)),
-        ("lowest..highest of its windows", &spread),
-        (&ratio, &|column| number(cpu(column).1 / base)),
+        ("lowest..highest of its windows", &|column| between(cpu(column))),
+        (&ratio, &|column| number(times(column).1)),
+        ("lowest..highest of its rounds", &|column| between(times(column))),
         ("errors", &errors),
     ];
     markdown(what, all.iter().map(|column| column.count.to_string()), &rows, all)
@@ -207,7 +208,8 @@ mod tests {
             "| writes refused | 2 | 2 |",
             "| ranges | 1 | 64 |",
             "| lowest..highest of its windows | 199..201 | 299..301 |",
-            "| that is times that of one range | 1.00 | 1.50 |",
+            "| that is times that of one range, in the same round | 1.00 | 1.50 |",
+            "| lowest..highest of its rounds | 1.00..1.00 | 1.50..1.50 |",
             "| errors | 2 UNKNOWN | 2 UNKNOWN |",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
