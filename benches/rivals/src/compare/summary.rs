@@ -199,6 +199,9 @@ pub struct Verdict {
     pub wanted: String,
     /// What was measured.
     pub value: Option<Spread>,
+    /// What the floor comes to in Oarlock's place.
+    #[serde(default)]
+    pub floor: Option<Spread>,
     /// Whether it is what is wanted; nothing if it could not be measured.
     pub is_met: Option<bool>,
 }
@@ -214,7 +217,7 @@ pub fn verdicts(summary: Summary<'_>) -> Vec<Verdict> {
 
 impl Target {
     fn judge(&self, summary: Summary<'_>, system: System) -> Verdict {
-        let (value, against) = self.measured(summary, system);
+        let Measured { value, floor, against } = self.measured(summary, system);
         // Who does not keep up has no latency to be proud of.
         let keeps_up = summary.sustains(self.load, system);
         Verdict {
@@ -231,6 +234,7 @@ impl Target {
                 AtLeast => format!("≥ {}", self.limit),
             },
             value,
+            floor,
             is_met: value.map(|value| keeps_up && self.holds(value.median)),
         }
     }
@@ -249,12 +253,11 @@ impl Target {
     }
 
     /// The value and what it is set against: of several rivals, the one that makes it look worst.
-    fn measured(&self, summary: Summary<'_>, system: System) -> (Option<Spread>, String) {
+    fn measured(&self, summary: Summary<'_>, system: System) -> Measured {
+        let without =
+            |value, against: &str| Measured { value, floor: None, against: against.into() };
         let rivals: Vec<System> = match self.against {
-            Itself => {
-                let value = summary.spread(self.load, system, self.figure);
-                return (value, "itself".to_owned());
-            }
+            Itself => return without(summary.spread(self.load, system, self.figure), "itself"),
             One(rival) => vec![rival],
             Best => System::RIVALS.to_vec(),
             BestThatSustains => {
@@ -262,11 +265,8 @@ impl Target {
                 System::RIVALS.into_iter().filter(sustains).collect()
             }
         };
-        let ratio = |rival| {
-            let ratio = summary.ratio(self.load, self.figure, system, rival)?;
-            Some((ratio, rival))
-        };
-        let ratios = rivals.into_iter().filter_map(ratio);
+        let of = |one, rival| summary.ratio(self.load, self.figure, one, rival);
+        let ratios = rivals.into_iter().filter_map(|rival| Some((of(system, rival)?, rival)));
         let by_median =
             |a: &(Spread, System), b: &(Spread, System)| a.0.median.total_cmp(&b.0.median);
         let worst = match self.wanted {
@@ -274,13 +274,24 @@ impl Target {
             AtLeast => ratios.min_by(by_median),
         };
         match worst {
-            Some((ratio, rival)) => (Some(ratio), rival.name().to_owned()),
+            Some((ratio, System::Floor)) => without(Some(ratio), System::Floor.name()),
+            Some((ratio, rival)) => Measured {
+                value: Some(ratio),
+                floor: of(System::Floor, rival),
+                against: rival.name().to_owned(),
+            },
             None if self.against == BestThatSustains && self.has_rivals(summary) => {
-                (None, "no rival sustains it".to_owned())
+                without(None, "no rival sustains it")
             }
-            None => (None, "not measured".to_owned()),
+            None => without(None, "not measured"),
         }
     }
+}
+
+struct Measured {
+    value: Option<Spread>,
+    floor: Option<Spread>,
+    against: String,
 }
 
 #[cfg(test)]
@@ -343,6 +354,7 @@ mod tests {
         ];
         let found = verdict(&runs, "p99 at 5k writes/s", System::OarlockAny);
         assert_eq!((found.value.unwrap().median, found.against.as_str()), (0.5, "raft-rs"));
+        assert_eq!(found.floor.unwrap().median, 0.25);
         assert_eq!((found.is_met, found.wanted.as_str()), (Some(true), "≤ 0.5"));
         runs[1].figures.insert(Figure::P99Us, 1_100.0);
         assert_eq!(verdict(&runs, &found.target, System::OarlockAny).is_met, Some(false));
