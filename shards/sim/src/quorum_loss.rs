@@ -100,7 +100,10 @@ impl World {
                 let holds = |node: &NodeId| {
                     self.oracle.seen(*node, *group).is_some_and(|seen| seen.durable.get() > 0)
                 };
-                let stays = |node: &NodeId| !lost.contains(node) && !self.is_gone(*node);
+                let is_blank = |node| self.nodes[self.place(node)].is_outcast;
+                let stays = |node: &NodeId| {
+                    !lost.contains(node) && !self.is_gone(*node) && !is_blank(*node)
+                };
                 self.oracle.members(*group).members().any(|node| stays(&node) && holds(&node))
             };
             if groups.iter().any(has_none) && groups.iter().all(survives) {
@@ -130,6 +133,7 @@ impl World {
     /// When the plan is not what survivors and committed entries allow.
     pub fn go_on_from_survivors(&mut self, seed: u64) {
         let mut random = Stream::new(seed, 33);
+        self.give_up_outcasts();
         let there = |n: &usize| !self.nodes[*n].is_gone && !self.nodes[*n].is_absent;
         let survivors: Vec<usize> = (0..self.nodes.len()).filter(there).collect();
         for n in survivors.iter().copied() {
@@ -174,6 +178,16 @@ impl World {
         }
         if self.config.cluster.is_none() {
             self.bring_back_replicas(&plan, &mut random);
+        }
+    }
+
+    /// A node whose directory is blank under its old id is no survivor.
+    fn give_up_outcasts(&mut self) {
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].is_outcast && !self.nodes[n].is_gone {
+                self.end(n, true, "is given up: its disks are blank");
+                self.nodes[n].is_gone = true;
+            }
         }
     }
 
