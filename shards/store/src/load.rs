@@ -19,7 +19,7 @@ use crate::map::Slot;
 use crate::merge::Frozen;
 use crate::once::OnceRecord;
 use crate::reply_bytes::read_reply;
-use crate::store::{Store, StoreLimits, slot_bytes};
+use crate::store::{Store, StoreLimits};
 
 /// Why bytes are no whole checkpoint. The remedy is the same for all but a newer version: take the
 /// checkpoint from a peer.
@@ -396,10 +396,8 @@ fn take_record(store: &mut Store, record: &[u8]) -> bool {
         return false;
     }
     let slot = Slot::new(&key, value, number, expires);
-    store.bytes += slot_bytes(&key, &slot);
-    store.hash = store.hash.wrapping_add(slot.hash);
     store.expiry.change(&key, None, expires);
-    store.map.insert_new(key, slot);
+    store.map.put(key, slot);
     true
 }
 

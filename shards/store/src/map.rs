@@ -1,9 +1,12 @@
 //! The ordered map behind a store: every touch of the engine that holds the keys goes through here,
 //! so that another engine can take its place when data outgrows memory. One per range.
 //!
-//! It must not know about time, versions' meaning, sizes or hashes: it holds slots, in key order.
+//! It stands in parts, each with the sums of its slots, so that a range is cut without a look at each of its keys: all
+//! parts but one go to one side or the other whole. It must not know about time or versions' meaning: it holds
+//! slots, in key order.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -11,6 +14,10 @@ use oarlock_types::WallMs;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::key::Key;
+use crate::store::KEY_OVERHEAD_BYTES;
+
+/// A part with more keys is cut in two.
+const PART_KEYS_MAX: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// What a range knows about one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,33 +49,154 @@ impl Slot {
     }
 }
 
+/// What keys and their slots add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    /// As [`crate::Store::size_bytes`] counts.
+    pub(crate) bytes: u64,
+    /// The slots' hashes, whatever their order.
+    pub(crate) hash: u64,
+}
+
+impl Sums {
+    fn of<'a>(slots: impl Iterator<Item = (&'a Key, &'a Slot)>) -> Self {
+        let mut sums = Self::default();
+        slots.for_each(|(key, slot)| sums.add(key, slot));
+        sums
+    }
+
+    fn add(&mut self, key: &[u8], slot: &Slot) {
+        self.bytes += slot_bytes(key, slot);
+        self.hash = self.hash.wrapping_add(slot.hash);
+    }
+
+    fn remove(&mut self, key: &[u8], slot: &Slot) {
+        self.bytes -= slot_bytes(key, slot);
+        self.hash = self.hash.wrapping_sub(slot.hash);
+    }
+
+    fn remove_all(&mut self, others: Self) {
+        self.bytes -= others.bytes;
+        self.hash = self.hash.wrapping_sub(others.hash);
+    }
+
+    fn add_all(&mut self, others: Self) {
+        self.bytes += others.bytes;
+        self.hash = self.hash.wrapping_add(others.hash);
+    }
+}
+
+/// What a key adds to [`crate::Store::size_bytes`].
+pub(crate) fn slot_bytes(key: &[u8], slot: &Slot) -> u64 {
+    KEY_OVERHEAD_BYTES + (key.len() + slot.value.len()) as u64
+}
+
 /// Keys in byte order.
 #[derive(Debug, Default)]
 pub(crate) struct Map {
-    tree: BTreeMap<Key, Slot>,
+    /// In the order of their keys; none is empty.
+    parts: Vec<Part>,
+    len: usize,
+    sums: Sums,
+}
+
+/// Keys that follow each other.
+#[derive(Debug)]
+struct Part {
+    /// No key of its own is before it, and all those of the parts before are.
+    from: Key,
+    slots: BTreeMap<Key, Slot>,
+    sums: Sums,
+}
+
+impl Part {
+    /// Leaves the keys before `at`, gives the others.
+    fn split_off(&mut self, at: &[u8]) -> Self {
+        let slots = self.slots.split_off(at);
+        let sums = Sums::of(slots.iter());
+        self.sums.remove_all(sums);
+        Self { from: Key::from(Bytes::copy_from_slice(at)), slots, sums }
+    }
 }
 
 impl Map {
     pub(crate) fn len(&self) -> usize {
-        self.tree.len()
+        self.len
+    }
+
+    pub(crate) fn sums(&self) -> Sums {
+        self.sums
+    }
+
+    /// The part that a key is in, if it is there, or comes into.
+    fn place_of(&self, key: &[u8]) -> usize {
+        self.parts.partition_point(|part| *part.from <= *key).saturating_sub(1)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Slot> {
-        self.tree.get(key)
+        self.parts.get(self.place_of(key))?.slots.get(key)
     }
 
-    pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Slot> {
-        self.tree.get_mut(key)
+    /// Puts `slot` at a key; what was there.
+    pub(crate) fn put(&mut self, key: Key, slot: Slot) -> Option<Slot> {
+        let place = self.place_of(&key);
+        if self.parts.is_empty() {
+            let (slots, sums) = Default::default();
+            self.parts.push(Part { from: key.clone(), slots, sums });
+        }
+        let part = &mut self.parts[place];
+        if key < part.from {
+            part.from = key.clone();
+        }
+        part.sums.add(&key, &slot);
+        self.sums.add(&key, &slot);
+        match part.slots.entry(key) {
+            Entry::Occupied(mut entry) => {
+                let old = entry.insert(slot);
+                part.sums.remove(entry.key(), &old);
+                self.sums.remove(entry.key(), &old);
+                Some(old)
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(slot);
+                self.len += 1;
+                if part.slots.len() > PART_KEYS_MAX {
+                    self.halve(place);
+                }
+                None
+            }
+        }
     }
 
-    /// Puts `slot` at a key that is not there.
-    pub(crate) fn insert_new(&mut self, key: Key, slot: Slot) {
-        let old = self.tree.insert(key, slot);
-        debug_assert!(old.is_none(), "a key was thought to be absent");
+    fn halve(&mut self, place: usize) {
+        let part = &mut self.parts[place];
+        let middle = part.slots.keys().nth(part.slots.len() / 2);
+        let middle = middle.expect("invariant: it is full").clone();
+        let right = part.split_off(&middle);
+        self.parts.insert(place + 1, right);
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<(Key, Slot)> {
-        self.tree.remove_entry(key)
+        let place = self.place_of(key);
+        let removed = self.parts.get_mut(place)?.slots.remove_entry(key)?;
+        Some(self.removed(place, removed))
+    }
+
+    pub(crate) fn pop_first(&mut self) -> Option<(Key, Slot)> {
+        let removed = self.parts.first_mut()?.slots.pop_first()?;
+        Some(self.removed(0, removed))
+    }
+
+    /// Accounts for what has been taken out of a part.
+    fn removed(&mut self, place: usize, (key, slot): (Key, Slot)) -> (Key, Slot) {
+        self.len -= 1;
+        self.sums.remove(&key, &slot);
+        let part = &mut self.parts[place];
+        part.sums.remove(&key, &slot);
+        if part.slots.is_empty() {
+            self.parts.remove(place);
+        }
+        (key, slot)
     }
 
     /// Keys of `[start, end)`; none if the bounds cross.
@@ -83,7 +211,7 @@ impl Map {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        self.tree.range::<[u8], _>((Bound::Included(start), end))
+        self.between(Bound::Included(start), end)
     }
 
     /// The keys behind `cursor`; all of them when there is none.
@@ -91,20 +219,54 @@ impl Map {
         &'a self,
         cursor: Option<&[u8]>,
     ) -> impl Iterator<Item = (&'a Key, &'a Slot)> {
-        let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        self.tree.range::<[u8], _>((start, Bound::Unbounded))
+        self.between(cursor.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+    }
+
+    fn between<'a>(
+        &'a self,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+    ) -> impl DoubleEndedIterator<Item = (&'a Key, &'a Slot)> + use<'a> {
+        let place = |bound: Bound<&[u8]>, unbounded| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => self.place_of(key),
+            Bound::Unbounded => unbounded,
+        };
+        let (first, last) = (place(start, 0), place(end, self.parts.len().saturating_sub(1)));
+        let slots = |part: &'a Part, bounds| part.slots.range::<[u8], _>(bounds);
+        let is_one = first == last;
+        let head = self.parts.get(first).map(|part| {
+            slots(part, (start, if is_one { end } else { Bound::Unbounded }))
+        });
+        let whole = self.parts.get(first + 1..last).unwrap_or_default();
+        let tail = (!is_one).then(|| slots(&self.parts[last], (Bound::Unbounded, end)));
+        let whole = whole.iter().flat_map(|part| part.slots.iter());
+        head.into_iter().flatten().chain(whole).chain(tail.into_iter().flatten())
     }
 
     pub(crate) fn last_key(&self) -> Option<&Key> {
-        self.tree.last_key_value().map(|(key, _)| key)
+        self.parts.last()?.slots.last_key_value().map(|(key, _)| key)
     }
 
-    pub(crate) fn pop_first(&mut self) -> Option<(Key, Slot)> {
-        self.tree.pop_first()
-    }
-
-    /// Leaves the keys before `at`, gives the others.
+    /// Leaves the keys before `at`, gives the others. Takes time in the number of parts, and in the keys of one.
     pub(crate) fn split_off(&mut self, at: &[u8]) -> Self {
-        Self { tree: self.tree.split_off(at) }
+        let cut = self.parts.partition_point(|part| *part.from < *at);
+        let mut parts = self.parts.split_off(cut);
+        if let Some(part) = self.parts.last_mut() {
+            let right = part.split_off(at);
+            if part.slots.is_empty() {
+                self.parts.pop();
+            }
+            if !right.slots.is_empty() {
+                parts.insert(0, right);
+            }
+        }
+        let mut right = Self { parts, ..Self::default() };
+        for part in &right.parts {
+            right.len += part.slots.len();
+            right.sums.add_all(part.sums);
+        }
+        self.len -= right.len;
+        self.sums.remove_all(right.sums);
+        right
     }
 }

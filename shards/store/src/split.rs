@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use oarlock_types::Index;
 
-use crate::store::{KEY_OVERHEAD_BYTES, Store, slot_bytes};
+use crate::map::slot_bytes;
+use crate::store::{KEY_OVERHEAD_BYTES, Store};
 
 /// A walk to the middle of a range.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ impl Store {
     /// the answer is then a good one, not the best one.
     #[must_use]
     pub fn split_search(&self) -> SplitSearch {
-        SplitSearch { by: Measure::Bytes, target: self.bytes / 2, seen: 0, cursor: None }
+        SplitSearch { by: Measure::Bytes, target: self.size_bytes() / 2, seen: 0, cursor: None }
     }
 
     /// As [`Store::split_search`], to the key that halves the range by keys.
@@ -95,13 +96,7 @@ impl Store {
         let mut right = Self::new(self.limits);
         right.bounds = self.bounds.split_off(at.clone());
         right.map = self.map.split_off(at);
-        for (key, slot) in right.map.after(None) {
-            right.bytes += slot_bytes(key, slot);
-            right.hash = right.hash.wrapping_add(slot.hash);
-        }
         right.expiry = self.expiry.split_off(at);
-        self.bytes -= right.bytes;
-        self.hash = self.hash.wrapping_sub(right.hash);
         right.once = self.once.clone();
         right.merges = self.merges.clone();
         (right.applied, right.stamp, right.revision) = (base, self.stamp, self.revision);

@@ -63,10 +63,6 @@ pub struct Store {
     pub(crate) stamp: WallMs,
     /// Grows with every change of a key; a key's version is the revision that wrote it.
     pub(crate) revision: u64,
-    /// Bytes of all keys and values, with overhead.
-    pub(crate) bytes: u64,
-    /// Sum of all slots' hashes.
-    pub(crate) hash: u64,
     pub(crate) checkpoint: Option<Box<Checkpoint>>,
     /// Pre-images of checkpoints that were given up, freed little by little.
     pub(crate) debris: Vec<BTreeMap<Key, Slot>>,
@@ -86,8 +82,6 @@ impl Store {
             applied: Index(0),
             stamp: WallMs(0),
             revision: 0,
-            bytes: 0,
-            hash: 0,
             checkpoint: None,
             debris: Vec::new(),
         }
@@ -137,7 +131,7 @@ impl Store {
     /// Bytes of keys and values with [`KEY_OVERHEAD_BYTES`] each: what a split goes by.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.bytes
+        self.map.sums().bytes
     }
 
     /// Remembered `ONCE` ids.
@@ -169,7 +163,7 @@ impl Store {
     /// with each change, so asking costs nothing. It guards against bugs, not against malice.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        let parts = [self.hash, self.once.hash(), self.revision, self.stamp.0];
+        let parts = [self.map.sums().hash, self.once.hash(), self.revision, self.stamp.0];
         let frozen = self.frozen().map(|frozen| frozen.into_epoch.get());
         let taken = self.taken().flat_map(|(group, epoch)| [group.get(), epoch.get()]);
         parts.into_iter().chain(frozen).chain(taken).fold(0, |hash: u64, part| {
@@ -191,15 +185,10 @@ impl Store {
         self.revision += 1;
         let key = Key::from(key);
         let slot = Slot::new(&key, value, self.revision, expires);
-        self.bytes += slot_bytes(&key, &slot);
-        self.hash = self.hash.wrapping_add(slot.hash);
-        if let Some(place) = self.map.get_mut(&key) {
-            let old = std::mem::replace(place, slot);
-            self.expiry.change(&key, old.expires, expires);
-            self.forget(&key, old);
-        } else {
-            self.expiry.change(&key, None, expires);
-            self.map.insert_new(key, slot);
+        let old = self.map.put(key.clone(), slot);
+        self.expiry.change(&key, old.as_ref().and_then(|old| old.expires), expires);
+        if let Some(old) = old {
+            self.before_change(&key, old);
         }
     }
 
@@ -208,21 +197,14 @@ impl Store {
         if let Some((key, old)) = self.map.remove(key) {
             self.revision += 1;
             self.expiry.change(&key, old.expires, None);
-            self.forget(&key, old);
+            self.before_change(&key, old);
         }
     }
 
-    /// Accounts for a slot that is no longer in the map, and gives it to a checkpoint under way.
-    fn forget(&mut self, key: &Key, old: Slot) {
-        self.bytes -= slot_bytes(key, &old);
-        self.hash = self.hash.wrapping_sub(old.hash);
+    /// Gives a slot that is no longer in the map to a checkpoint under way.
+    fn before_change(&mut self, key: &Key, old: Slot) {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.before_change(key, old);
         }
     }
-}
-
-/// What a key adds to [`Store::size_bytes`].
-pub(crate) fn slot_bytes(key: &[u8], slot: &Slot) -> u64 {
-    KEY_OVERHEAD_BYTES + (key.len() + slot.value.len()) as u64
 }
