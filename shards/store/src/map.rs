@@ -234,9 +234,10 @@ impl Map {
         let (first, last) = (place(start, 0), place(end, self.parts.len().saturating_sub(1)));
         let slots = |part: &'a Part, bounds| part.slots.range::<[u8], _>(bounds);
         let is_one = first == last;
-        let head = self.parts.get(first).map(|part| {
-            slots(part, (start, if is_one { end } else { Bound::Unbounded }))
-        });
+        let head = self
+            .parts
+            .get(first)
+            .map(|part| slots(part, (start, if is_one { end } else { Bound::Unbounded })));
         let whole = self.parts.get(first + 1..last).unwrap_or_default();
         let tail = (!is_one).then(|| slots(&self.parts[last], (Bound::Unbounded, end)));
         let whole = whole.iter().flat_map(|part| part.slots.iter());
@@ -268,5 +269,92 @@ impl Map {
         self.len -= right.len;
         self.sums.remove_all(right.sums);
         right
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8, u8),
+        Remove(u8),
+        PopFirst,
+        /// Keeps one side.
+        Cut(u8, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (any::<u8>(), any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+            3 => any::<u8>().prop_map(Step::Remove),
+            1 => Just(Step::PopFirst),
+            1 => (any::<u8>(), any::<bool>()).prop_map(|(at, right)| Step::Cut(at, right)),
+        ]
+    }
+
+    fn key(byte: u8) -> Key {
+        Key::from(Bytes::from(vec![byte]))
+    }
+
+    fn slot(byte: u8, value: u8) -> Slot {
+        Slot::new(&[byte], Bytes::from(vec![value; usize::from(value)]), 1, None)
+    }
+
+    /// Holds what the model holds, and its parts are as they should be.
+    fn check(map: &Map, model: &BTreeMap<Key, Slot>) {
+        assert!(map.after(None).eq(model.iter()));
+        assert_eq!((map.len(), map.sums()), (model.len(), Sums::of(model.iter())));
+        assert_eq!(map.last_key(), model.keys().next_back());
+        for (place, part) in map.parts.iter().enumerate() {
+            assert!((1..=PART_KEYS_MAX).contains(&part.slots.len()));
+            assert_eq!(part.sums, Sums::of(part.slots.iter()));
+            assert!(part.slots.keys().all(|key| part.from <= *key && map.place_of(key) == place));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_as_one_tree(
+            steps in prop::collection::vec(step(), 0..200),
+            bounds in prop::collection::vec(any::<(u8, Option<u8>)>(), 20),
+        ) {
+            let (mut map, mut model) = (Map::default(), BTreeMap::new());
+            for step in steps {
+                match step {
+                    Step::Put(byte, value) => {
+                        let was = map.put(key(byte), slot(byte, value));
+                        prop_assert_eq!(was, model.insert(key(byte), slot(byte, value)));
+                    }
+                    Step::Remove(byte) => {
+                        prop_assert_eq!(map.remove(&[byte]), model.remove_entry(&[byte][..]));
+                    }
+                    Step::PopFirst => prop_assert_eq!(map.pop_first(), model.pop_first()),
+                    Step::Cut(at, is_right) => {
+                        let (right, right_model) = (map.split_off(&[at]), model.split_off(&[at][..]));
+                        check(&map, &model);
+                        check(&right, &right_model);
+                        if is_right {
+                            (map, model) = (right, right_model);
+                        }
+                    }
+                }
+                check(&map, &model);
+            }
+            for (start, end) in bounds {
+                prop_assert_eq!(map.get(&[start]), model.get(&[start][..]));
+                let is_within = |key: &Key| key[0] >= start && end.is_none_or(|end| key[0] < end);
+                let wanted: Vec<_> = model.iter().filter(|(key, _)| is_within(key)).collect();
+                let end = end.map(|end| [end]);
+                let end = end.as_ref().map(|end| &end[..]);
+                prop_assert!(map.range(&[start], end).eq(wanted.iter().copied()));
+                prop_assert!(map.range(&[start], end).rev().eq(wanted.iter().rev().copied()));
+                let behind = model.iter().filter(|(key, _)| key[0] > start);
+                prop_assert!(map.after(Some(&[start])).eq(behind));
+            }
+        }
     }
 }
