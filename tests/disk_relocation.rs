@@ -133,7 +133,7 @@ struct Contents {
     groups: BTreeMap<GroupId, RecoveredGroup>,
     lost: Lost,
     files: BTreeMap<CheckpointName, Vec<u8>>,
-    has_unnamed: bool,
+    unnamed: Option<Incarnation>,
 }
 
 /// What a start finds: nothing is there twice or damaged, and files are where their replicas are.
@@ -142,7 +142,7 @@ fn contents(path: &Path, cores: u16) -> (Contents, BTreeMap<GroupId, CoreId>) {
     assert_eq!(identity.cores, cores);
     let (mut homes, mut groups, mut all_lost) = (BTreeMap::new(), BTreeMap::new(), Lost::new());
     let mut files = BTreeMap::new();
-    let mut has_unnamed = false;
+    let mut unnamed = None;
     for core in (0..cores).map(CoreId) {
         let directory = CoreDir::new(path, core);
         let log = stopped::read_log(&directory, core, &identity).unwrap();
@@ -154,7 +154,7 @@ fn contents(path: &Path, cores: u16) -> (Contents, BTreeMap<GroupId, CoreId>) {
         }
         groups.extend(log.groups);
         all_lost.extend(lost);
-        has_unnamed |= lost::has_unnamed(&directory);
+        unnamed = unnamed.max(lost::unnamed(&directory, identity.incarnation));
         for (name, _) in directory.checkpoint_list().unwrap() {
             let content = fs::read(directory.checkpoint(name)).unwrap();
             assert_eq!(files.insert(name, content), None);
@@ -166,7 +166,7 @@ fn contents(path: &Path, cores: u16) -> (Contents, BTreeMap<GroupId, CoreId>) {
     found.retain(|name| name.contains("core") || name.contains("relocation"));
     let own = (0..cores).flat_map(|core| [format!("core-{core}"), format!("core-{core}.begun")]);
     assert!(found.is_subset(&own.collect()), "{found:?}");
-    (Contents { groups, lost: all_lost, files, has_unnamed }, homes)
+    (Contents { groups, lost: all_lost, files, unnamed }, homes)
 }
 
 /// A copy of a directory.
@@ -195,7 +195,7 @@ fn whatever_the_number_of_cores_all_is_there_once() {
     let folder = folder();
     let path = folder.path();
     used(path);
-    lost::note_unnamed(&CoreDir::new(path, CoreId(1))).unwrap();
+    lost::note_unnamed(&CoreDir::new(path, CoreId(1)), Incarnation(2)).unwrap();
     let (before, _) = contents(path, 2);
     for cores in [3, 5, 1, 4, 4, 2] {
         open(path, cores).unwrap();

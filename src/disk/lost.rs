@@ -18,7 +18,8 @@ use super::data_dir::DataDirError;
 use super::layout::CoreDir;
 
 const NAME: &str = "lost";
-/// Where this file is, replicas may be lost of which nothing is known.
+/// Where this file is, replicas may be lost of which nothing is known. It names the life that found that last; of an
+/// earlier build it is empty.
 const UNNAMED: &str = "lost-unnamed";
 
 #[derive(Default, Deserialize, Serialize)]
@@ -68,12 +69,19 @@ pub fn write(directory: &CoreDir, lost: &Lost) -> Result<(), DataDirError> {
     })
 }
 
-/// Writes down that replicas may be lost of which nothing is known.
+#[derive(Deserialize, Serialize)]
+struct Unnamed {
+    found_in: u64,
+}
+
+/// Writes down that replicas may be lost of which nothing is known, as this life was the last to find.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn note_unnamed(directory: &CoreDir) -> Result<(), DataDirError> {
-    replace(directory.path(), UNNAMED, b"").map_err(|source| DataDirError::Io {
+pub fn note_unnamed(directory: &CoreDir, found_in: Incarnation) -> Result<(), DataDirError> {
+    let text = Unnamed { found_in: found_in.get() };
+    let text = seal(&toml::to_string(&text).expect("invariant: numbers"));
+    replace(directory.path(), UNNAMED, text.as_bytes()).map_err(|source| DataDirError::Io {
         action: "write",
         path: directory.path().join(UNNAMED),
         source,
@@ -84,6 +92,17 @@ pub fn note_unnamed(directory: &CoreDir) -> Result<(), DataDirError> {
 #[must_use]
 pub fn has_unnamed(directory: &CoreDir) -> bool {
     directory.path().join(UNNAMED).exists()
+}
+
+/// The life that found that last, if one did: the node's newest one if the file does not say which.
+#[must_use]
+pub fn unnamed(directory: &CoreDir, newest: Incarnation) -> Option<Incarnation> {
+    let told = || {
+        let text = fs::read_to_string(directory.path().join(UNNAMED)).ok()?;
+        let text: Unnamed = toml::from_str(unseal(&text)?).ok()?;
+        Some(Incarnation(text.found_in))
+    };
+    has_unnamed(directory).then(|| told().unwrap_or(newest))
 }
 
 fn parse(text: &str) -> Option<Lost> {
@@ -108,12 +127,27 @@ mod tests {
         let groups = Lost::from([(GroupId(4), Incarnation(2)), (GroupId(9), Incarnation(5))]);
         write(&directory, &groups).unwrap();
         assert_eq!(read(&directory).unwrap(), groups);
-        assert!(!has_unnamed(&directory));
-        note_unnamed(&directory).unwrap();
-        assert!(has_unnamed(&directory));
         let text = fs::read_to_string(path(&directory)).unwrap();
         fs::write(path(&directory), text.replace('9', "8")).unwrap();
         let error = read(&directory).unwrap_err().to_string();
         assert!(error.contains("lost") && error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn losses_without_names_are_of_the_newest_life_unless_the_file_names_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = CoreDir::new(folder.path(), CoreId(0));
+        fs::create_dir(directory.path()).unwrap();
+        let newest = Incarnation(9);
+        assert_eq!((has_unnamed(&directory), unnamed(&directory, newest)), (false, None));
+        note_unnamed(&directory, Incarnation(4)).unwrap();
+        assert!(has_unnamed(&directory));
+        assert_eq!(unnamed(&directory, newest), Some(Incarnation(4)));
+        let file = directory.path().join(UNNAMED);
+        let text = fs::read_to_string(&file).unwrap();
+        for other in [text.replace('4', "3"), String::new()] {
+            fs::write(&file, other).unwrap();
+            assert_eq!(unnamed(&directory, newest), Some(newest));
+        }
     }
 }

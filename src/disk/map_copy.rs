@@ -201,7 +201,7 @@ mod tests {
         };
         let newer = told("oarlock map 2\nversion = 12\n");
         assert!(newer.contains("says `oarlock map 2`, which this build does not under"), "{newer}");
-        assert!(newer.ends_with("(oarlock map 1, feature levels 1 to 4): start the newer build"));
+        assert!(newer.ends_with("(oarlock map 1, feature levels 1 to 5): start the newer build"));
         let whole = text(&whole_copy());
         let more = unseal(&whole).unwrap().to_owned() + "{\"moon\":3}\n";
         assert!(told(&more).contains("says `{\"moon\":3}`"), "{more}");

@@ -139,8 +139,8 @@ pub fn carry_out(
         if !new.lost.is_empty() {
             lost::write(&directory, &new.lost)?;
         }
-        if new.has_unnamed {
-            lost::note_unnamed(&directory)?;
+        if let Some(found_in) = new.unnamed {
+            lost::note_unnamed(&directory, found_in)?;
         }
         write_log(&directory, core, &identity, sizes, new, &mut progress)?;
         sync(&directory.checkpoints())?;
@@ -168,7 +168,7 @@ fn read(path: &Path, identity: &Identity) -> Result<Vec<OldCore>, DataDirError> 
             log,
             had_begun: directory.has_begun(),
             lost: lost::read(&directory)?,
-            has_unnamed: lost::has_unnamed(&directory),
+            unnamed: lost::unnamed(&directory, identity.incarnation),
             files: files.into_iter().map(|(name, _)| name.into()).collect(),
         })
     };

@@ -147,7 +147,7 @@ pub fn recover(parts: &RecoverParts) -> Result<Shard, RecoverError> {
     claim(parts, &recovered, &lost_before)?;
     let (lost, destroyed) = lost_groups(parts, &mut recovered, lost_before)?;
     parts.all_cores.wait();
-    claim_cuts(&parts.homes, parts.addr.core, &recovered, &lost);
+    claim_cuts(&parts.homes, parts.addr, &recovered, &lost);
     parts.all_cores.wait();
     let held = held_by_map(parts);
     let Recovered { wal, groups, .. } = recovered;
@@ -323,6 +323,17 @@ fn read_log(parts: &RecoverParts) -> Result<Recovered, RecoverError> {
     Ok(recovered)
 }
 
+/// Writes down that replicas may be lost of which nothing is known, if this start has found so. The last life that did.
+fn note_unnamed(parts: &RecoverParts, is_found: bool) -> Result<Option<Incarnation>, RecoverError> {
+    let life = parts.incarnation;
+    let before = lost::unnamed(&parts.directory, life);
+    let found_in = if is_found { Some(life) } else { before };
+    if found_in == Some(life) {
+        lost::note_unnamed(&parts.directory, life)?;
+    }
+    Ok(found_in)
+}
+
 /// The groups whose replica here may have lost a part of its log, now or at an earlier start, and
 /// those of them that the log shall forget. They are written down before the log goes on.
 fn lost_groups(
@@ -356,11 +367,8 @@ fn lost_groups(
     if !losses.known.is_empty() {
         tell_lost(parts, "damage was found at an earlier start, and not served are", &losses.known);
     }
-    if losses.has_unnamed {
-        lost::note_unnamed(&parts.directory)?;
-    }
-    if lost::has_unnamed(&parts.directory) {
-        parts.homes.note_unknown_losses();
+    if let Some(found_in) = note_unnamed(parts, losses.has_unnamed)? {
+        parts.homes.note_unknown_losses(found_in);
     }
     if losses.is_log_missing {
         tracing::error!(

@@ -5,13 +5,13 @@
 
 use bytes::Bytes;
 use oarlock_raft::Configuration;
-use oarlock_types::{GroupId, NodeId, RangeEpoch};
+use oarlock_types::{GroupId, Incarnation, NodeId, RangeEpoch};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::archive;
 
 /// What an entry that cuts a range says.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitEntry {
     /// The first key of the new range.
     pub at: Bytes,
@@ -21,19 +21,64 @@ pub struct SplitEntry {
     pub leader: NodeId,
     /// The members of both.
     pub configuration: Configuration,
+    /// Members' nodes, each in a life that it had begun before the entry was proposed, and so before there was a
+    /// replica of the new group anywhere. From [`oarlock_types::FeatureLevel::SPLIT_LIVES`] on.
+    pub lives: Vec<(NodeId, Incarnation)>,
 }
+
+/// What stands in the entry of a split that names no lives.
+#[derive(Archive, Serialize, Deserialize)]
+struct Cut {
+    at: Bytes,
+    child: GroupId,
+    leader: NodeId,
+    configuration: Configuration,
+}
+
+/// And of one that does. [`WITH_LIVES`] stands behind it.
+#[derive(Archive, Serialize, Deserialize)]
+struct CutWithLives {
+    cut: Cut,
+    lives: Vec<(NodeId, Incarnation)>,
+}
+
+/// Tells the two apart: the length of an archive alone is a multiple of its alignment, with one byte more it is not.
+const WITH_LIVES: u8 = 1;
+const _: () = assert!(align_of::<ArchivedCut>() > 1);
 
 impl SplitEntry {
     /// As bytes, for an entry of the cut range's log.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        archive::encode(self)
+        let Self { at, child, leader, configuration, lives } = self.clone();
+        let cut = Cut { at, child, leader, configuration };
+        if lives.is_empty() {
+            return archive::encode(&cut);
+        }
+        let archive = archive::encode(&CutWithLives { cut, lives });
+        [&archive[..], &[WITH_LIVES]].concat().into()
     }
 
     /// What an entry's bytes say; `None` if they are no split.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        archive::read(bytes)
+        let (cut, lives) = match bytes.split_last() {
+            Some((form, archive)) if !bytes.len().is_multiple_of(align_of::<ArchivedCut>()) => {
+                let known = archive::read(archive).filter(|_| *form == WITH_LIVES);
+                let CutWithLives { cut, lives } = known?;
+                (cut, lives)
+            }
+            _ => (archive::read(bytes)?, Vec::new()),
+        };
+        let Cut { at, child, leader, configuration } = cut;
+        Some(Self { at, child, leader, configuration, lives })
+    }
+
+    /// A life of a node that began before there was a replica of the new group anywhere; the zeroth if none is known.
+    #[must_use]
+    pub fn life_of(&self, node: NodeId) -> Incarnation {
+        let known = self.lives.iter().find(|(known, _)| *known == node);
+        known.map_or(Incarnation(0), |(_, life)| *life)
     }
 }
 
@@ -76,20 +121,38 @@ mod tests {
 
     #[test]
     fn a_split_is_read_as_it_was_written_wherever_it_stands_in_memory() {
-        let split = SplitEntry {
+        for lives in [Vec::new(), vec![(NodeId(2), Incarnation(7)), (NodeId(5), Incarnation(1))]] {
+            let split = split(lives);
+            let bytes = split.encode();
+            for shift in 0..16 {
+                let moved = [&vec![0; shift], &bytes[..]].concat();
+                assert_eq!(SplitEntry::decode(&moved[shift..]), Some(split.clone()));
+            }
+            for end in 0..bytes.len() {
+                assert_ne!(SplitEntry::decode(&bytes[..end]), Some(split.clone()));
+            }
+        }
+    }
+
+    fn split(lives: Vec<(NodeId, Incarnation)>) -> SplitEntry {
+        SplitEntry {
             at: Bytes::from_static(b"middle"),
             child: GroupId(77),
             leader: NodeId(2),
             configuration: Configuration::simple((1..=5).map(NodeId)),
-        };
-        let bytes = split.encode();
-        for shift in 0..16 {
-            let moved = [&vec![0; shift], &bytes[..]].concat();
-            assert_eq!(SplitEntry::decode(&moved[shift..]), Some(split.clone()));
+            lives,
         }
-        for end in 0..bytes.len() {
-            assert_ne!(SplitEntry::decode(&bytes[..end]), Some(split.clone()));
-        }
+    }
+
+    #[test]
+    fn who_is_not_named_is_in_the_zeroth_life_and_an_unknown_form_is_no_split() {
+        let split = split(vec![(NodeId(2), Incarnation(7))]);
+        let lives = [1, 2].map(|node| split.life_of(NodeId(node)).get());
+        assert_eq!(lives, [0, 7]);
+        let mut bytes = split.encode().to_vec();
+        *bytes.last_mut().unwrap() = WITH_LIVES + 1;
+        assert_eq!(SplitEntry::decode(&bytes), None);
+        assert_eq!(SplitEntry::decode(b""), None);
     }
 
     #[test]

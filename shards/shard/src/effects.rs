@@ -78,7 +78,7 @@ impl Shard {
         let last = effects.append.last().map(|entry| entry.at);
         if last.is_some() {
             self.files.appended(effects.append.iter().map(Entry::size_bytes).sum());
-            claim_cut(&self.homes, self.addr.core, &effects.append);
+            claim_cut(&self.homes, self.addr, &effects.append);
             self.newest_lsn = self.wal.append_entries(group, &effects.append);
             effects.append.clear();
         }

@@ -30,8 +30,8 @@ struct Inner {
     counts: BTreeMap<CoreId, usize>,
     /// By what each core that was told of by its log has its group.
     since: FastMap<GroupId, Standing>,
-    /// A log has lost replicas that nobody can name.
-    has_unknown_losses: bool,
+    /// Logs have lost replicas that nobody can name: the last life of the node in which that was found.
+    unknown_losses: Option<Incarnation>,
     /// The cores whose logs may have lost replicas that they do not show; with which, unless the log is gone.
     hiding: BTreeMap<CoreId, Option<Suspicion>>,
 }
@@ -120,13 +120,21 @@ impl Homes {
         self.inner().claim(group, core) == core
     }
 
-    /// Claims for a core a group that has its replica there by the map, or by a split of one of its own. False
-    /// if another core has claimed it, or it may be one that is lost.
+    /// Claims for a core a group that has its replica there by the map. False if another core has claimed it, or it
+    /// may be one that is lost.
     #[must_use]
     pub fn claim(&self, group: GroupId, core: CoreId) -> bool {
+        self.claim_new(group, core, Incarnation(0))
+    }
+
+    /// Claims for a core a group that a split of one of its own makes, and of which no replica was anywhere when this
+    /// life of the node had begun: what was found lost by then was not of that group. False as for [`Homes::claim`].
+    #[must_use]
+    pub fn claim_new(&self, group: GroupId, core: CoreId, life: Incarnation) -> bool {
         let mut inner = self.inner();
         let is_known = inner.cores.contains_key(&group);
-        (is_known || !inner.has_unknown_losses) && inner.claim(group, core) == core
+        let is_new = inner.unknown_losses.is_none_or(|found_in| life >= found_in);
+        (is_known || is_new) && inner.claim(group, core) == core
     }
 
     /// Claims a group that another node's word wants a replica of, for the core that has the fewest.
@@ -138,7 +146,7 @@ impl Homes {
         if let Some(core) = inner.cores.get(&group) {
             return Err(NoHome::Taken(*core));
         }
-        if inner.has_unknown_losses {
+        if inner.unknown_losses.is_some() {
             return Err(NoHome::MayBeLost);
         }
         let emptiest = inner.counts.iter().min_by_key(|(core, count)| (**count, **core));
@@ -165,10 +173,12 @@ impl Homes {
         self.inner().cores.get(&group).copied()
     }
 
-    /// A core has lost replicas that nobody can name: from now on none is made that the directory does not
-    /// have, since it might promise against what that one has forgotten.
-    pub fn note_unknown_losses(&self) {
-        self.inner().has_unknown_losses = true;
+    /// A core has lost replicas that nobody can name, as this life of the node was the last to find: from now on none is
+    /// made that the directory does not have, since it might promise against what that one has forgotten, but of groups
+    /// that are newer.
+    pub fn note_unknown_losses(&self, found_in: Incarnation) {
+        let mut inner = self.inner();
+        inner.unknown_losses = inner.unknown_losses.max(Some(found_in));
     }
 }
 
@@ -211,11 +221,25 @@ mod tests {
         assert!(homes.claim(GroupId(2), CoreId(2)));
         assert_eq!(homes.claim_any(GroupId(3)), Ok(CoreId(1)));
         assert_eq!(homes.claim_any(GroupId(4)), Ok(CoreId(0)));
-        homes.note_unknown_losses();
+        homes.note_unknown_losses(Incarnation(3));
         assert_eq!(homes.claim_any(GroupId(5)), Err(NoHome::MayBeLost));
         assert!(!homes.claim(GroupId(5), CoreId(0)), "it may be lost");
         assert!(homes.claim(GroupId(1), CoreId(0)), "what is known is not lost");
         assert_eq!(homes.core_of(GroupId(5)), None);
+    }
+
+    #[test]
+    fn what_is_newer_than_all_losses_is_not_lost() {
+        let homes = Homes::new(2);
+        // Each core tells what it has found.
+        homes.note_unknown_losses(Incarnation(5));
+        homes.note_unknown_losses(Incarnation(3));
+        let claimed = [0, 3, 4, 5, 6]
+            .map(|life| homes.claim_new(GroupId(10 + life), CoreId(1), Incarnation(life)));
+        assert_eq!(claimed, [false, false, false, true, true]);
+        assert_eq!(homes.claim_any(GroupId(14)), Err(NoHome::MayBeLost));
+        assert_eq!(homes.claim_any(GroupId(15)), Err(NoHome::Taken(CoreId(1))));
+        assert!(!homes.claim_new(GroupId(15), CoreId(0), Incarnation(6)), "one core has it");
     }
 
     #[test]

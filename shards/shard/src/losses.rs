@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_raft::HardState;
-use oarlock_types::{CoreId, GroupId, Guard, Incarnation, Index};
+use oarlock_types::{CoreAddr, CoreId, GroupId, Guard, Incarnation, Index};
 use oarlock_wal::{Affected, Recovered, RecoveredGroup};
 
 use crate::homes::{Homes, Standing};
@@ -87,12 +87,12 @@ pub fn note_hiding(homes: &Homes, core: CoreId, recovered: &Recovered, had_begun
 
 /// Says in the node's directory what a core's log will make again, since its entries cut it off: when all cores have
 /// said what they have and what they have lost, and before any asks for what the map has.
-pub fn claim_cuts(homes: &Homes, core: CoreId, recovered: &Recovered, lost: &Lost) {
+pub fn claim_cuts(homes: &Homes, own: CoreAddr, recovered: &Recovered, lost: &Lost) {
     if !Guard::LogsClaimFirst.is_on() {
         return;
     }
     let groups = recovered.groups.iter().filter(|(group, _)| !lost.contains_key(group));
-    groups.for_each(|(_, found)| claim_cut(homes, core, &found.entries));
+    groups.for_each(|(_, found)| claim_cut(homes, own, &found.entries));
 }
 
 /// Adds to what is known to be lost what a log shows that has once lost replicas without showing it: it may show them

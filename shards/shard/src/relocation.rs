@@ -28,8 +28,8 @@ pub struct OldCore {
     pub had_begun: bool,
     /// The replicas that are known to be lost here.
     pub lost: Lost,
-    /// Replicas may be lost here of which nothing is known.
-    pub has_unnamed: bool,
+    /// Replicas may be lost here of which nothing is known, as this life was the last to find.
+    pub unnamed: Option<Incarnation>,
     /// Its checkpoints.
     pub files: Vec<CheckpointFile>,
 }
@@ -41,8 +41,8 @@ pub struct NewCore {
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
     /// The replicas that are known to be lost here.
     pub lost: Lost,
-    /// Replicas may be lost of which nothing is known.
-    pub has_unnamed: bool,
+    /// Replicas may be lost of which nothing is known, as this life was the last to find.
+    pub unnamed: Option<Incarnation>,
     /// Its checkpoints, each with the core that has it now. Those that nobody names come along: the start sweeps them.
     pub files: BTreeMap<CheckpointFile, CoreId>,
 }
@@ -88,7 +88,7 @@ pub fn relocate(
             new[place(group).expect(homeless)].lost.insert(group, life);
         }
         // It concerns all cores, whichever knows of it.
-        new[0].has_unnamed |= old.has_unnamed;
+        new[0].unnamed = new[0].unnamed.max(old.unnamed);
     }
     Ok(new)
 }

@@ -15,7 +15,9 @@ use oarlock_raft::{
     SnapshotMeta,
 };
 use oarlock_store::Store;
-use oarlock_types::{CoreId, GroupId, Guard, Index, NodeId, RangeBounds, Term};
+use oarlock_types::{
+    CoreAddr, FeatureLevel, GroupId, Guard, Incarnation, Index, NodeId, RangeBounds, Term,
+};
 
 use crate::homes::Homes;
 use crate::output::{Split, Wanted};
@@ -60,13 +62,13 @@ impl fmt::Display for SplitError {
 
 /// Of what entries cut off that are in a core's log, the state will be made there: whoever is told of such a range by
 /// others first makes no replica on another core, where that state never came.
-pub(crate) fn claim_cut(homes: &Homes, core: CoreId, entries: &[Entry]) {
+pub(crate) fn claim_cut(homes: &Homes, own: CoreAddr, entries: &[Entry]) {
     for entry in entries {
         if let Payload::Split(bytes) = &entry.payload
             && let Some(split) = SplitEntry::decode(bytes)
         {
             // Another core's, if it has a replica.
-            let _ = homes.claim(split.child, core);
+            let _ = homes.claim_new(split.child, own.core, split.life_of(own.node));
         }
     }
 }
@@ -148,10 +150,23 @@ impl Shard {
             return Err(SplitError::Taken);
         }
         let configuration = replica.raft.configuration().clone();
-        let entry = SplitEntry { at, child, leader: self.addr.node, configuration };
+        let lives = self.lives_of(&configuration);
+        let entry = SplitEntry { at, child, leader: self.addr.node, configuration, lives };
         let proposed =
             self.with_group(group, |raft, ctx, out| raft.propose_split(ctx, entry.encode(), out));
         proposed.ok_or(SplitError::NoSuchGroup)?.map_err(SplitError::Change)
+    }
+
+    /// The lives of the members' nodes that are known to have begun.
+    fn lives_of(&self, members: &Configuration) -> Vec<(NodeId, Incarnation)> {
+        if self.feature_level() < FeatureLevel::SPLIT_LIVES {
+            return Vec::new();
+        }
+        let life = |node: NodeId| match node {
+            own if own == self.addr.node => (own, self.support.incarnation()),
+            other => (other, self.support.peer_incarnation(other)),
+        };
+        members.members().map(life).filter(|(_, life)| *life > Incarnation(0)).collect()
     }
 
     /// Whether there is a replica of the group here, or was one that is lost or waits for its state.
@@ -219,7 +234,7 @@ impl Shard {
             self.install_base(child, base, store, entry.configuration);
         } else if self.knows_replica(child)
             || self.departed.get(&child).is_some_and(|departed| !departed.held_nothing())
-            || !self.homes.claim(child, self.addr.core)
+            || !self.homes.claim_new(child, self.addr.core, entry.life_of(self.addr.node))
         {
             // It has more than this already, is to be rebuilt, has been here and left, another core was
             // asked for it first, or it may be one that is lost.

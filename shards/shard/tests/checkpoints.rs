@@ -147,6 +147,7 @@ fn split(index: u64) -> Entry {
         child: GroupId(8),
         leader: LEADER.node,
         configuration: Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]),
+        lives: Vec::new(),
     };
     let at = LogPosition { term: Term(1), index: Index(index) };
     Entry { at, payload: Payload::Split(split.encode()) }

@@ -394,6 +394,7 @@ fn what_an_entry_of_a_log_cuts_off_has_its_home_there_from_the_start() {
             child,
             leader: NodeId(1),
             configuration: Configuration::simple([NodeId(1), NodeId(2), NodeId(3)]),
+            lives: Vec::new(),
         };
         let at = LogPosition { term: Term(1), index: Index(1) };
         let payload = Payload::Split(split.encode());
@@ -406,7 +407,7 @@ fn what_an_entry_of_a_log_cuts_off_has_its_home_there_from_the_start() {
         let own = CoreId(1);
         claim_logged(&homes, own, &recovered, lost).expect("it is alone");
         logged.iter().for_each(|group| assert!(homes.claim(*group, CoreId(0))));
-        claim_cuts(&homes, own, &recovered, lost);
+        claim_cuts(&homes, CoreAddr::new(NodeId(1), own), &recovered, lost);
         children.map(|child| homes.claim_any(child))
     };
     let children = [B, GroupId(4)];

@@ -201,7 +201,7 @@ fn as_read(disk: &Disk) -> OldCore {
         log: read(disk),
         had_begun: disk.begun.is_some(),
         lost: disk.lost.clone(),
-        has_unnamed: disk.has_unnamed_losses,
+        unnamed: disk.unnamed_losses,
         files: disk.files.keys().copied().collect(),
     }
 }
@@ -214,7 +214,7 @@ fn written(mut disk: Disk, new: NewCore, old: &[Disk], random: &mut Stream) -> D
     let unmade = old.iter().flat_map(|disk| &disk.unmade).copied();
     disk.unmade.extend(unmade.filter(|group| new.groups.contains_key(group)));
     disk.lost = new.lost;
-    disk.has_unnamed_losses = new.has_unnamed;
+    disk.unnamed_losses = new.unnamed;
     let (mut wal, mut frames) = (Wal::new(disk.config), u64::MAX);
     for (group, found) in new.groups {
         let records = records(group, found, PIECE_BYTES);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_shard::losses::Lost;
 use oarlock_shard::{CheckpointFile, FileDone, FileJob};
-use oarlock_types::{GroupId, SegmentId};
+use oarlock_types::{GroupId, Incarnation, SegmentId};
 use oarlock_wal::{FrameWrite, WalConfig};
 
 use crate::random::Stream;
@@ -60,8 +60,8 @@ pub(crate) struct Disk {
     /// Replicas here that were lost with the range that they were cut from, until that serves again: their own
     /// part of the log is whole.
     pub(crate) unmade: BTreeSet<GroupId>,
-    /// It may have lost replicas that nobody can name.
-    pub(crate) has_unnamed_losses: bool,
+    /// It may have lost replicas that nobody can name, as this life of its node was the last to find.
+    pub(crate) unnamed_losses: Option<Incarnation>,
     /// Frames on their way, by their number; of a process that has ended, too: until they have
     /// landed the next one does not start.
     pub(crate) writes: BTreeMap<u64, Writing>,
@@ -80,7 +80,7 @@ impl Disk {
             begun: None,
             lost: Lost::new(),
             unmade: BTreeSet::new(),
-            has_unnamed_losses: false,
+            unnamed_losses: None,
             writes: BTreeMap::new(),
             trouble: DiskTrouble::default(),
         }

@@ -352,12 +352,13 @@ impl Node {
             let noted = Noted {
                 had_begun: disk.begun.is_some(),
                 lost: &disk.lost,
-                has_unnamed: disk.has_unnamed_losses,
+                has_unnamed: disk.unnamed_losses.is_some(),
                 incarnation: self.incarnation,
             };
             let lost = lost(&recovered, &noted);
             let lost = lost.unwrap_or_else(|fault| panic!("a sound disk tells all: {fault:?}"));
-            CoreLog { core, recovered, lost, has_unnamed_losses: disk.has_unnamed_losses }
+            let has_unnamed_losses = disk.unnamed_losses.is_some();
+            CoreLog { core, recovered, lost, has_unnamed_losses }
         };
         let logs = (0..self.disks.len()).map(log).collect();
         let load = |core: oarlock_types::CoreId, group, meta: &SnapshotMeta, loader: Loader| {

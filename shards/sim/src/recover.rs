@@ -89,7 +89,7 @@ pub(crate) fn judge_losses(
 ) {
     let (core, had_begun) = (parts.addr.core, disk.begun.is_some());
     let given_up = give_up(&parts.homes, core, &mut logged.recovered, &mut disk.lost);
-    if disk.has_unnamed_losses {
+    if disk.unnamed_losses.is_some() {
         doubt(&parts.homes, core, &logged.recovered, &mut disk.lost, parts.incarnation);
     }
     let mut held: Vec<GroupId> = Vec::new();
@@ -106,16 +106,18 @@ pub(crate) fn judge_losses(
         incarnation: parts.incarnation,
     });
     disk.lost = losses.lost;
-    disk.has_unnamed_losses |= losses.has_unnamed;
-    if disk.has_unnamed_losses {
-        parts.homes.note_unknown_losses();
+    if losses.has_unnamed {
+        disk.unnamed_losses = Some(parts.incarnation);
+    }
+    if let Some(found_in) = disk.unnamed_losses {
+        parts.homes.note_unknown_losses(found_in);
     }
     logged.destroyed = [losses.destroyed, given_up].concat();
 }
 
 /// Says what the core's log will make again: the third step of all cores.
 pub(crate) fn claim_cut_off(parts: &Parts<'_>, disk: &Disk, logged: &Logged) {
-    claim_cuts(&parts.homes, parts.addr.core, &logged.recovered, &disk.lost);
+    claim_cuts(&parts.homes, parts.addr, &logged.recovered, &disk.lost);
 }
 
 /// Takes up what the core has: its last step.
@@ -234,9 +236,12 @@ fn new_shard(parts: &Parts<'_>, wal: oarlock_wal::Wal, seed: u64) -> Shard {
     };
     let mut shard = Shard::new(config, wal);
     shard.observe();
-    // Nodes hear of a level at different times, and logs hold what was written at each.
+    // Nodes hear of a level at different times, and logs hold what was written at each. Where several disks may be
+    // spoiled a range can lose its quorum by being cut below the level at which splits name lives, as operators are told.
+    let spoils = parts.config.spoils_by_members;
+    let oldest = if spoils { FeatureLevel::SPLIT_LIVES } else { FeatureLevel::MERGES };
     let is_told = !seed.is_multiple_of(4);
-    let drawn = if is_told { FeatureLevel::MAX } else { FeatureLevel::MERGES };
+    let drawn = if is_told { FeatureLevel::MAX } else { oldest };
     shard.set_feature_level(if parts.map.is_some() { parts.support.level() } else { drawn });
     shard.begin_turn(parts.now, WallMs(0));
     shard

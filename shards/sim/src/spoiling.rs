@@ -80,7 +80,7 @@ impl World {
     /// is made there any more, or the others refuse it.
     pub(crate) fn is_to_replace(&self, node: NodeId) -> bool {
         let is_unfit =
-            |node: &Node| node.is_outcast || node.disks.iter().any(|d| d.has_unnamed_losses);
+            |node: &Node| node.is_outcast || node.disks.iter().any(|d| d.unnamed_losses.is_some());
         self.nodes.get(self.place(node)).is_some_and(is_unfit)
     }
 

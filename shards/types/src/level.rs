@@ -21,6 +21,7 @@ pub const FEATURES: &[(FeatureLevel, &str)] = &[
     (FeatureLevel::MERGES, "merges of ranges"),
     (FeatureLevel::PACKED, "log entries in a shorter form"),
     (FeatureLevel::CORE_MOVES, "moves between the cores of a node while it serves"),
+    (FeatureLevel::SPLIT_LIVES, "splits that name the lives of the range's nodes"),
 ];
 
 impl FeatureLevel {
@@ -32,6 +33,8 @@ impl FeatureLevel {
     pub const PACKED: Self = Self(3);
     /// Replicas can go from core to core.
     pub const CORE_MOVES: Self = Self(4);
+    /// Entries that cut ranges name the lives of the members' nodes.
+    pub const SPLIT_LIVES: Self = Self(5);
 
     /// The oldest that this build understands.
     pub const MIN: Self = Self::FIRST;
@@ -118,6 +121,6 @@ mod tests {
         let held = FeatureLevels::held(Some(FeatureLevel(1)));
         assert_eq!((held.has(FeatureLevel(1)), held.has(FeatureLevel(2))), (true, false));
         assert_eq!(held.to_string(), "level 1 only");
-        assert_eq!(FeatureLevels::BUILD.to_string(), "levels 1 to 4");
+        assert_eq!(FeatureLevels::BUILD.to_string(), "levels 1 to 5");
     }
 }
