@@ -92,19 +92,18 @@ impl World {
                 random.per_mille(share)
             });
             let lost: BTreeSet<NodeId> = lost.collect();
-            let has_none = |group: &GroupId| {
-                let is_lost = |node: NodeId| lost.contains(&node) || self.is_gone(node);
-                !self.oracle.members(*group).quorum(|node| !is_lost(node))
+            // The others refuse a node whose disks are blank, and the operator leaves it out.
+            let is_blank = |n: &Node| n.is_outcast;
+            let stays = |node: NodeId| {
+                let is_blank = self.nodes.get(self.place(node)).is_some_and(is_blank);
+                !lost.contains(&node) && !self.is_gone(node) && !is_blank
             };
+            let has_none = |group: &GroupId| !self.oracle.members(*group).quorum(stays);
             let survives = |group: &GroupId| {
                 let holds = |node: &NodeId| {
                     self.oracle.seen(*node, *group).is_some_and(|seen| seen.durable.get() > 0)
                 };
-                let is_blank = |node| self.nodes[self.place(node)].is_outcast;
-                let stays = |node: &NodeId| {
-                    !lost.contains(node) && !self.is_gone(*node) && !is_blank(*node)
-                };
-                self.oracle.members(*group).members().any(|node| stays(&node) && holds(&node))
+                self.oracle.members(*group).members().any(|node| stays(node) && holds(&node))
             };
             if groups.iter().any(has_none) && groups.iter().all(survives) {
                 return self.lose_quorum(&lost, seed, ends_at);
