@@ -15,7 +15,8 @@ use oarlock_shard::losses::{
 };
 use oarlock_shard::rebuild::{Origin, Rebuilt, SplitBase};
 use oarlock_types::{
-    ClusterId, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeEpoch, SegmentId, Term,
+    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Index, NodeId, RangeEpoch,
+    SegmentId, Term,
 };
 use oarlock_wal::layout::BLOCK_BYTES;
 use oarlock_wal::{Owner, Recovered, Recovery, Wal, WalConfig};

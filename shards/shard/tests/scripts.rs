@@ -13,7 +13,7 @@ use goldenscript::{Command, Context};
 use oarlock_codec::{GroupMessage, Lane};
 use oarlock_raft::{Body, Message, Release};
 use oarlock_store::{self as store, Expiry, Order, RangeReport, Request, SetCondition};
-use oarlock_types::{CoreAddr, CoreId, GroupId, Index, Limits, NodeId, Term};
+use oarlock_types::{CoreAddr, CoreId, FeatureLevel, GroupId, Index, Limits, NodeId, Term};
 use support::{World, plan};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -67,7 +67,7 @@ impl Script {
         self.world.as_mut().expect("`cluster` comes first")
     }
 
-    /// `cluster nodes=3 copies=3 cores=1 groups=1 limit=value…`: forms one, and lets it settle.
+    /// `cluster nodes=3 copies=3 cores=1 groups=1 level=1 limit=value…`: forms one, and lets it settle.
     fn form(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let mut take = |key: &str, default: u64| -> Result<u64, Box<dyn Error>> {
@@ -77,6 +77,7 @@ impl Script {
         let (groups, settle) = (take("groups", 1)?, take("settle", 1500)?);
         let copies = usize::try_from(take("copies", 5)?)?;
         let segment_bytes = take("segment_bytes", 1 << 20)?;
+        let level = FeatureLevel(u16::try_from(take("level", 1)?)?);
         let mut limits = Limits { entry_bytes_max: 200 << 10, ..Limits::default() };
         while let Some((key, value)) = args.next_key() {
             set_limit(&mut limits, key, value.parse()?)?;
@@ -84,6 +85,7 @@ impl Script {
         let mut plan = plan(nodes, u16::try_from(cores)?, groups, limits);
         plan.ranges.iter_mut().for_each(|range| range.replicas.truncate(copies));
         plan.segment_bytes = segment_bytes;
+        plan.level = level;
         plan.frame_bytes_max = plan.frame_bytes_max.min(usize::try_from(segment_bytes / 4)?);
         let mut world = World::new(plan, 1);
         world.run_ms(settle);
@@ -273,12 +275,18 @@ impl Script {
         Ok(())
     }
 
-    /// `crash n1 torn=512`: power is lost; `restart n1`.
+    /// `crash n1 torn=512`: power is lost; `restart n1`. With `unnamed=` that start finds that replicas may be lost which
+    /// nobody can name.
     fn lifecycle(&mut self, command: &Command) -> Outcome {
         let mut args = command.consume_args();
         let torn: usize = args.take_key("torn").unwrap_or("0").parse()?;
+        let is_unnamed = args.take_key("unnamed").is_some();
         let id = node(args.next_pos().ok_or("who?")?)?;
         let w = self.w();
+        if is_unnamed {
+            let node = w.node(id);
+            node.unnamed = Some(node.incarnation.next());
+        }
         match command.name.as_str() {
             "crash" => w.crash(id, torn),
             _ => w.restart(id),
@@ -633,6 +641,9 @@ scripts! {
     split_led_by_nobody
     split_of_a_split
     split_sends_back
+    split_newer_than_losses
+    split_older_than_losses
+    split_without_lives
     moves
     move_leader
     move_hands_over

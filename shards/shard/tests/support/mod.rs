@@ -13,13 +13,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use oarlock_codec::{GroupMessage, Lane};
+use oarlock_shard::homes::NoHome;
 use oarlock_shard::split::SplitError;
 use oarlock_shard::status::ReplicaStatus;
 use oarlock_shard::support_table::LinkToken;
 use oarlock_shard::{Outcome, Output};
 use oarlock_store::Request;
 use oarlock_types::{
-    CoreAddr, CoreId, GroupId, Limits, NodeId, Pulse, Random, RangeEpoch, SharedLimits, WallMs,
+    CoreAddr, CoreId, FeatureLevel, GroupId, Limits, NodeId, Pulse, Random, RangeEpoch,
+    SharedLimits, WallMs,
 };
 
 use node::{Ask, Node, Plan, Range, Writing};
@@ -92,6 +94,7 @@ pub fn plan(nodes: u64, cores: u16, groups: u64, limits: Limits) -> Plan {
         limits: SharedLimits::new(limits),
         segment_bytes: 1 << 20,
         frame_bytes_max: 256 << 10,
+        level: FeatureLevel::FIRST,
     }
 }
 
@@ -372,6 +375,7 @@ impl World {
         let node = &mut self.nodes[n];
         let now = node.now(real);
         let (disk, faults, id) = (&mut node.disks[c], node.faults[c], node.id);
+        let is_unnamed = node.unnamed.is_some();
         let Some(life) = &mut node.life else { return };
         let core = &mut life.cores[c];
         if faults.stuck || !core.wants_turn(now) {
@@ -425,7 +429,11 @@ impl World {
             assert!(before.is_none(), "#{token} is answered twice");
         }
         note(&mut self.trace, &mut self.plan, addr, &mut output);
+        let may_be_lost = |group| core.homes.claim_any(group) == Err(NoHome::MayBeLost);
         for wanted in output.wanted.drain(..) {
+            if is_unnamed && may_be_lost(wanted.group) {
+                continue;
+            }
             shard.create(&wanted, self.plan.formed(wanted.group));
         }
         let messages: Vec<_> = output.messages.drain(..).collect();

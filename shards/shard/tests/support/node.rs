@@ -12,12 +12,12 @@ use oarlock_shard::rebuild::{LostReplica, Origin};
 use oarlock_shard::support_table::{SupportTable, TableConfig};
 use oarlock_shard::{
     CheckpointFile, FileDone, FileJob, Homes, JobToken, Output, ReplicaSeed, Shard, ShardConfig,
-    SharedSupport, Split,
+    SharedHomes, SharedSupport, Split,
 };
 use oarlock_store::{Loader, Request, Store};
 use oarlock_types::{
-    ClusterId, CoreAddr, CoreId, DiskId, GroupId, Incarnation, Limits, Lsn, Mono, NodeId, Pulse,
-    Random, RangeBounds, RangeEpoch, SharedLimits, WallMs,
+    ClusterId, CoreAddr, CoreId, DiskId, FeatureLevel, GroupId, Incarnation, Limits, Lsn, Mono,
+    NodeId, Pulse, Random, RangeBounds, RangeEpoch, SharedLimits, WallMs,
 };
 use oarlock_wal::{FrameWrite, RecoveredGroup, WalConfig};
 
@@ -45,6 +45,7 @@ pub struct Plan {
     pub limits: SharedLimits,
     pub segment_bytes: u64,
     pub frame_bytes_max: usize,
+    pub level: FeatureLevel,
 }
 
 impl Plan {
@@ -93,6 +94,7 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct Core {
     pub shard: Shard,
+    pub homes: SharedHomes,
     pub letters: Vec<(CoreAddr, Vec<GroupMessage>)>,
     pub links: Vec<(NodeId, bool)>,
     pub asks: Vec<Ask>,
@@ -106,9 +108,10 @@ pub struct Core {
 }
 
 impl Core {
-    fn new(shard: Shard) -> Self {
+    fn new(shard: Shard, homes: SharedHomes) -> Self {
         Self {
             shard,
+            homes,
             letters: Vec::new(),
             links: Vec::new(),
             asks: Vec::new(),
@@ -171,6 +174,8 @@ pub struct Node {
     pub paused: bool,
     /// Replicas that have lost their log, and the life in which that is found.
     pub lost: BTreeMap<GroupId, Incarnation>,
+    /// It may have lost replicas that nobody can name, as this life was the last to find.
+    pub unnamed: Option<Incarnation>,
     pub life: Option<Life>,
 }
 
@@ -190,6 +195,7 @@ impl Node {
             faults: vec![Faults::default(); usize::from(plan.cores)],
             paused: false,
             lost: BTreeMap::new(),
+            unnamed: None,
             life: None,
         }
     }
@@ -236,15 +242,20 @@ impl Node {
         let wait = plan.limits.support_duration;
         let drift = wait * plan.limits.drift_per_mille_max / 1000;
         let is_new = self.incarnation == Incarnation(1);
+        let homes = Homes::new(1);
+        if let Some(found_in) = self.unnamed {
+            homes.note_unknown_losses(found_in);
+        }
         let config = ShardConfig {
             addr,
             limits: SharedLimits::clone(&plan.limits),
             seed: random.next_u64(),
             support: SharedSupport::clone(table),
-            homes: Homes::new(1),
+            homes: SharedHomes::clone(&homes),
             may_vote_from: if is_new { Mono(0) } else { now + wait + drift },
         };
         let mut shard = Shard::new(config, recovered.wal);
+        shard.set_feature_level(plan.level);
         shard.begin_turn(now, WallMs(0));
         let held: Vec<&Range> =
             plan.ranges.iter().filter(|range| range.replicas.contains(&addr)).collect();
@@ -285,7 +296,7 @@ impl Node {
         assert_eq!(shard.restore_split_states(), [], "every state that splits make is made");
         shard.sweep_checkpoints(disk.files.keys().copied());
         disk.serve(shard.wal());
-        Core::new(shard)
+        Core::new(shard, homes)
     }
 }
 
