@@ -16,6 +16,7 @@ use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder, turn};
 use oarlock::bench::client::{Answer, Client};
 use oarlock::bench::ports::free_addresses;
 use oarlock::disk::data_dir::peek_identity;
+use oarlock_types::FeatureLevel;
 use toml::{Table, Value};
 
 /// Has a node start with so many cores from now on. Its entry stays as the cluster was formed.
@@ -117,7 +118,8 @@ fn replicas_go_from_core_to_core_and_back_under_load_while_a_node_dies() {
     load.progress(500);
     eventually("the feature level", || {
         let (_, text) = cluster.command(1, &["status"]);
-        if text.contains("feature level 4") { Ok(()) } else { Err(text) }
+        let level = format!("feature level {}", FeatureLevel::MAX);
+        if text.contains(&level) { Ok(()) } else { Err(text) }
     });
     let (code, text) =
         cluster.command(1, &["range", "move-core", "2", "--node", "1", "--to-core", "2"]);

@@ -13,6 +13,7 @@ use std::process::Command;
 use common::{Cluster, Load, Options, PATIENCE, Shape, eventually, folder};
 use oarlock::bench::client::Answer;
 use oarlock::bench::processes::poll;
+use oarlock_types::FeatureLevel;
 
 const MIB: u64 = 1 << 20;
 
@@ -134,7 +135,8 @@ fn a_replica_that_finds_no_room_on_the_other_core_stays_and_goes_once_there_is()
     let cluster = Cluster::start("other-core", options);
     eventually("the feature level", || {
         let (_, text) = cluster.command(1, &["status"]);
-        if text.contains("feature level 4") { Ok(()) } else { Err(text) }
+        let level = format!("feature level {}", FeatureLevel::MAX);
+        if text.contains(&level) { Ok(()) } else { Err(text) }
     });
     keep_values(&cluster, 1);
     let status = cluster.status(1).unwrap();

@@ -10,14 +10,15 @@ use std::collections::BTreeSet;
 use oarlock_cluster::members::Member;
 use oarlock_codec::commands;
 use oarlock_raft::{Configuration, Payload, SnapshotMeta};
+use oarlock_shard::losses::Lost;
 use oarlock_store::{Command, Loader};
 use oarlock_survivors::apply::wanted;
-use oarlock_survivors::collect::{Beside, CoreLog, Noted, collect, lost};
+use oarlock_survivors::collect::{Beside, CoreLog, LogFault, Noted, collect, lost};
 use oarlock_survivors::decide::decide;
 use oarlock_survivors::plan::{GroupPlan, Plan, Survivor};
 use oarlock_survivors::state::{KnownPeer, NodeState, ReplicaKind};
 use oarlock_types::{DiskId, GroupId, NodeId};
-use oarlock_wal::{Addition, Wal};
+use oarlock_wal::{Addition, Recovered, Wal};
 
 use crate::config::Config;
 use crate::disk::{Disk, Writing};
@@ -35,6 +36,8 @@ const DRAWS_MAX: u64 = 40;
 const FRAMES_MAX: u64 = 12;
 /// Survivors are started within so long of each other.
 const STARTED_WITHIN_US: u64 = 500_000;
+/// Once survivors that had to be started first serve, their operator tries again.
+const TRIED_AGAIN_US: u64 = 300_000;
 /// Most plans of a run: a cut that its range refuses makes nothing.
 const PLANS_MAX: u32 = 20;
 /// When a second plan is made for a half that the first one's survivors have cut since.
@@ -135,6 +138,9 @@ impl World {
         self.give_up_outcasts();
         let there = |n: &usize| !self.nodes[*n].is_gone && !self.nodes[*n].is_absent;
         let survivors: Vec<usize> = (0..self.nodes.len()).filter(there).collect();
+        if self.start_unrecorded(&survivors) {
+            return self.at(self.now + TRIED_AGAIN_US, Event::GoOn { seed });
+        }
         for n in survivors.iter().copied() {
             self.stop(n, random.per_mille(400));
         }
@@ -188,6 +194,19 @@ impl World {
                 self.nodes[n].is_gone = true;
             }
         }
+    }
+
+    /// Starts the survivors that are down with damage of which nothing is written down, as `oarlock recover` asks its
+    /// operator to before it collects anything. Whether there are such.
+    fn start_unrecorded(&mut self, survivors: &[usize]) -> bool {
+        let is_unrecorded = |n: &&usize| self.nodes[**n].is_unrecorded();
+        let unrecorded: Vec<usize> = survivors.iter().filter(is_unrecorded).copied().collect();
+        for n in unrecorded.iter().copied() {
+            let id = self.nodes[n].id;
+            self.tell(id, || "is to write down first what it has lost".to_owned());
+            self.start(n);
+        }
+        !unrecorded.is_empty()
     }
 
     /// A survivor's process ends, and what it had on its way has landed or never will.
@@ -346,18 +365,10 @@ impl Node {
             copy: self.map_copy.clone(),
         };
         let log = |c: usize| {
-            let (core, disk) = (self.addr(c).core, &self.disks[c]);
-            let recovered = read(disk);
-            let noted = Noted {
-                had_begun: disk.begun.is_some(),
-                lost: &disk.lost,
-                has_unnamed: disk.unnamed_losses.is_some(),
-                incarnation: self.incarnation,
-            };
-            let lost = lost(&recovered, &noted);
-            let lost = lost.unwrap_or_else(|fault| panic!("a sound disk tells all: {fault:?}"));
-            let has_unnamed_losses = disk.unnamed_losses.is_some();
-            CoreLog { core, recovered, lost, has_unnamed_losses }
+            let (recovered, lost) = self.read_losses(c);
+            let lost = lost.unwrap_or_else(|fault| panic!("what is lost is noted: {fault:?}"));
+            let has_unnamed_losses = self.disks[c].unnamed_losses.is_some();
+            CoreLog { core: self.addr(c).core, recovered, lost, has_unnamed_losses }
         };
         let logs = (0..self.disks.len()).map(log).collect();
         let load = |core: oarlock_types::CoreId, group, meta: &SnapshotMeta, loader: Loader| {
@@ -365,6 +376,28 @@ impl Node {
         };
         let state = collect(beside, logs, load);
         state.unwrap_or_else(|fault| panic!("what {} has can be told: {fault}", self.id))
+    }
+
+    /// A core's log, and which of its replicas are lost.
+    fn read_losses(&self, c: usize) -> (Recovered, Result<Lost, LogFault>) {
+        let disk = &self.disks[c];
+        let recovered = read(disk);
+        let lost = lost(
+            &recovered,
+            &Noted {
+                had_begun: disk.begun.is_some(),
+                lost: &disk.lost,
+                has_unnamed: disk.unnamed_losses.is_some(),
+                incarnation: self.incarnation,
+            },
+        );
+        (recovered, lost)
+    }
+
+    /// Whether its disks were spoiled since it was last started.
+    fn is_unrecorded(&self) -> bool {
+        let is_unrecorded = |c| matches!(self.read_losses(c).1, Err(LogFault::Unrecorded));
+        self.process.is_none() && (0..self.disks.len()).any(is_unrecorded)
     }
 
     fn as_survivor(&self) -> Survivor {
