@@ -134,8 +134,8 @@ impl World {
     }
 
     /// Whether a node has all that its replica of a group ever had on disk: its disk was never spoiled, or the
-    /// replica was rebuilt since and has all that is committed. A node that is to be replaced is not: what a split
-    /// makes is not made there.
+    /// replica was rebuilt since and has all that is committed. A node that is to be replaced is not: if it is
+    /// started again it may not make what a split makes.
     pub(crate) fn is_sound(&self, node: NodeId, group: GroupId) -> bool {
         if self.is_to_replace(node) {
             return false;
