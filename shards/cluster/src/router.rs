@@ -286,6 +286,15 @@ impl Router {
         (at, range.epoch)
     }
 
+    /// Where an order for one replica goes every other time: to that replica, which knows why it cannot be carried
+    /// out. The other times whoever leads is asked, who may reach a replica that this node does not.
+    fn replica_meant(&self, routed: &Routed) -> Option<At> {
+        let node = routed.request.order()?.replica_on()?;
+        self.map.group(routed.group)?.core_on(node)?;
+        let at = if node == self.node { At::Here } else { At::Node(node) };
+        routed.attempts.is_multiple_of(2).then_some(at)
+    }
+
     /// Who leads a group or, if that is not known, another node that has a replica of it.
     #[must_use]
     pub fn likely_leader(&self, group: GroupId) -> Option<NodeId> {
@@ -307,6 +316,7 @@ impl Router {
         let Some(routed) = self.routed.get(&id) else { return };
         let group = routed.group;
         let (at, epoch) = self.target(group, routed.attempts);
+        let at = self.replica_meant(routed).unwrap_or(at);
         if at == At::Waiting {
             self.wait(group, Retry::One(id));
         } else {

@@ -1,12 +1,12 @@
-//! What operators and placement ask of a range. It comes the way of clients' requests, to whoever leads,
-//! but goes into no batch.
+//! What operators and placement ask of a range. It comes the way of clients' requests, to whoever leads or to the
+//! one replica that it is for, but goes into no batch.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use oarlock_codec::Refusal;
 use oarlock_raft::{ChangeError, TransferError};
-use oarlock_store::{Command, ErrorReply, Order, Reply, Request};
+use oarlock_store::{ErrorReply, Order, Reply};
 use oarlock_types::{CoreAddr, CoreId, FeatureLevel, GroupId, Mono, NodeId};
 
 use crate::Outcome;
@@ -46,14 +46,6 @@ pub(crate) struct Orders {
     proposed: Vec<Proposed>,
 }
 
-/// The order that a request is, if it is one.
-pub(crate) fn order_of(request: &Request) -> Option<&Order> {
-    match request.commands.as_slice() {
-        [Command::Order(order)] => Some(order),
-        _ => None,
-    }
-}
-
 impl Shard {
     /// Cuts a range in two at a key as soon as there is an id for the new group; one that does not lead, or
     /// can not be cut then, is left as it is.
@@ -71,7 +63,7 @@ impl Shard {
         self.go_on_cutting();
     }
 
-    /// Takes an order for a range that is led here.
+    /// Takes an order for a range that is led here, or for the replica here.
     pub(crate) fn order(
         &mut self,
         token: u64,
@@ -129,10 +121,13 @@ impl Shard {
         }
     }
 
+    /// The replica itself says why it can not go. That it is there says whoever leads, who has the map say so, too.
     fn core_order(&mut self, group: GroupId, to: CoreAddr) -> Result<Reply, Refusal> {
         let replica = self.replicas.get(&group).ok_or(Refusal::NoSuchGroup)?;
-        let is_member = replica.raft.configuration().is_member(to.node);
         let is_own = to.node == self.addr.node;
+        let (leads, leader) = (replica.raft.is_leader(), replica.raft.leader());
+        debug_assert!(is_own || leads, "invariant: who follows takes orders for itself alone");
+        let is_member = is_own || replica.raft.configuration().is_member(to.node);
         let cores = if is_own { self.support.cores() } else { self.support.peer_cores(to.node) };
         if self.feature_level() < FeatureLevel::CORE_MOVES {
             return Ok(Reply::Error(ErrorReply::LevelTooLow));
@@ -144,7 +139,7 @@ impl Shard {
         if to == self.addr || (!is_own && self.core_of_member(group, to.node) == Some(to.core)) {
             // Who orders it goes by a map that had it elsewhere, since its place was guessed when it was made.
             self.hand_overs.untold.insert(group);
-            return Ok(Reply::Ok);
+            return if leads { Ok(Reply::Ok) } else { Err(Refusal::NotLeader { leader }) };
         }
         if !is_own {
             self.tell_residence(group, to.node, to.core, false);

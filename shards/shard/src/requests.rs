@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use oarlock_codec::{Lane, Refusal, commands};
 use oarlock_raft::{Entry, LogPosition, Payload, ProposeError, ReadOutcome};
-use oarlock_store::{Batch, Request};
+use oarlock_store::{Batch, Order, Request};
 use oarlock_types::{CoreAddr, FeatureLevels, GroupId, Guard, Index, RangeEpoch, WallMs};
 
 use crate::merges::serves;
-use crate::orders::order_of;
 use crate::replica::{PendingEntry, Queued};
 use crate::shard::Shard;
 
@@ -103,12 +102,14 @@ impl Shard {
         if !serves(&replica.store) {
             return Err(Refusal::StaleEpoch);
         }
-        if !replica.raft.is_leader() {
+        let order = request.order();
+        let is_for_this = order.and_then(Order::replica_on) == Some(self.addr.node);
+        if !replica.raft.is_leader() && !is_for_this {
             let leader = replica.raft.leader();
             self.elect_soon(group);
             return Err(Refusal::NotLeader { leader });
         }
-        if let Some(order) = order_of(&request) {
+        if let Some(order) = order {
             return self.order(token, group, order);
         }
         let bytes = request.size_bytes();

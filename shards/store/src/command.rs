@@ -4,7 +4,7 @@
 #![allow(missing_docs, reason = "rkyv gives the fields that it derives no documentation")]
 
 use bytes::Bytes;
-use oarlock_types::{GroupId, RangeEpoch, WallMs};
+use oarlock_types::{GroupId, NodeId, RangeEpoch, WallMs};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The payload of one log entry: what one turn proposed to the group.
@@ -86,6 +86,15 @@ impl Request {
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.once.is_none() && self.commands.iter().all(Command::is_read)
+    }
+
+    /// The order that it is, if it is one.
+    #[must_use]
+    pub fn order(&self) -> Option<&Order> {
+        match self.commands.as_slice() {
+            [Command::Order(order)] => Some(order),
+            _ => None,
+        }
     }
 }
 
@@ -387,6 +396,22 @@ pub enum Order {
         /// The core.
         core: u16,
     },
+}
+
+impl Order {
+    /// The node whose replica it is for, if it is for one alone: that replica takes it, whoever leads.
+    #[must_use]
+    pub fn replica_on(&self) -> Option<NodeId> {
+        match self {
+            Self::MoveCore { node, .. } => Some(NodeId(*node)),
+            Self::Split { .. }
+            | Self::Place { .. }
+            | Self::Transfer { .. }
+            | Self::Report { .. }
+            | Self::Explain { .. }
+            | Self::Merge { .. } => None,
+        }
+    }
 }
 
 /// How a range is, as whoever leads it tells.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use oarlock_store::{Command, Reply};
+use oarlock_store::{Command, Order, Reply};
 use oarlock_types::{Random, RangeDescriptor, RangeMap};
 use proptest::prelude::*;
 
@@ -72,6 +72,36 @@ fn what_is_asked_of_the_meta_group_is_asked_of_it_whatever_the_map_says_of_such_
     router.begin_turn(Mono(1_000_000));
     router.tick();
     assert_eq!(asked(&mut router), (NodeId(3), GroupId::META, id));
+}
+
+/// The replica knows why it can not be carried out; whoever leads has the map say that it was, and may reach it though
+/// this node does not.
+#[test]
+fn an_order_for_one_replica_goes_to_it_and_to_whoever_leads_in_turn() {
+    let (mut router, group) = router();
+    let order = |node| Request::one(Command::Order(Order::MoveCore { node, core: 0 }));
+    for (node, own) in [(1, At::Here), (3, At::Node(NodeId(3)))] {
+        let leader = At::Node(THERE);
+        router.submit_to(Asker::Node, group, order(node));
+        for wanted in [own, leader, own, leader] {
+            let mut hops = Vec::new();
+            router.take_hops(&mut hops);
+            let (to, id) = match &hops[..] {
+                [Hop::Here(asked)] => (At::Here, asked.id),
+                [Hop::Node(to, asked)] => (At::Node(*to), asked.id),
+                other => panic!("one request: {other:?}"),
+            };
+            assert_eq!(to, wanted);
+            router.outcome(id, Err(Refusal::NotLeader { leader: Some(THERE) }));
+            later(&mut router);
+        }
+        router.take_hops(&mut Vec::new());
+    }
+    // The map has no replica there: whoever leads says so.
+    router.submit_to(Asker::Node, group, order(4));
+    let mut hops = Vec::new();
+    router.take_hops(&mut hops);
+    assert!(matches!(&hops[..], [Hop::Node(THERE, _)]), "{hops:?}");
 }
 
 /// By a map that is long out of date it may have been on this node alone: whoever it is sent to has others asked
