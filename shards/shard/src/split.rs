@@ -20,6 +20,7 @@ use oarlock_types::{
 };
 
 use crate::homes::Homes;
+use crate::moves::Departed;
 use crate::output::{Split, Wanted};
 use crate::rebuild::SplitBase;
 use crate::requests::not_known;
@@ -239,15 +240,12 @@ impl Shard {
             // It has more than this already, is to be rebuilt, has been here and left, another core was
             // asked for it first, or it may be one that is lost.
             self.graveyard.push(store);
-        } else if self.departed.contains_key(&child) {
-            // One that was made by another's word ended while nobody knew of the range yet. What it was to get may be
-            // nowhere but here by now.
-            let wanted = Wanted { group: child, from: entry.leader, term: SPLIT_BASE.term };
-            self.create(&wanted, None);
-            self.install_base(child, base, store, entry.configuration);
         } else {
             let checkpoint = base_meta(entry.configuration);
-            let hard_state = HardState { term: SPLIT_BASE.term, vote: Some(entry.leader) };
+            let first = HardState { term: SPLIT_BASE.term, vote: Some(entry.leader) };
+            // One that was made by another's word may have ended while nobody knew of the range yet. What it was to get
+            // may be nowhere but here by now.
+            let hard_state = votes_as(self.departed.remove(&child), first);
             self.log_base(child, base, hard_state, &checkpoint);
             let restored = Restored {
                 hard_state,
@@ -260,6 +258,9 @@ impl Shard {
             let seed =
                 ReplicaSeed { group: child, restored, store, base, left, residence: 0, rebuilt };
             self.take_up(seed, false);
+            if hard_state != first {
+                return;
+            }
             self.with_group(child, |raft, ctx, out| {
                 if entry.leader != raft.node() {
                     raft.announce(entry.leader, out);
@@ -338,8 +339,7 @@ impl Shard {
         seed.residence = before.map_or(0, |before| before.residence);
         seed.rebuilt = before.and_then(|before| before.rebuilt);
         let asked = HardState { term, vote: Some(from) };
-        let hard_state =
-            before.map(|b| b.hard_state).filter(|known| known.term >= term).unwrap_or(asked);
+        let hard_state = votes_as(before, asked);
         seed.restored.hard_state = hard_state;
         self.add_replica(seed, true);
         self.log(&Record::HardState { group, hard_state });
@@ -370,6 +370,12 @@ impl Shard {
             self.out.wanted.push(Wanted { group, from, term });
         }
     }
+}
+
+/// How one votes that is made with such a vote, and that may have been here before: that one's newer vote stands.
+fn votes_as(before: Option<Departed>, asked: HardState) -> HardState {
+    let known = before.map(|before| before.hard_state);
+    known.filter(|known| known.term >= asked.term).unwrap_or(asked)
 }
 
 /// What the checkpoint would say that a new range begins with.
