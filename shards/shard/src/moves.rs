@@ -52,13 +52,14 @@ pub struct Departed {
 }
 
 impl Departed {
-    fn new(replica: &Replica) -> Self {
+    /// What must not be forgotten of a replica, should it end now.
+    pub(crate) fn of_replica(replica: &Replica) -> Self {
         let (hard_state, last) = (replica.raft.hard_state(), replica.raft.departs_at());
         let Past { residence, rebuilt, .. } = replica.past();
         Self { hard_state, last, residence, rebuilt }
     }
 
-    /// Whether it was made by another's word and ended before it held anything.
+    /// Whether it was made by another's word and has not held anything.
     pub(crate) fn held_nothing(&self) -> bool {
         self.last.index == Index(0) && self.rebuilt.is_none() && self.residence == 0
     }
@@ -221,7 +222,7 @@ impl Shard {
         let Some(replica) = self.remove(group) else { return Departure::Stays };
         self.forget_joining(group);
         let file = replica.checkpoint_file(group);
-        let departed = Departed::new(&replica);
+        let departed = Departed::of_replica(&replica);
         self.graveyard.push(replica.store);
         let lsn = self.log_departed(group, departed);
         self.departed.insert(group, departed);

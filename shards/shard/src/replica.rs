@@ -10,6 +10,7 @@ use oarlock_types::{CoreAddr, Index, Mono, WallMs};
 use crate::checkpoints::Making;
 use crate::elections::Election;
 use crate::load::RangeLoad;
+use crate::moves::Departed;
 use crate::rebuild::{Origin, Rebuilt, SplitBase};
 use crate::requests::LaneKey;
 use crate::snapshots::Incoming;
@@ -143,13 +144,10 @@ impl Replica {
     /// Whether it was made by another's word and holds nothing yet. One that is rebuilt, or was here
     /// before and held something, waits for what its leader gives it.
     pub(crate) fn is_blank(&self) -> bool {
-        let holds_nothing = self.raft.last().index == Index(0) && self.applied == Index(0);
         let is_receiving = self.incoming.as_ref().is_some_and(|incoming| incoming.is_marked());
-        holds_nothing
+        Departed::of_replica(self).held_nothing()
+            && self.applied == Index(0)
             && !is_receiving
-            && self.past().rebuilt.is_none()
-            && self.past().left.is_none_or(|left| left.index == Index(0))
-            && self.past().residence == 0
             && self.store.bounds().epoch.get() == 0
     }
 
