@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::command::{Absorb, Command, Order};
+use crate::command::{Absorb, Command};
+use crate::order::Order;
 
 /// The keys that a command names, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
