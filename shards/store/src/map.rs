@@ -288,12 +288,12 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => (any::<u8>(), any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
-            3 => any::<u8>().prop_map(Step::Remove),
-            1 => Just(Step::PopFirst),
-            1 => (any::<u8>(), any::<bool>()).prop_map(|(at, right)| Step::Cut(at, right)),
-        ]
+        (0_u8..11, any::<u8>(), any::<u8>()).prop_map(|(kind, byte, value)| match kind {
+            0..6 => Step::Put(byte, value),
+            6..9 => Step::Remove(byte),
+            9 => Step::PopFirst,
+            _ => Step::Cut(byte, value % 2 == 0),
+        })
     }
 
     fn key(byte: u8) -> Key {
