@@ -59,30 +59,24 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    fn of<'a>(slots: impl Iterator<Item = (&'a Key, &'a Slot)>) -> Self {
+    fn of(key: &[u8], slot: &Slot) -> Self {
+        Self { bytes: slot_bytes(key, slot), hash: slot.hash }
+    }
+
+    fn of_all<'a>(slots: impl Iterator<Item = (&'a Key, &'a Slot)>) -> Self {
         let mut sums = Self::default();
-        slots.for_each(|(key, slot)| sums.add(key, slot));
+        slots.for_each(|(key, slot)| sums.add(Self::of(key, slot)));
         sums
     }
 
-    fn add(&mut self, key: &[u8], slot: &Slot) {
-        self.bytes += slot_bytes(key, slot);
-        self.hash = self.hash.wrapping_add(slot.hash);
+    fn add(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.hash = self.hash.wrapping_add(more.hash);
     }
 
-    fn remove(&mut self, key: &[u8], slot: &Slot) {
-        self.bytes -= slot_bytes(key, slot);
-        self.hash = self.hash.wrapping_sub(slot.hash);
-    }
-
-    fn remove_all(&mut self, others: Self) {
-        self.bytes -= others.bytes;
-        self.hash = self.hash.wrapping_sub(others.hash);
-    }
-
-    fn add_all(&mut self, others: Self) {
-        self.bytes += others.bytes;
-        self.hash = self.hash.wrapping_add(others.hash);
+    fn remove(&mut self, less: Self) {
+        self.bytes -= less.bytes;
+        self.hash = self.hash.wrapping_sub(less.hash);
     }
 }
 
@@ -111,11 +105,11 @@ struct Part {
 
 impl Part {
     /// Leaves the keys before `at`, gives the others.
-    fn split_off(&mut self, at: &[u8]) -> Self {
-        let slots = self.slots.split_off(at);
-        let sums = Sums::of(slots.iter());
-        self.sums.remove_all(sums);
-        Self { from: Key::from(Bytes::copy_from_slice(at)), slots, sums }
+    fn split_off(&mut self, at: Key) -> Self {
+        let slots = self.slots.split_off(&at);
+        let sums = Sums::of_all(slots.iter());
+        self.sums.remove(sums);
+        Self { from: at, slots, sums }
     }
 }
 
@@ -148,13 +142,15 @@ impl Map {
         if key < part.from {
             part.from = key.clone();
         }
-        part.sums.add(&key, &slot);
-        self.sums.add(&key, &slot);
+        let new = Sums::of(&key, &slot);
+        part.sums.add(new);
+        self.sums.add(new);
         match part.slots.entry(key) {
             Entry::Occupied(mut entry) => {
                 let old = entry.insert(slot);
-                part.sums.remove(entry.key(), &old);
-                self.sums.remove(entry.key(), &old);
+                let gone = Sums::of(entry.key(), &old);
+                part.sums.remove(gone);
+                self.sums.remove(gone);
                 Some(old)
             }
             Entry::Vacant(entry) => {
@@ -172,7 +168,7 @@ impl Map {
         let part = &mut self.parts[place];
         let middle = part.slots.keys().nth(part.slots.len() / 2);
         let middle = middle.expect("invariant: it is full").clone();
-        let right = part.split_off(&middle);
+        let right = part.split_off(middle);
         self.parts.insert(place + 1, right);
     }
 
@@ -189,10 +185,11 @@ impl Map {
 
     /// Accounts for what has been taken out of a part.
     fn removed(&mut self, place: usize, (key, slot): (Key, Slot)) -> (Key, Slot) {
+        let gone = Sums::of(&key, &slot);
         self.len -= 1;
-        self.sums.remove(&key, &slot);
+        self.sums.remove(gone);
         let part = &mut self.parts[place];
-        part.sums.remove(&key, &slot);
+        part.sums.remove(gone);
         if part.slots.is_empty() {
             self.parts.remove(place);
         }
@@ -253,7 +250,7 @@ impl Map {
         let cut = self.parts.partition_point(|part| *part.from < *at);
         let mut parts = self.parts.split_off(cut);
         if let Some(part) = self.parts.last_mut() {
-            let right = part.split_off(at);
+            let right = part.split_off(Key::from(Bytes::copy_from_slice(at)));
             if part.slots.is_empty() {
                 self.parts.pop();
             }
@@ -264,10 +261,10 @@ impl Map {
         let mut right = Self { parts, ..Self::default() };
         for part in &right.parts {
             right.len += part.slots.len();
-            right.sums.add_all(part.sums);
+            right.sums.add(part.sums);
         }
         self.len -= right.len;
-        self.sums.remove_all(right.sums);
+        self.sums.remove(right.sums);
         right
     }
 }
@@ -307,11 +304,11 @@ mod tests {
     /// Holds what the model holds, and its parts are as they should be.
     fn check(map: &Map, model: &BTreeMap<Key, Slot>) {
         assert!(map.after(None).eq(model.iter()));
-        assert_eq!((map.len(), map.sums()), (model.len(), Sums::of(model.iter())));
+        assert_eq!((map.len(), map.sums()), (model.len(), Sums::of_all(model.iter())));
         assert_eq!(map.last_key(), model.keys().next_back());
         for (place, part) in map.parts.iter().enumerate() {
             assert!((1..=PART_KEYS_MAX).contains(&part.slots.len()));
-            assert_eq!(part.sums, Sums::of(part.slots.iter()));
+            assert_eq!(part.sums, Sums::of_all(part.slots.iter()));
             assert!(part.slots.keys().all(|key| part.from <= *key && map.place_of(key) == place));
         }
     }
