@@ -348,6 +348,11 @@ impl Node {
         self.process.is_some() && self.pauses == 0
     }
 
+    /// Whether it may have lost replicas that nobody can name.
+    pub(crate) fn has_unnamed_losses(&self) -> bool {
+        self.disks.iter().any(|disk| disk.unnamed_losses.is_some())
+    }
+
     pub(crate) fn table(&self) -> Option<&SupportTable> {
         self.process.as_ref().map(|process| &*process.table)
     }

@@ -167,8 +167,8 @@ impl World {
             }
             let core = node.core(&self.config, group);
             // It may be one that the node has lost and nobody can name: it is not made there again.
-            let may_be_lost = node.disks.iter().any(|disk| disk.unnamed_losses.is_some());
-            if may_be_lost && core.is_none_or(|core| core.shard.raft(group).is_none()) {
+            if node.has_unnamed_losses() && core.is_none_or(|core| core.shard.raft(group).is_none())
+            {
                 continue;
             }
             let applied = core.and_then(|core| core.shard.applied_state(group)).map(|(at, _)| at);

@@ -79,8 +79,7 @@ impl World {
     /// Whether an operator drains a node and replaces it: it may have lost replicas that nobody can name, so that none
     /// is made there any more, or the others refuse it.
     pub(crate) fn is_to_replace(&self, node: NodeId) -> bool {
-        let is_unfit =
-            |node: &Node| node.is_outcast || node.disks.iter().any(|d| d.unnamed_losses.is_some());
+        let is_unfit = |node: &Node| node.is_outcast || node.has_unnamed_losses();
         self.nodes.get(self.place(node)).is_some_and(is_unfit)
     }
 
