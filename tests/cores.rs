@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder, turn};
+use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder, turn, wait_for_level};
 use oarlock::bench::client::{Answer, Client};
 use oarlock::bench::ports::free_addresses;
 use oarlock::disk::data_dir::peek_identity;
@@ -116,11 +116,7 @@ fn replicas_go_from_core_to_core_and_back_under_load_while_a_node_dies() {
     let mut cluster = Cluster::start("cores-served", options);
     let load = Load::start(&cluster, &Shape { rate: 800, ..Shape::default() });
     load.progress(500);
-    eventually("the feature level", || {
-        let (_, text) = cluster.command(1, &["status"]);
-        let level = format!("feature level {}", FeatureLevel::MAX);
-        if text.contains(&level) { Ok(()) } else { Err(text) }
-    });
+    wait_for_level(&cluster, FeatureLevel::MAX.get());
     let (code, text) =
         cluster.command(1, &["range", "move-core", "2", "--node", "1", "--to-core", "2"]);
     assert!(code == Some(1) && text.contains("ERR the node has no such core"), "{text}");

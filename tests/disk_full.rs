@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Cluster, Load, Options, PATIENCE, Shape, eventually, folder};
+use common::{Cluster, Load, Options, PATIENCE, Shape, eventually, folder, wait_for_level};
 use oarlock::bench::client::Answer;
 use oarlock::bench::processes::poll;
 use oarlock_types::FeatureLevel;
@@ -132,11 +132,7 @@ fn a_replica_that_finds_no_room_on_the_other_core_stays_and_goes_once_there_is()
     let Some(disk) = SharedDisk::new("other-core") else { return };
     let limits = disk.limits();
     let cluster = Cluster::start("other-core", Options { ranges: 2, limits, ..Options::default() });
-    eventually("the feature level", || {
-        let (_, text) = cluster.command(1, &["status"]);
-        let level = format!("feature level {}", FeatureLevel::MAX);
-        if text.contains(&level) { Ok(()) } else { Err(text) }
-    });
+    wait_for_level(&cluster, FeatureLevel::MAX.get());
     keep_values(&cluster, 1);
     let ballast = disk.fill();
     write_until(&cluster, 1, "DISKFULL");

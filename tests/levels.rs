@@ -11,33 +11,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Cluster, Load, Options, PROGRAM, Shape, eventually, folder, let_pass};
+use common::{
+    Cluster, Load, Options, PROGRAM, Shape, eventually, folder, let_pass, levels, wait_for_level,
+};
 use oarlock_types::FeatureLevel;
 
 const HELD: &str = "feature_level_max = 1\n";
 /// The newest level of this build.
 const MAX: u16 = FeatureLevel::MAX.get();
-
-/// The cluster's level as each node knows it, and what each understands.
-fn levels(cluster: &Cluster) -> Result<Vec<(u16, u16)>, String> {
-    let running = cluster.local.nodes.iter().filter(|node| node.is_running());
-    let of = |id| cluster.status(id).map_err(|error| error.to_string());
-    running
-        .map(|node| of(node.id).map(|status| (status.level, status.levels.unwrap_or_default().1)))
-        .collect()
-}
-
-#[track_caller]
-fn wait_for_level(cluster: &Cluster, wanted: u16) {
-    eventually("the level", || {
-        let levels = levels(cluster)?;
-        if levels.iter().all(|(level, _)| *level == wanted) {
-            Ok(())
-        } else {
-            Err(format!("{levels:?}"))
-        }
-    });
-}
 
 /// Has a node behave as a build that understands level 1 alone, or no longer.
 fn hold(cluster: &Cluster, id: u64, is_held: bool) {

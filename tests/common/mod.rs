@@ -321,6 +321,28 @@ impl Load {
     }
 }
 
+/// The cluster's level as each node knows it, and what each understands.
+pub(crate) fn levels(cluster: &Cluster) -> Result<Vec<(u16, u16)>, String> {
+    let running = cluster.local.nodes.iter().filter(|node| node.is_running());
+    let of = |id| cluster.status(id).map_err(|error| error.to_string());
+    running
+        .map(|node| of(node.id).map(|status| (status.level, status.levels.unwrap_or_default().1)))
+        .collect()
+}
+
+/// Returns once all nodes know that the cluster is at this level.
+#[track_caller]
+pub(crate) fn wait_for_level(cluster: &Cluster, wanted: u16) {
+    eventually("the level", || {
+        let levels = levels(cluster)?;
+        if levels.iter().all(|(level, _)| *level == wanted) {
+            Ok(())
+        } else {
+            Err(format!("{levels:?}"))
+        }
+    });
+}
+
 /// Waits for something that concerns no node.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
